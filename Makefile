@@ -1,0 +1,104 @@
+# Needs only make and a python3 (3.11 to 3.13, with venv); `make help` lists the targets.
+# Everything is installed into .venv, at the versions in requirements.lock.
+
+PYTHON ?= python3
+UV_PIN := 0.13.9
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo smoke test test-fast lint format benchmarks peers lock clean
+
+# The caller's pip and uv settings may say how packages are fetched; they must not say
+# which packages, nor where they go. An active virtual environment must not say either.
+FETCH := PIP_CONFIG_FILE PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_NO_INDEX \
+  PIP_TRUSTED_HOST PIP_CERT PIP_CLIENT_CERT PIP_PROXY PIP_KEYRING_PROVIDER PIP_TIMEOUT \
+  PIP_DEFAULT_TIMEOUT PIP_RETRIES PIP_CACHE_DIR PIP_NO_CACHE_DIR \
+  UV_CONFIG_FILE UV_DEFAULT_INDEX UV_INDEX% UV_EXTRA_INDEX_URL UV_FIND_LINKS UV_NO_INDEX \
+  UV_INSECURE_HOST UV_NATIVE_TLS UV_SYSTEM_CERTS UV_KEYRING_PROVIDER UV_HTTP_% \
+  UV_OFFLINE UV_CACHE_DIR UV_NO_CACHE UV_LINK_MODE UV_CONCURRENT_%
+unexport $(filter-out $(FETCH),$(filter PIP_% UV_%,$(.VARIABLES)))
+unexport VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH
+
+# uv does not read pip's settings: hand it the mirror that pip was given.
+ifdef PIP_INDEX_URL
+ifeq ($(UV_DEFAULT_INDEX)$(UV_INDEX_URL),)
+export UV_DEFAULT_INDEX := $(PIP_INDEX_URL)
+endif
+endif
+# The lock holds wheels of hundreds of megabytes; 30 s without a byte is too strict.
+export UV_HTTP_TIMEOUT ?= 300
+
+UV := .venv/bin/uv
+PEERS := .venv-peers
+# Written last, so an interrupted set-up leaves none. It holds the place it was made for:
+# the scripts in .venv name it, so a moved or copied checkout needs a set-up of its own.
+READY := .venv/.ready
+ifneq ("$(shell cat $(READY) 2>/dev/null)","$(CURDIR)")
+.PHONY: $(READY)
+endif
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+# TensorFlow, which gemma needs, has no wheels for Python 3.14 yet.
+define fresh_venv
+@'$(PYTHON)' -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { \
+  echo 'error: $(PYTHON) is not a Python 3.11, 3.12 or 3.13; name one that is: make PYTHON=python3.12' >&2; exit 1; }
+@'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || { \
+  echo 'error: $(PYTHON) cannot make virtual environments; install its venv module (Debian: apt install python3-venv)' >&2; exit 1; }
+@echo 'Making .venv (fills about 3 GB of disk; a first set-up downloads for a while)'
+@rm -rf .venv
+@'$(PYTHON)' -m venv .venv
+@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_PIN)
+endef
+
+setup: $(READY) ## make .venv (the other targets do so by themselves)
+
+$(READY): requirements.lock setup.py
+	$(fresh_venv)
+	@$(UV) pip install --quiet --python .venv/bin/python -r requirements.lock
+	@$(UV) pip install --quiet --python .venv/bin/python --no-deps -e .
+	@pwd -P > $@
+
+demo: $(READY) ## run a whole small experiment; ends in runs/demo/report/index.html
+	.venv/bin/pav run --config=experiments/demo.py --workdir=runs/demo
+
+smoke: $(READY) ## run the same stages at the smallest size
+	.venv/bin/pav run --config=experiments/demo.py:smoke --workdir=runs/smoke
+
+test: lint ## lint, then all tests
+	.venv/bin/python -m pytest
+
+test-fast: $(READY) ## the tests that are not marked slow
+	.venv/bin/python -m pytest -m 'not slow'
+
+lint: $(READY) ## check style and format
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+
+format: $(READY) ## mend what the linter can mend, and format
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+# With the peers where they are installed, else without them.
+benchmarks: $(READY) ## measure what matters against what a user would pick instead
+	$(if $(wildcard $(PEERS)),$(PEERS),.venv)/bin/python -m benchmarks
+
+# Plain pip, which finds torch in more places than uv does.
+peers: $(READY) ## install what `make benchmarks` compares with, in .venv-peers
+	@rm -rf $(PEERS)
+	@'$(PYTHON)' -m venv $(PEERS)
+	@grep -v '^safetensors==' requirements.lock > $(PEERS)/lock.txt
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -r $(PEERS)/lock.txt -r benchmarks/peers.txt
+
+$(UV):
+	$(fresh_venv)
+
+lock: $(UV) ## renew requirements.lock; keeps its pins, or takes the newest with UPGRADE=1
+	$(UV) pip compile setup.py --python .venv/bin/python --universal --python-version 3.11 --extra dev \
+	  --quiet --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) -o requirements.lock
+
+clean: ## remove .venv, caches and build products; keeps runs/
+	rm -rf .venv $(PEERS) .pytest_cache .ruff_cache build dist pav_jax.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +

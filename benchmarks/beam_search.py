@@ -1,0 +1,143 @@
+"""Beam search: ours, which reads nothing twice, against texts resubmitted each step.
+
+    python -m benchmarks.beam_search
+
+The usual way: a sampler continues every kept text by C steps, from its beginning, and
+the verifier reads every candidate whole. Here both run on our own engine and forward
+pass, so that what differs is what is read again.
+"""
+
+import functools
+
+import jax
+import numpy as np
+
+from benchmarks import harness
+from benchmarks.harness import Side
+from benchmarks.scoring import random_verifier
+from pav_jax import rollout, search, verifier
+from pav_jax.gemma import forward
+from pav_jax.gemma.config import tiny_gemma2
+from pav_jax.ledger import Ledger
+from pav_jax.rollout import Request, SamplingConfig
+from pav_jax.search import BeamConfig
+from pav_jax.train.data import pad_rows
+
+CONFIG = tiny_gemma2(512, num_layers=4, embed_dim=128, num_heads=4, mlp_dim=512)
+PROBLEMS, PROMPT, STEPS, LONGEST = 4, 64, 10, 160
+# Near enough one token in eight, so that a step has eight.
+STEP_ENDS = tuple(range(1, 65))
+BEAMS = (4, 16)
+_score = jax.jit(verifier.step_values, static_argnames="config")
+
+
+def main() -> list[dict[str, object]]:
+    """Runs all; returns what `harness.report` did."""
+    rng = np.random.default_rng(0)
+    shape = (PROBLEMS, PROMPT)
+    prompts = rng.integers(len(STEP_ENDS) + 1, CONFIG.vocab_size, shape).tolist()
+    params = forward.init_params(jax.random.key(0), CONFIG)
+    scorer = random_verifier(CONFIG)
+    found = []
+    for beams in BEAMS:
+        beam = BeamConfig(
+            beams=beams,
+            candidates=3,
+            max_tokens=LONGEST,
+            max_steps=STEPS,
+            end_ids=(),
+            step_end_ids=STEP_ENDS,
+            rows=PROBLEMS * beams * 3,
+        )
+        paid = Ledger()
+        ours = Side(
+            "beam search", functools.partial(_ours, params, scorer, prompts, beam, paid)
+        )
+        peer = Side(
+            "resubmitted", functools.partial(_resubmit, params, scorer, prompts, beam)
+        )
+        model = harness.describe(CONFIG)
+        name = f"beam search, B = {beams}"
+        found.append(harness.compare(name, ours, peer, unit="problems", model=model))
+        # Each token sampled and scored once, and each prompt read by both models.
+        ideal = 2 * (paid.decoded + paid.prefilled)
+        found.append(
+            harness.report(
+                f"{name}: tokens processed, over ideal",
+                paid.paid,
+                ideal,
+                unit="tokens",
+                model=model,
+            )
+        )
+    return found
+
+
+def _ours(params, scorer, prompts, beam: BeamConfig, paid: Ledger) -> int:
+    for found in search.beam_search(
+        params,
+        search.VerifierScorer(scorer, CONFIG, beam.max_tokens),
+        prompts,
+        range(len(prompts)),
+        alpha=0.5,
+        seed=0,
+        config=CONFIG,
+        beam=beam,
+    ):
+        paid += found.ledger
+    return len(prompts)
+
+
+def _resubmit(params, scorer, prompts, beam: BeamConfig) -> int:
+    """One step after another for all problems; each text from its beginning."""
+    sampling = SamplingConfig(
+        max_tokens=beam.max_tokens,
+        end_ids=beam.step_end_ids,
+        trunks=len(prompts) * beam.beams,
+        rows=beam.candidates,
+    )
+    none = Ledger()
+    width = PROMPT + beam.max_tokens
+    beams = [[list(prompt)] * beam.beams for prompt in prompts]
+    before = [[0.5] * beam.beams for _ in prompts]
+    for step in range(beam.max_steps):
+        texts = [(p, b, t) for p, kept in enumerate(beams) for b, t in enumerate(kept)]
+        requests = [
+            Request(
+                trunk=text,
+                prompt_length=PROMPT,
+                prefixes=np.full(beam.candidates, len(text)),
+                keys=rollout.branch_keys(
+                    0,
+                    [problem] * beam.candidates,
+                    [step * beam.beams + place] * beam.candidates,
+                    range(beam.candidates),
+                ),
+            )
+            for problem, place, text in texts
+        ]
+        candidates = [[] for _ in prompts]
+        for i, samples in rollout.sample(
+            params, requests, config=CONFIG, sampling=sampling, ledger=none
+        ):
+            problem, place, text = texts[i]
+            for tokens, length in zip(samples.tokens, samples.lengths, strict=True):
+                row = text + tokens[:length].tolist()
+                candidates[problem].append((row, before[problem][place]))
+        rows = [row for kept in candidates for row, _ in kept]
+        q = np.asarray(_score(scorer, pad_rows(rows, width), config=CONFIG))
+        q = np.array(
+            [values[len(row) - 1] for values, row in zip(q, rows, strict=True)]
+        )
+        q = q.reshape(len(prompts), -1)
+        for problem, of_problem in enumerate(candidates):
+            previous = np.array([value for _, value in of_problem])
+            progress = verifier.advantages(q[problem], previous, beam.prover_k)
+            best = np.argsort(-(q[problem] + 0.5 * progress))[: beam.beams]
+            beams[problem] = [of_problem[i][0] for i in best]
+            before[problem] = q[problem][best].tolist()
+    return len(prompts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Two ways to do the same work, measured in turn.
+
+Both sides run in one process, on one device, one after the other in every round, so
+that whatever else the machine does falls on both. The first call of each, in which it
+compiles, is timed apart. The figures are medians over the rounds.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+
+from pav_jax.gemma.config import TransformerConfig
+
+ROUNDS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One way to do the work.
+
+    Attributes:
+      name: what it is.
+      run: does the work once, to the end, and returns how much it was, in the unit.
+    """
+
+    name: str
+    run: Callable[[], float]
+
+
+@dataclasses.dataclass
+class _Times:
+    first: float
+    rates: list[float] = dataclasses.field(default_factory=list)
+    cpu_rates: list[float] = dataclasses.field(default_factory=list)
+
+
+def compare(
+    benchmark: str, ours: Side, peer: Side, *, unit: str, model: str
+) -> dict[str, object]:
+    """Measures both sides, and reports.
+
+    Args:
+      benchmark: what is measured.
+      ours: our way.
+      peer: the other way.
+      unit: what `Side.run` counts; a second of it is what is compared.
+      model: the model, in words.
+
+    Returns:
+      What `report` returns.
+    """
+    sides = (ours, peer)
+    times = [_Times(_timed(side.run)[1]) for side in sides]
+    for _ in range(ROUNDS):
+        for side, seen in zip(sides, times, strict=True):
+            work, seconds, cpu = _timed(side.run)
+            seen.rates.append(work / seconds)
+            seen.cpu_rates.append(work / cpu)
+    for side, seen in zip(sides, times, strict=True):
+        print(
+            f"  {side.name}: {statistics.median(seen.rates):,.4g} {unit}/s"
+            f" ({min(seen.rates):,.4g} to {max(seen.rates):,.4g}),"
+            f" {statistics.median(seen.cpu_rates):,.4g} a CPU second;"
+            f" first call {seen.first:.1f} s"
+        )
+    # Where others use the machine, this says what the wall clock cannot.
+    cpu = [statistics.median(seen.cpu_rates) for seen in times]
+    print(f"  ratio by CPU seconds: {cpu[0] / cpu[1]:.2f}")
+    rates = [statistics.median(seen.rates) for seen in times]
+    return report(benchmark, *rates, unit=f"{unit}/s", model=model)
+
+
+def report(
+    benchmark: str, ours: float, peer: float, *, unit: str, model: str
+) -> dict[str, object]:
+    """Prints a row of the table and a line of JSON.
+
+    Args:
+      benchmark: what was measured.
+      ours: our figure.
+      peer: the other one.
+      unit: of both.
+      model: the model, in words.
+
+    Returns:
+      What the line of JSON says.
+    """
+    found = {
+        "benchmark": benchmark,
+        "ours": float(f"{ours:.4g}"),
+        "peer": float(f"{peer:.4g}"),
+        "ratio": round(ours / peer, 3),
+        "unit": unit,
+        "device": device(),
+        "model": model,
+    }
+    print(table([found]))
+    print(json.dumps(found), flush=True)
+    return found
+
+
+def skip(benchmark: str, missing: ImportError) -> None:
+    """Says that a peer is not installed."""
+    print(f"{benchmark}: skipped, {missing}; `make peers` installs what it needs")
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """The results as a table in Markdown."""
+    lines = [
+        "| benchmark | ours | peer | ratio | unit | model | device |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        figures = f"{row['ours']:,.4g} | {row['peer']:,.4g} | {row['ratio']:.2f}"
+        lines.append(
+            f"| {row['benchmark']} | {figures} | {row['unit']} | {row['model']}"
+            f" | {row['device']} |"
+        )
+    return "\n".join(lines)
+
+
+def device() -> str:
+    """The device, in words."""
+    first = jax.devices()[0]
+    if first.platform != "cpu":
+        return first.device_kind
+    return f"CPU, {len(os.sched_getaffinity(0))} cores, {platform.machine()}"
+
+
+def describe(config: TransformerConfig) -> str:
+    """The architecture, in words."""
+    return (
+        f"{config.num_layers} layers, width {config.embed_dim},"
+        f" {config.num_heads} heads, MLP {config.mlp_dim},"
+        f" vocabulary {config.vocab_size}, float32"
+    )
+
+
+def _timed(run: Callable[[], float]) -> tuple[float, float, float]:
+    """(work, seconds, CPU seconds of all threads) of one call."""
+    cpu, start = time.process_time(), time.perf_counter()
+    work = run()
+    return work, time.perf_counter() - start, time.process_time() - cpu

@@ -1,0 +1,191 @@
+"""Labelling: our engine against samplers that know nothing of shared prefixes.
+
+    python -m benchmarks.labelling
+
+Each seed rollout is a prompt of 64 tokens and 8 steps of 16; from each of the 7 inner
+prefixes 16 continuations go on to full length. The peers get the continuations of all
+seeds from one step as one batch, the largest that has no padding.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import harness, peers
+from benchmarks.harness import Side
+from pav_jax import rollout
+from pav_jax.gemma import forward
+from pav_jax.gemma.config import TransformerConfig, tiny_gemma2
+from pav_jax.ledger import Ledger
+from pav_jax.rollout import Request, SamplingConfig
+
+CONFIG = tiny_gemma2(512, num_layers=6, embed_dim=256, num_heads=4, mlp_dim=1024)
+SEEDS, PROMPT, STEPS, STEP, N_MC = 2, 64, 8, 16, 16
+# Rows for the longest four of the seven prefixes: the others follow them.
+SAMPLING = SamplingConfig(max_tokens=STEPS * STEP, end_ids=(), trunks=SEEDS, rows=64)
+
+
+def main() -> list[dict[str, object]]:
+    """Runs all that is installed; returns what `harness.report` did."""
+    params = forward.init_params(jax.random.key(0), CONFIG)
+    rng = np.random.default_rng(0)
+    shape = (SEEDS, PROMPT + STEPS * STEP)
+    seeds = rng.integers(1, CONFIG.vocab_size, shape).astype(np.int32)
+    ours = Side("engine", functools.partial(_ours, params, seeds))
+    found = []
+    for name, make in (
+        ("labelling, Tunix Sampler", _tunix),
+        ("labelling, transformers generate", _hugging_face),
+    ):
+        try:
+            peer = make(params, seeds)
+        except ImportError as error:
+            harness.skip(name, error)
+            continue
+        model = harness.describe(CONFIG)
+        found.append(harness.compare(name, ours, peer, unit="tokens", model=model))
+    found.append(_share_of_matmul_rate(ours))
+    return found
+
+
+def _jobs(seeds: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    """Prefixes, one row a continuation, and how many tokens each goes on."""
+    for step in range(1, STEPS):
+        prefix = np.repeat(seeds[:, : PROMPT + step * STEP], N_MC, axis=0)
+        yield prefix, (STEPS - step) * STEP
+
+
+def _ours(params: forward.Params, seeds: np.ndarray) -> int:
+    inner = np.repeat(np.arange(1, STEPS) * STEP, N_MC)
+    requests = [
+        Request(
+            trunk=seed[: PROMPT + inner[-1]].tolist(),
+            prompt_length=PROMPT,
+            prefixes=PROMPT + inner,
+            keys=rollout.branch_keys(
+                0,
+                np.full(len(inner), i),
+                inner,
+                np.tile(np.arange(N_MC), STEPS - 1),
+            ),
+        )
+        for i, seed in enumerate(seeds)
+    ]
+    ledger = Ledger()
+    for _ in rollout.sample(
+        params, requests, config=CONFIG, sampling=SAMPLING, ledger=ledger
+    ):
+        pass
+    return ledger.decoded
+
+
+def _tunix(params: forward.Params, seeds: np.ndarray) -> Side:
+    sampler = peers.tunix_sampler(params, CONFIG, PROMPT + STEPS * STEP)
+
+    def sample(prefix, count, **asked):
+        return sampler(
+            list(prefix),
+            max_generation_steps=count,
+            max_prompt_length=prefix.shape[1],
+            eos_tokens=[-1],
+            temperature=1.0,
+            top_p=1.0,
+            seed=0,
+            **asked,
+        )
+
+    prefix, count = next(_jobs(seeds))
+    out = sample(prefix[:2], count, return_logprobs=True)
+    _check(params, prefix[:2], np.stack(out.tokens), np.array(out.logprobs))
+
+    def run():
+        outs = [sample(prefix, count) for prefix, count in _jobs(seeds)]
+        return sum(len(tokens) for out in outs for tokens in out.tokens)
+
+    return Side("Tunix Sampler", run)
+
+
+def _hugging_face(params: forward.Params, seeds: np.ndarray) -> Side:
+    model = peers.hugging_face_model(params, CONFIG)
+    import torch
+
+    def sample(prefix, count, **asked):
+        prefix = torch.from_numpy(prefix.astype(np.int64))
+        with torch.inference_mode():
+            return model.generate(
+                prefix,
+                attention_mask=torch.ones_like(prefix),
+                max_new_tokens=count,
+                do_sample=True,
+                top_k=0,
+                top_p=1.0,
+                temperature=1.0,
+                **asked,
+            )
+
+    prefix, count = next(_jobs(seeds))
+    out = sample(prefix[:2], count, output_scores=True, return_dict_in_generate=True)
+    tokens = out.sequences[:, prefix.shape[1] :].numpy()
+    scores = torch.stack(out.scores, dim=1).log_softmax(-1).numpy()
+    log_probs = np.take_along_axis(scores, tokens[..., None], axis=-1)[..., 0]
+    _check(params, prefix[:2], tokens, log_probs)
+
+    def run():
+        done = 0
+        for prefix, count in _jobs(seeds):
+            out = sample(prefix, count)
+            assert out.shape[1] == prefix.shape[1] + count
+            done += len(prefix) * count
+        return done
+
+    return Side("transformers generate", run)
+
+
+def _check(params, prefix, tokens, log_probs) -> None:
+    """A peer has our weights if it gives what it sampled our probabilities."""
+    rows = np.concatenate([prefix, tokens], axis=1)
+    hidden = forward.hidden_states(params, rows[:, :-1], config=CONFIG)
+    ours = forward.token_log_probs(params, hidden, rows[:, 1:], config=CONFIG)
+    ours = ours[:, prefix.shape[1] - 1 :]
+    np.testing.assert_allclose(log_probs, ours, atol=2e-3, rtol=0)
+
+
+def _share_of_matmul_rate(ours: Side) -> dict[str, object]:
+    """FLOPs that labelling needs, beside those that a matrix product reaches."""
+    lengths = STEP * np.arange(1, STEPS)  # of continuations, which end at full length
+    mean_left = np.sum(lengths**2) / np.sum(lengths) / 2
+    context = PROMPT + STEPS * STEP - int(mean_left)
+    flops = flops_per_token(CONFIG, context) / 1e9
+    size = 1024
+    a = jnp.ones((size, size)) / size
+    product = jax.jit(lambda a, b: a @ b)
+
+    def multiply():
+        repeats = 8
+        b = a
+        for _ in range(repeats):
+            b = product(a, b)
+        b.block_until_ready()
+        return repeats * 2 * size**3 / 1e9
+
+    return harness.compare(
+        "labelling, share of the matmul rate",
+        Side("engine", lambda: ours.run() * flops),
+        Side(f"matrix product of {size}", multiply),
+        unit="GFLOP",
+        model=harness.describe(CONFIG),
+    )
+
+
+def flops_per_token(config: TransformerConfig, context: int) -> int:
+    """FLOPs of decoding one token that sees `context` others."""
+    # Each parameter is multiplied once; the table too, for the logits.
+    attention = 2 * config.num_layers * config.num_heads * config.head_dim * context
+    return 2 * (config.num_params + attention)
+
+
+if __name__ == "__main__":
+    main()

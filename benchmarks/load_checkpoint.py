@@ -1,0 +1,181 @@
+"""Peak memory of reading a checkpoint, on one CPU device.
+
+    python benchmarks/load_checkpoint.py [--gigabytes=1.2] [--dtype=bfloat16]
+
+Writes a checkpoint of random bfloat16 weights, Gemma 2 2B's shapes with fewer layers,
+in each format, and reads each in a process of its own. On a CPU the parameters are
+host memory too, so the figure to look at is what the peak has beyond them: it should
+be about the largest tensor (the embedding table), and not a second copy.
+"""
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pav_jax.gemma import checkpoint, sizes
+
+
+def architecture(gigabytes: float):
+    """Gemma 2 2B with as many layers as it takes, and a tenth of its vocabulary."""
+    config = dataclasses.replace(sizes.by_name("gemma2_2b"), vocab_size=25_600)
+    one, two = (
+        dataclasses.replace(config, layers=config.layers[:n]).num_params for n in (1, 2)
+    )
+    count = max(1, round((gigabytes * 1e9 / 2 - one) / (two - one)) + 1)
+    return dataclasses.replace(config, layers=config.layers[:count])
+
+
+def random_params(config):
+    """A tree of bfloat16 arrays."""
+    from pav_jax.gemma import forward
+
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(
+            rng.standard_normal(leaf.shape, np.float32), jnp.bfloat16
+        ),
+        jax.eval_shape(lambda: forward.init_params(jax.random.key(0), config)),
+    )
+
+
+def write(folder: Path, config) -> None:
+    """The same weights in the package's nested and stacked formats and in HF's."""
+    import safetensors.numpy
+    from orbax import checkpoint as ocp
+
+    params = random_params(config)
+    checkpoint.write(folder / "nested", params, config=config)
+
+    layers = {k: np.asarray(v) for k, v in params["layers"].items()}
+    tree = {
+        "transformer/embedder": {"input_embedding": params["embed"]},
+        "transformer/final_norm": {"scale": params["final_norm"]},
+    }
+    for place in range(2):
+        prefix = f"transformer/stacked_layers/attention_type_{place}"
+        part = {k: v[place::2] for k, v in layers.items()}
+        for leaf, name in {
+            "q": "attn/q_einsum/w",
+            "kv": "attn/kv_einsum/w",
+            "o": "attn/attn_vec_einsum/w",
+            "gate": "mlp/gating_einsum/w",
+            "down": "mlp/linear/w",
+            "pre_attn_norm": "pre_attention_norm/scale",
+            "post_attn_norm": "post_attention_norm/scale",
+            "pre_mlp_norm": "pre_ffw_norm/scale",
+            "post_mlp_norm": "post_ffw_norm/scale",
+        }.items():
+            module, _, last = name.rpartition("/")
+            tree[f"{prefix}/{module}"] = {last: part[leaf]}
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(folder / "stacked", tree)
+
+    (folder / "hf").mkdir()
+    tensors = {
+        "model.embed_tokens.weight": np.asarray(params["embed"]),
+        "model.norm.weight": np.asarray(params["final_norm"]),
+    }
+    for i in range(config.num_layers):
+        p = {k: v[i] for k, v in layers.items()}
+        wide = p["q"].swapaxes(1, 2).reshape(-1, config.embed_dim)
+        for name, w in {
+            "self_attn.q_proj": wide,
+            "self_attn.k_proj": p["kv"][0].swapaxes(1, 2).reshape(-1, config.embed_dim),
+            "self_attn.v_proj": p["kv"][1].swapaxes(1, 2).reshape(-1, config.embed_dim),
+            "self_attn.o_proj": p["o"].reshape(-1, config.embed_dim).T,
+            "mlp.gate_proj": p["gate"][0].T,
+            "mlp.up_proj": p["gate"][1].T,
+            "mlp.down_proj": p["down"].T,
+            "input_layernorm": p["pre_attn_norm"],
+            "post_attention_layernorm": p["post_attn_norm"],
+            "pre_feedforward_layernorm": p["pre_mlp_norm"],
+            "post_feedforward_layernorm": p["post_mlp_norm"],
+        }.items():
+            tensors[f"model.layers.{i}.{name}.weight"] = np.ascontiguousarray(w)
+    safetensors.numpy.save_file(tensors, folder / "hf" / "model.safetensors")
+    stated = {
+        "model_type": "gemma2",
+        "num_hidden_layers": config.num_layers,
+        "vocab_size": config.vocab_size,
+    }
+    (folder / "hf" / "config.json").write_text(json.dumps(stated))
+
+
+def memory(field: str) -> int:
+    """Bytes of a field of /proc/self/status."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(field)
+
+
+def read(path: Path, config, dtype) -> dict[str, float]:
+    """Reads one, and watches this process's own memory (not the files it maps)."""
+    jnp.zeros(1).block_until_ready()
+    before, peak, done = memory("RssAnon"), [0], threading.Event()
+
+    def watch():
+        while not done.wait(0.002):
+            peak[0] = max(peak[0], memory("RssAnon"))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start = time.perf_counter()
+    params = checkpoint.read(path, config=config, dtype=dtype)
+    seconds = time.perf_counter() - start
+    done.set()
+    watcher.join()
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    return {
+        "parameters_gb": size / 1e9,
+        "peak_beyond_start_gb": (peak[0] - before) / 1e9,
+        "peak_beyond_parameters_gb": (peak[0] - before - size) / 1e9,
+        "seconds": seconds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gigabytes", type=float, default=1.2)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--read", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    config = architecture(options.gigabytes)
+    if options.read:
+        found = read(Path(options.read), config, jnp.dtype(options.dtype))
+        print(json.dumps({k: round(v, 3) for k, v in found.items()}))
+        return
+    table, mlp = config.vocab_size * config.embed_dim, config.mlp_dim * config.embed_dim
+    print(
+        f"{config.num_layers} layers, {config.num_params * 2 / 1e9:.2f} GB on disk;"
+        f" largest tensors: {max(table, 2 * mlp) * 2 / 1e9:.2f} GB (stacked:"
+        f" {2 * mlp * 2 * -(-config.num_layers // 2) / 1e9:.2f} GB)"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        writer = "import sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
+        writer += "import load_checkpoint as it\n"
+        writer += (
+            "it.write(pathlib.Path(sys.argv[2]), it.architecture(float(sys.argv[3])))"
+        )
+        here = str(Path(__file__).resolve().parent)
+        arguments = [here, folder, str(options.gigabytes)]
+        subprocess.run([sys.executable, "-c", writer, *arguments], check=True)
+        for name in ("nested", "stacked", "hf"):
+            same = [f"--gigabytes={options.gigabytes}", f"--dtype={options.dtype}"]
+            print(f"{name:8}", end="", flush=True)
+            command = [sys.executable, __file__, *same, f"--read={folder}/{name}"]
+            subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()

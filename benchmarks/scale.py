@@ -1,0 +1,122 @@
+"""Makes docs/scale.md: the paper's experiments, planned for TPU slices.
+
+    python benchmarks/scale.py
+
+Needs libtpu (pip install 'pav_jax[plan]') and no TPU. Compiling takes about two minutes
+a cell on two idle cores; what is found is kept in docs/scale.json, and a cell that is
+there is not compiled again. Delete that file after a change to a step function.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from pav_jax import artifacts, plan
+from pav_jax import config as config_lib
+from pav_jax.planning import topology
+
+ROOT = Path(__file__).resolve().parents[1]
+FOUND, PAGE = ROOT / "docs" / "scale.json", ROOT / "docs" / "scale.md"
+
+# Size, slice, mesh, and trunks in flight on the whole slice.
+CELLS = [
+    ("2b", "v5e:4x4", {"fsdp": 4, "tensor": 4}, 32),
+    ("2b", "v5p:2x2x4", {"fsdp": 16}, 64),
+    ("2b", "v6e:4x4", {"fsdp": 8, "tensor": 2}, 64),
+    ("9b", "v5e:8x8", {"fsdp": 8, "tensor": 8}, 32),
+    ("9b", "v5p:4x4x4", {"fsdp": 32, "tensor": 2}, 64),
+    ("9b", "v6e:8x8", {"fsdp": 16, "tensor": 4}, 64),
+    ("27b", "v5e:16x16", {"fsdp": 16, "tensor": 16}, 32),
+    ("27b", "v5p:4x4x4", {"fsdp": 16, "tensor": 4}, 64),
+    ("27b", "v6e:8x8", {"fsdp": 8, "tensor": 8}, 32),
+]
+LABELS = 300_000  # the paper's, of one base policy
+_GIB = 2**30
+
+
+def load(size: str, trunks: int):
+    """The paper's experiment with Gemma 2 of a size."""
+    file = ROOT / "experiments" / f"gemma2_{size}_math.py"
+    return config_lib.load([f"--config={file}", f"--config.sampling.trunks={trunks}"])
+
+
+def main() -> None:
+    found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
+    for size, slice_, sizes, trunks in CELLS:
+        name = f"{size} {slice_}"
+        if name not in found:
+            print(f"compiling {name}", file=sys.stderr)
+            target = topology.parse(slice_)
+            planned = plan.make_plan(load(size, trunks), target, sizes)
+            if planned.code == plan.UNKNOWN:
+                raise SystemExit(plan.text(planned))
+            found[name] = planned.as_json()
+            artifacts.write_json(FOUND, found)
+        write_page(found)
+
+
+def write_page(found: dict) -> None:
+    """The page, of the cells that are there."""
+    rows, labels, chips = [], [], []
+    for size, slice_, sizes, trunks in CELLS:
+        cell = found.get(f"{size} {slice_}")
+        if cell is None:
+            continue
+        mesh = " × ".join(f"{axis} {n}" for axis, n in sizes.items())
+        where = f"| {size.upper()} | {slice_} | {mesh} |"
+        for name, answer in cell["steps"].items():
+            config = load(size, trunks)
+            batch = f"{trunks} × {config.sampling.rows} rows"
+            if name != "decode":
+                section = config.sft if name == "sft" else config.verifier.prm
+                batch = f"{section.batch_size} × {_length(config)} tokens"
+            rows.append(f"{where} {name} | {batch} | {_memory(answer)} |")
+        decode = cell["steps"]["decode"]
+        if decode["fits"]:
+            labels.append(f"{where} {_labelling(config, decode, cell['chips'])} |")
+        if cell["stages"]:
+            total = [sum(s["chip_hours"][i] for s in cell["stages"]) for i in (0, 1)]
+            chips.append(f"{where} {_span(total)} |")
+    text = (ROOT / "docs" / "scale.template.md").read_text()
+    for name, lines in (("steps", rows), ("labels", labels), ("experiment", chips)):
+        text = text.replace(f"{{{name}}}", "\n".join(lines))
+    artifacts.write_atomically(PAGE, lambda file: file.write(text.encode()))
+
+
+def _length(config) -> int:
+    return config.limits.max_prompt_tokens + config.limits.max_tokens
+
+
+def _memory(answer: dict) -> str:
+    parts = answer["parts"]
+    cells = [f"{parts.get(name, 0) / _GIB:.2f}" for name in ("weights", "optimizer")]
+    cells.append(f"{parts.get('cache', 0) / _GIB:.2f}")
+    if not answer["fits"]:
+        needed, limit = answer["needed"] / _GIB, answer["limit"] / _GIB
+        return " | ".join([*cells, "–", f"**{needed:.2f}** of {limit:.2f}", "–", "–"])
+    cells += [f"{answer[name] / _GIB:.2f}" for name in ("temporaries", "total")]
+    return " | ".join(
+        [*cells, _span(answer["seconds_a_step"]), _span(answer["tokens_per_second"])]
+    )
+
+
+def _labelling(config, decode: dict, chips: int) -> str:
+    """Tokens and chip-hours of the paper's labels, and slices for a day of 100×."""
+    steps = config.limits.max_steps
+    most = LABELS * config.labels.n_mc * config.limits.max_tokens
+    most *= (steps + 1) / (2 * steps)  # what a prefix leaves, on average
+    tokens = 0.3 * most, most
+    slow, fast = decode["tokens_per_second"]
+    hours = tokens[0] / fast / 3600, tokens[1] / slow / 3600
+    chip_hours = [chips * h for h in hours]
+    slices = [100 * h / 24 for h in hours]
+    spans = [tuple(t / 1e9 for t in tokens), hours, chip_hours, slices]
+    return " | ".join(map(_span, spans))
+
+
+def _span(pair) -> str:
+    return f"{pair[0]:,.3g} to {pair[1]:,.3g}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""A step of supervised fine-tuning, against a plain flax and optax step.
+
+    python -m benchmarks.sft
+
+The peer is the gemma package's `gm.nn.Transformer` under `jax.value_and_grad`, with
+optax's cross-entropy over all its logits. Time is measured for a tiny model; peak
+memory, as the compiler reports it, also for the shape of Gemma 3 270M.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import harness
+from benchmarks.harness import Side
+from benchmarks.verifier_training import OPTIMIZER
+from pav_jax import policy
+from pav_jax.gemma import forward
+from pav_jax.gemma.config import TransformerConfig, tiny_gemma2
+from pav_jax.train import state
+
+TINY = tiny_gemma2(512, num_layers=4, embed_dim=64, num_heads=2, mlp_dim=256)
+# Gemma 3 270M: 18 layers, of which every sixth is global.
+SMALL = TransformerConfig(
+    vocab_size=262_144,
+    embed_dim=640,
+    mlp_dim=2048,
+    num_heads=4,
+    num_kv_heads=1,
+    head_dim=256,
+    layers=("local",) * 5 + ("global",) + ("local",) * 5 + ("global",)
+    + ("local",) * 5 + ("global",),
+    window=512,
+    query_scale=256**-0.5,
+    attn_softcap=None,
+    final_softcap=None,
+    qk_norm=True,
+    global_rope_base=1_000_000.0,
+)  # fmt: skip
+ROWS, LENGTH, PROMPT = 16, 104, 40
+
+
+def main() -> list[dict[str, object]]:
+    """Runs it; returns what `harness.report` did."""
+    rng = np.random.default_rng(0)
+    found = []
+    for name, config, rows, length in (
+        ("tiny", TINY, ROWS, LENGTH),
+        ("270M", SMALL, 4, 256),
+    ):
+        tokens = rng.integers(1, config.vocab_size, (rows, length)).astype(np.int32)
+        mask = np.ones(tokens.shape, np.float32) * (np.arange(length) >= PROMPT)
+        batch = {"tokens": tokens, "mask": mask}
+        optimizer = state.make_optimizer(OPTIMIZER)
+        # Of what a large model computes, only the layers' inputs are kept.
+        remat = config is SMALL
+        loss = functools.partial(policy.sft_loss, config=config, remat=remat)
+        ours = state.make_train_step(loss, optimizer)
+        peer = state.make_train_step(_peer_loss(config), optimizer)
+        init = functools.partial(forward.init_params, config=config)
+        ours_like = jax.eval_shape(init, jax.random.key(0))
+        peer_like = jax.eval_shape(lambda p, c=config: package_tree(p, c), ours_like)
+        model = harness.describe(config)
+        memory = [
+            _peak_bytes(step, like, optimizer, batch)
+            for step, like in ((ours, ours_like), (peer, peer_like))
+        ]
+        found.append(
+            harness.report(
+                f"SFT step, {name}: peak memory",
+                *(peak / 2**20 for peak in memory),
+                unit="MiB",
+                model=model,
+            )
+        )
+        if config is SMALL:
+            continue
+        params = init(jax.random.key(0))
+        sides = [
+            _Training(label, step, optimizer, tree, batch)
+            for label, step, tree in (
+                ("ours", ours, params),
+                ("flax and optax", peer, package_tree(params, config)),
+            )
+        ]
+        losses = [side.step() for side in sides]
+        print(f"  losses {losses[0]:.6f} and {losses[1]:.6f}")
+        np.testing.assert_allclose(*losses, atol=1e-5, rtol=0)
+        found.append(
+            harness.compare(
+                f"SFT step, {name}, flax and optax",
+                *(side.side() for side in sides),
+                unit="tokens",
+                model=model,
+            )
+        )
+    return found
+
+
+@dataclasses.dataclass
+class _Training:
+    """Training that goes on with every `step`, on one batch."""
+
+    name: str
+    compiled: Any
+    optimizer: optax.GradientTransformation
+    params: Any
+    batch: dict[str, np.ndarray]
+
+    def __post_init__(self):
+        # The step donates its state, and both sides start from the same arrays.
+        params = jax.tree.map(jnp.copy, self.params)
+        self.state = state.init_state(params, self.optimizer)
+
+    def step(self) -> float:
+        """One step; the loss before it."""
+        self.state, metrics = self.compiled(self.state, self.batch)
+        jax.block_until_ready(self.state)
+        return float(metrics["loss"])
+
+    def side(self) -> Side:
+        return Side(self.name, lambda: self.batch["tokens"].size * bool(self.step()))
+
+
+def _peak_bytes(step, params, optimizer, batch) -> int:
+    """What a step needs at its peak: arguments, results and all between them."""
+    like = jax.eval_shape(
+        lambda p: state.TrainState(jnp.zeros((), jnp.int32), p, optimizer.init(p)),
+        params,
+    )
+    memory = step.lower(like, batch).compile().memory_analysis()
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+
+
+def _peer_loss(config: TransformerConfig) -> state.Loss:
+    model = package_model(config)
+
+    def loss(params, batch):
+        out = model.apply({"params": params}, batch["tokens"][:, :-1])
+        targets, mask = batch["tokens"][:, 1:], batch["mask"][:, 1:]
+        losses = optax.softmax_cross_entropy_with_integer_labels(out.logits, targets)
+        return jnp.sum(losses * mask) / jnp.sum(mask), {}
+
+    return loss
+
+
+def package_model(config: TransformerConfig) -> Any:
+    """The gemma package's network of this architecture."""
+    from kauldron import kd
+
+    # Kauldron 1.4 renamed this, and gemma 3.3 uses the old name.
+    if not hasattr(kd.ckpts, "AbstractPartialLoader"):
+        kd.ckpts.AbstractPartialLoader = kd.ckpts.InitTransform
+    from gemma import gm
+
+    kinds = {
+        "local": gm.nn.AttentionType.LOCAL_SLIDING,
+        "global": gm.nn.AttentionType.GLOBAL,
+    }
+    scaling = gm.nn.config.QueryPreAttentionNormalisation.BY_ONE_OVER_SQRT_HEAD_DIM
+    return gm.nn.Transformer(
+        dtype=jnp.float32,
+        config=gm.nn.config.TransformerConfig(
+            num_embed=config.vocab_size,
+            embed_dim=config.embed_dim,
+            hidden_dim=config.mlp_dim,
+            num_heads=config.num_heads,
+            head_dim=config.head_dim,
+            num_kv_heads=config.num_kv_heads,
+            final_logit_softcap=config.final_softcap,
+            use_post_attn_norm=True,
+            use_post_ffw_norm=True,
+            attention_types=tuple(kinds[kind] for kind in config.layers),
+            query_pre_attn_norm=scaling,
+            attn_logits_soft_cap=config.attn_softcap,
+            sliding_window_size=config.window,
+            transpose_gating_einsum=False,
+            use_qk_norm=config.qk_norm,
+            local_base_frequency=int(config.local_rope_base),
+            global_base_frequency=int(config.global_rope_base),
+            local_scale_factor=config.local_rope_scale,
+            global_scale_factor=config.global_rope_scale,
+        ),
+    )
+
+
+def package_tree(params: forward.Params, config: TransformerConfig) -> dict[str, Any]:
+    """Our parameters as the package's model has them."""
+    tree = {
+        "embedder": {"input_embedding": params["embed"]},
+        "final_norm": {"scale": params["final_norm"]},
+    }
+    for i in range(config.num_layers):
+        layer = {name: leaf[i] for name, leaf in params["layers"].items()}
+        attn = {"attn_vec_einsum": {"w": layer["o"]}}
+        if config.num_heads == config.num_kv_heads:
+            w = jnp.concatenate([layer["q"][None], layer["kv"]])
+            attn["qkv_einsum"] = {"w": w}
+        else:
+            attn["q_einsum"] = {"w": layer["q"]}
+            attn["kv_einsum"] = {"w": layer["kv"]}
+        if config.qk_norm:
+            attn["_query_norm"] = {"scale": layer["q_norm"]}
+            attn["_key_norm"] = {"scale": layer["k_norm"]}
+        tree[f"layer_{i}"] = {
+            "attn": attn,
+            "mlp": {"gating_einsum": layer["gate"], "linear": layer["down"]},
+            "pre_attention_norm": {"scale": layer["pre_attn_norm"]},
+            "post_attention_norm": {"scale": layer["post_attn_norm"]},
+            "pre_ffw_norm": {"scale": layer["pre_mlp_norm"]},
+            "post_ffw_norm": {"scale": layer["post_mlp_norm"]},
+        }
+    return tree
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+#!/usr/bin/env python3
+"""Runs the sweep of a config file, and puts what it found into one table and figure.
+
+    launch/sweep.py --config=experiments/demo_sweep.py:smoke --root=runs/sweep
+
+Each run has a folder below --root. Runs that are finished are skipped, so the same
+command goes on after a stop. What follows -- goes to the launcher of each run:
+
+    launch/sweep.py ... --on=tpu_vm --workdirs=/mnt/pav/sweep \\
+        -- --type=v5litepod-16 --zone=ZONE --project=PROJECT --nfs=SERVER:/SHARE
+"""
+
+import argparse
+import concurrent.futures
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))  # a checkout need not be installed
+
+from pav_jax import artifacts, sweeps  # noqa: E402
+from pav_jax.errors import UserError  # noqa: E402
+from pav_jax.stopping import AGAIN, TERMINATED, Terminated, terminable  # noqa: E402
+
+METHODS = ("majority", "best_of_n_orm", "best_of_n_pav", "beam_q", "beam_pav")
+_FIRST_PORT = 8476
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command line; returns 0, 1 if a run failed, or one of `stopping`."""
+    arguments, launcher = _parse(sys.argv[1:] if argv is None else argv)
+    try:
+        with terminable():
+            return _sweep(arguments, launcher)
+    except UserError as error:
+        print("sweep:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except Terminated:
+        return TERMINATED
+
+
+def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    mine, launcher = argv, []
+    if "--" in argv:
+        place = argv.index("--")
+        mine, launcher = argv[:place], argv[place + 1 :]
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
+    parser.add_argument("--root", required=True, type=Path, help="where results go")
+    parser.add_argument("--on", choices=("local", "tpu_vm", "gke"), default="local")
+    parser.add_argument(
+        "--workdirs",
+        metavar="DIR",
+        help="where the runs' folders are for the machines that run them; default: the"
+        " same as --root",
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument(
+        "--collect", action="store_true", help="run nothing, only make the table"
+    )
+    parser.add_argument("--dry_run", action="store_true", help="print the commands")
+    return parser.parse_args(mine), launcher
+
+
+def _sweep(arguments: argparse.Namespace, launcher: list[str]) -> int:
+    runs = sweeps.load(arguments.config)
+    codes: dict[str, int] = {}
+    if not arguments.collect:
+        left = [run for run in runs if run.results(arguments.root) is None]
+        print(f"sweep: {len(runs)} runs, {len(left)} to do", file=sys.stderr)
+        with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+            futures = {}
+            for place, run in enumerate(left):
+                command = _command(arguments, launcher, run, place)
+                futures[pool.submit(_run, arguments, run, command)] = run
+            try:
+                for future in concurrent.futures.as_completed(futures):
+                    codes[futures[future].name] = future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in _running:
+                    process.terminate()
+                raise
+    if arguments.dry_run:
+        return max(codes.values(), default=0)
+    failed = {name: code for name, code in codes.items() if code}
+    for name, code in failed.items():
+        print(f"sweep: {name} ended with exit code {code}", file=sys.stderr)
+    _collect(arguments.root, runs)
+    return (AGAIN if set(failed.values()) == {AGAIN} else 1) if failed else 0
+
+
+# Running.
+
+_running: set[subprocess.Popen] = set()
+
+
+def _command(arguments, launcher: list[str], run: sweeps.Run, place: int) -> list[str]:
+    """The launcher's command line for one run."""
+    workdir = f"{arguments.workdirs or arguments.root}/{run.name}"
+    command = [str(HERE / f"{arguments.on}.sh")]
+    if arguments.on == "local":
+        port = _FIRST_PORT + place % arguments.jobs
+        command += ["--processes=1", f"--port={port}", *launcher]
+    else:
+        command += [f"--name={run.short_name}", *launcher]
+    if arguments.on == "tpu_vm":
+        command.append(f"--fetch={arguments.root / run.name}")
+    if arguments.dry_run:
+        command.append("--dry_run")
+    command += ["--", f"--config={arguments.config}", f"--workdir={workdir}"]
+    return [*command, *run.changes]
+
+
+def _run(arguments, run: sweeps.Run, command: list[str]) -> int:
+    """Runs one; of several at a time, each writes to a file of its own."""
+    print(f"sweep: {run.name}", file=sys.stderr)
+    log = None
+    if arguments.jobs > 1 and not arguments.dry_run:
+        arguments.root.mkdir(parents=True, exist_ok=True)
+        log = (arguments.root / f"{run.name}.log").open("ab")
+    process = subprocess.Popen(command, stdout=log, stderr=log)
+    _running.add(process)
+    try:
+        return process.wait()
+    finally:
+        _running.discard(process)
+        if log is not None:
+            log.close()
+
+
+# Collecting.
+
+
+def _collect(root: Path, runs: list[sweeps.Run]) -> None:
+    """Writes sweep.tsv, sweep.md and sweep.svg."""
+    found = [(run, run.results(root)) for run in runs]
+    fields = list(dict.fromkeys(field for run in runs for field in run.point))
+    head = [*fields, "run", "base", "pass_at_n", *METHODS, "auc_last"]
+    rows = [_row(run, results, fields) for run, results in found]
+    tsv = "".join("\t".join(row) + "\n" for row in [head, *rows])
+    md = "".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n"
+        for row in [head, ["---"] * len(head), *rows]
+    )
+    artifacts.write_atomically(root / "sweep.tsv", lambda f: f.write(tsv.encode()))
+    artifacts.write_atomically(root / "sweep.md", lambda f: f.write(md.encode()))
+    done = [(run, results) for run, results in found if results is not None]
+    if done:
+        svg = _figure(done)
+        artifacts.write_atomically(root / "sweep.svg", lambda f: f.write(svg))
+    print(md, end="")
+    print(f"{len(done)} of {len(runs)} runs; {root / 'sweep.tsv'}", file=sys.stderr)
+
+
+def _best(results: dict, method: str) -> dict | None:
+    """A method's point at the largest N that it was run with."""
+    points = [row for row in results["search"] if row["method"] == method]
+    return max(points, key=lambda row: row["n"], default=None)
+
+
+def _row(run: sweeps.Run, results: dict | None, fields: list[str]) -> list[str]:
+    """Accuracies with their 95% intervals; empty cells for a run that is not done."""
+    row = [str(run.point.get(field, "")) for field in fields]
+    if results is None:
+        return [*row, "not finished", *[""] * (len(METHODS) + 3)]
+    row += ["done", f"{results['base']['accuracy']:.3f}"]
+    for method in ("pass_at_n", *METHODS):
+        best = _best(results, method)
+        cell = ""
+        if best:
+            low, high = best["ci"]
+            cell = f"{best['accuracy']:.3f} [{low:.3f}, {high:.3f}] N={best['n']}"
+        row.append(cell)
+    auc = results["verifier"]["auc_within_problem"].get("last")
+    return [*row, "" if auc is None else f"{auc:.3f}"]
+
+
+def _figure(done: list[tuple[sweeps.Run, dict]]) -> bytes:
+    """Accuracy of each method at its largest N, run by run, with 95% intervals."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(max(5, 1.2 * len(done)), 4.5))
+    for place, method in enumerate(METHODS):
+        points = [(i, _best(r, method)) for i, (_, r) in enumerate(done)]
+        points = [(i, row) for i, row in points if row]
+        if points:
+            axes.errorbar(
+                [i + 0.1 * (place - (len(METHODS) - 1) / 2) for i, _ in points],
+                [row["accuracy"] for _, row in points],
+                [
+                    [row["accuracy"] - row["ci"][0] for _, row in points],
+                    [row["ci"][1] - row["accuracy"] for _, row in points],
+                ],
+                fmt="o",
+                label=method.replace("_", " "),
+            )
+    base = [results["base"]["accuracy"] for _, results in done]
+    axes.plot(range(len(done)), base, "k_", markersize=24, label="one sample")
+    labels = [run.name.replace(",", "\n") for run, _ in done]
+    axes.set_xticks(range(len(done)), labels, fontsize="small")
+    axes.set_ylabel("accuracy on test problems, 95% interval")
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", bbox_inches="tight")
+    pyplot.close(figure)
+    return file.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

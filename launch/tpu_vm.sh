@@ -1,0 +1,258 @@
+#!/usr/bin/env bash
+# One run on a TPU VM or a pod slice, by a queued resource.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source=launch/common.sh
+. "$here/common.sh"
+
+usage() {
+  cat <<'END'
+launch/tpu_vm.sh --name=NAME --type=v5litepod-16 --zone=ZONE --project=PROJECT
+    [OPTIONS] -- ARGUMENTS
+
+Asks for a TPU, copies this checkout to all its workers, checks their devices, starts
+`pav run ARGUMENTS` on all of them, follows its log, and deletes the TPU. The same
+command goes on from wherever an earlier one stopped; a TPU that is preempted is asked
+for again, up to --attempts times.
+
+ARGUMENTS name a config and a --workdir. With more than one worker, and to survive
+preemption, that is a folder below --mount.
+
+  --nfs=SERVER:/SHARE  mounted at --mount on every worker
+  --mount=/mnt/pav
+  --spot               take capacity that may be preempted
+  --runtime=VERSION    of the TPU's software; by default the newest for its type
+  --fetch=DIR          copy the workdir's report to this folder at the end
+  --keep               do not delete the TPU at the end
+  --down               only delete the TPU
+  --attempts=3         times to ask for a TPU
+  --timeout=300        seconds that devices may take to answer
+  --poll=30            seconds between looks at a TPU or a run
+  --dry_run            print the commands instead
+END
+}
+
+OPTIONS="name type zone project nfs mount spot runtime fetch keep down attempts timeout
+  poll dry_run"
+OPTIONS=$(echo "$OPTIONS" | tr '\n' ' ')
+name='' type='' zone='' project='' nfs='' mount=/mnt/pav spot='' runtime='' fetch=''
+keep='' down='' attempts=3 timeout=300 poll=30 dry_run=''
+parse_options "$@"
+need name zone project
+
+# The default port is not the same in all releases of jax.
+PORT=JAX_COORDINATOR_PORT=8476
+where=("--zone=$zone" "--project=$project")
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+trap 'say "the TPU and its run go on; the same command follows it, --down deletes it"
+  exit 130' INT
+
+tpus() { run gcloud compute tpus "$@" "${where[@]}"; }
+
+# The state of the queued resource: ACTIVE and so on, or ABSENT, or UNKNOWN.
+state() {
+  if [ -n "$dry_run" ]; then
+    tpus queued-resources describe "$name" '--format=value(state.state)'
+    echo "$1"
+  elif tpus queued-resources describe "$name" '--format=value(state.state)' \
+    >"$scratch/state" 2>"$scratch/error"; then
+    cat "$scratch/state"
+  elif grep -qiE 'not.?found' "$scratch/error"; then
+    echo ABSENT
+  else
+    cat "$scratch/error" >&2
+    echo UNKNOWN
+  fi
+}
+
+delete() {
+  say "deletes $name"
+  tpus queued-resources delete "$name" --force --quiet
+}
+
+# What to do about gcloud's word on why there is no TPU, which goes to stderr first.
+explain() {
+  cat "$scratch/why" >&2
+  if grep -qiE 'quota|RESOURCE_EXHAUSTED' "$scratch/why"; then
+    refuse "no TPU: the project has no quota for $type in $zone; nothing is left" \
+      "behind. Ask for quota (console: IAM & Admin > Quotas, TPU API), or name another" \
+      "--type or --zone; then run the same command"
+  fi
+  refuse "no TPU: gcloud could not create $name (see above); nothing is left behind"
+}
+
+create() {
+  local version=$runtime
+  if [ -z "$version" ]; then
+    case $type in
+      v5litepod-*) version=v2-alpha-tpuv5-lite ;;
+      v5p-*) version=v2-alpha-tpuv5 ;;
+      v6e-*) version=v2-alpha-tpuv6e ;;
+      *) version=tpu-ubuntu2204-base ;;
+    esac
+  fi
+  say "asks for a $type called $name"
+  set -- queued-resources create "$name" "--node-id=$name" \
+    "--accelerator-type=$type" "--runtime-version=$version"
+  [ -z "$spot" ] || set -- "$@" --spot
+  if ! tpus "$@" 2>"$scratch/why"; then
+    case $(state ABSENT) in
+      ABSENT) ;;
+      *) delete ;;
+    esac
+    explain
+  fi
+}
+
+# Waits until there is a TPU; returns 1 if it was lost on the way, and deleted.
+bring_up() {
+  local now
+  now=$(state ABSENT)
+  while true; do
+    case $now in
+      ACTIVE) return ;;
+      ABSENT) create ;;
+      FAILED | SUSPENDED | SUSPENDING)
+        say "$name is $now: it was preempted, or could not be had; $(reason)"
+        delete
+        return 1
+        ;;
+      *) say "$name is $now; waits" ;;
+    esac
+    [ -n "$dry_run" ] || sleep "$poll"
+    now=$(state ACTIVE)
+  done
+}
+
+# Google's own word on a state.
+reason() {
+  [ -n "$dry_run" ] && return
+  tpus queued-resources describe "$name" '--format=value(state.stateInitiator,state)' \
+    2>/dev/null | tr '\n' ' ' || true
+}
+
+# A command on one worker or on all.
+on() {
+  tpus tpu-vm ssh "$name" "--worker=$1" "--command=$2"
+}
+
+copy() {
+  local archive=$scratch/pav_jax.tar.gz tries
+  for tries in 1 2 3 4 5; do # a new TPU lets nobody in for a moment
+    if on all true; then break; fi
+    [ "$tries" -lt 5 ] || return 1
+    sleep "$poll"
+  done
+  [ -z "$dry_run" ] || archive=pav_jax.tar.gz
+  say "copies this checkout"
+  (cd "$here/.." && run tar --create --gzip "--file=$archive" \
+    --exclude=.git --exclude=.venv --exclude=runs .)
+  tpus tpu-vm scp "$archive" "$name:pav_jax.tar.gz" --worker=all
+  local steps="mkdir -p pav_jax && tar xzf pav_jax.tar.gz -C pav_jax && cd pav_jax"
+  steps="$steps && python3 -m pip install --quiet --user uv"
+  steps="$steps && python3 -m uv venv --quiet --allow-existing --python 3.12 .venv"
+  steps="$steps && python3 -m uv pip install --quiet --python .venv -e '.[tpu]'"
+  steps="$steps -c requirements.lock"
+  if [ -n "$nfs" ]; then
+    steps="$steps && sudo mkdir -p $mount && { mountpoint -q $mount ||"
+    steps="$steps { sudo apt-get install -qq -y nfs-common &&"
+    steps="$steps sudo mount -t nfs $nfs $mount && sudo chmod 777 $mount; }; }"
+  fi
+  on all "$steps"
+}
+
+# Starts the run on all workers, so that it goes on when this machine does not.
+start() {
+  local expect job
+  expect=$(devices_of "$type")
+  say "checks that there are $expect devices"
+  on all "cd pav_jax && $PORT .venv/bin/pav devices --coordinator=auto\
+ --expect=$expect --timeout=$timeout" || return 1
+  say "starts pav run on all workers"
+  job="$(quoted .venv/bin/pav run "${REST[@]}" --coordinator=auto); echo \$? >run.code"
+  on all "cd pav_jax && rm -f run.code && $PORT nohup sh -c $(quoted "$job")\
+ >run.log 2>&1 </dev/null & echo \$! >pav_jax/run.pid"
+}
+
+# Prints on worker 0 what became of the run: none, running, lost, or its exit code.
+# shellcheck disable=SC2016 # the worker expands it
+LOOK='cd pav_jax 2>/dev/null || { echo none; exit; }; '\
+'if [ -f run.code ]; then cat run.code; elif [ ! -f run.pid ]; then echo none; '\
+'elif kill -0 "$(cat run.pid)" 2>/dev/null; then echo running; else echo lost; fi'
+
+# The same, here; or unreachable. In a dry run, what is given.
+progress() {
+  if [ -n "$dry_run" ]; then
+    on 0 "$LOOK"
+    echo "$1"
+  else
+    on 0 "$LOOK" 2>"$scratch/error" | tail -n 1 || echo unreachable
+  fi
+}
+
+# Follows a run until it ends; returns its exit code, or AGAIN if the TPU went away.
+follow() {
+  local now shown=0
+  while true; do
+    now=$(progress 0)
+    case $now in
+      running | unreachable) ;;
+      none | lost) return "$AGAIN" ;;
+      *)
+        on 0 "tail -n 20 pav_jax/run.log" || true
+        return "$now"
+        ;;
+    esac
+    if [ "$now" = running ]; then
+      on 0 "tail -n +$((shown + 1)) pav_jax/run.log" >"$scratch/log" 2>/dev/null || true
+      cat "$scratch/log"
+      shown=$((shown + $(wc -l <"$scratch/log")))
+    elif [ "$(state ACTIVE)" != ACTIVE ]; then
+      say "$name was preempted"
+      return "$AGAIN"
+    fi
+    sleep "$poll"
+  done
+}
+
+if [ -n "$down" ]; then
+  delete
+  exit
+fi
+need type
+[ ${#REST[@]} -gt 0 ] || refuse "give the arguments of pav run after --"
+workdir=$(rest_option workdir)
+[ -n "$workdir" ] || refuse "give --workdir=... after --"
+devices_of "$type" >/dev/null
+
+code=$AGAIN
+for ((tried = 1; tried <= attempts; tried++)); do
+  [ $tried -eq 1 ] || say "attempt $tried of $attempts"
+  bring_up || continue
+  case $(progress none) in
+    running) say "a run is at work there already; follows it" ;;
+    *) if ! { copy && start; }; then
+      if [ "$(state ACTIVE)" = ACTIVE ]; then
+        [ -n "$keep" ] || delete
+        refuse "the run could not be started (see above)"
+      fi
+      say "$name was lost before the run had started"
+      continue
+    fi ;;
+  esac
+  code=0
+  follow || code=$?
+  is_again $code || break
+  say "the run was stopped from outside (exit code $code)"
+done
+
+if [ $code -eq 0 ] && [ -n "$fetch" ]; then
+  run mkdir -p "$fetch"
+  tpus tpu-vm scp "$name:$workdir/report" "$fetch" --worker=0 --recurse
+fi
+[ -n "$keep" ] || case $(state ACTIVE) in
+  ABSENT) ;;
+  *) delete ;;
+esac
+exit $code

@@ -1,0 +1,218 @@
+"""Several processes at one experiment: process 0 leads, the others help with shards.
+
+The leader owns the workdir: it alone takes the lock, decides which stages run, writes
+manifests and runs the stages that cannot be shared out. The others wait for it, and
+where a stage is `shared` they run it too: whoever claims a shard first writes it. All
+of this goes through small files in `workdir/.crew-RUN`, so that nobody waits for
+anybody in between; jax only tells the others which RUN it is.
+
+    STAGE.open, STAGE.done    the leader began it, or found it or made it complete
+    NAME.claim, NAME.done     a shard that one process took, and has dealt with
+    left-I                    process I is through, or stopped; it says why
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pav_jax import artifacts
+from pav_jax.errors import UserError
+from pav_jax.processes import Processes
+from pav_jax.stopping import PeerStopped
+from pav_jax.workdir import SETTINGS, claim
+
+_POLL_SECONDS = 0.3
+# How long the leader, when it fails, waits for the others to hear of that: with it ends
+# the service that they are connected to, and jax would then end them in its own way.
+_FAREWELL_SECONDS = 10.0
+
+
+class Alone:
+    """A run of one process, which has all shards to itself."""
+
+    leads = True
+
+    def claim(self, name: str) -> bool:
+        """Whether the shard is this process's to write; no other will get it."""
+        return True
+
+    def close(self, name: str) -> None:
+        """Says that a shard is on disk."""
+
+    def closed(self, name: str) -> bool:
+        """Whether a shard is on disk."""
+        return True
+
+    def pause(self) -> None:
+        """Waits a moment for others."""
+
+    def check(self) -> None:
+        """Stops if another process has.
+
+        Raises:
+          PeerStopped: one has.
+        """
+
+    def begin(self, stage: str) -> None:
+        """The leader: lets others help with a stage."""
+
+    def end(self, stage: str) -> None:
+        """The leader: a stage is complete."""
+
+
+class Crew(Alone):
+    """This process's view of what the processes of a run do.
+
+    Args:
+      folder: of the run; all see the same one.
+      processes: which one this is.
+    """
+
+    def __init__(self, folder: Path, processes: Processes):
+        self._folder = folder
+        self._index = processes.index
+        self._others = [i for i in range(processes.count) if i != processes.index]
+        self._checked = 0.0
+        self.leads = processes.index == 0
+
+    def claim(self, name: str) -> bool:
+        try:
+            (self._folder / f"{name}.claim").open("x").close()
+        except FileExistsError:
+            return False
+        return True
+
+    def close(self, name: str) -> None:
+        (self._folder / f"{name}.done").touch()
+
+    def closed(self, name: str) -> bool:
+        return (self._folder / f"{name}.done").exists()
+
+    def pause(self) -> None:
+        time.sleep(_POLL_SECONDS)
+        self.check()
+
+    def check(self) -> None:
+        if time.monotonic() - self._checked < _POLL_SECONDS:
+            return
+        self._checked = time.monotonic()
+        for other in self._others:
+            left = self._left(other)
+            if left.exists() and (why := left.read_text()):
+                raise PeerStopped(f"process {other} stopped: {why}")
+
+    def begin(self, stage: str) -> None:
+        (self._folder / f"{stage}.open").touch()
+
+    def end(self, stage: str) -> None:
+        self.close(stage)
+
+    def await_begin(self, stage: str) -> bool:
+        """Waits until a stage is begun or complete; returns whether it is to be run."""
+        while not self.closed(stage):
+            if (self._folder / f"{stage}.open").exists():
+                return True
+            self.pause()
+        return False
+
+    def await_end(self, stage: str) -> None:
+        """Waits until a stage is complete."""
+        while not self.closed(stage):
+            self.pause()
+
+    def leave(self, why: str = "") -> None:
+        """Says that this process does no more; for a reason if it failed."""
+        with contextlib.suppress(UserError, OSError):
+            text = " ".join(why.split())
+            text = text if len(text) <= 300 else f"{text[:297]}..."
+            left = self._left(self._index)
+            artifacts.write_atomically(left, lambda file: file.write(text.encode()))
+        if why and self.leads:
+            end = time.monotonic() + _FAREWELL_SECONDS
+            while time.monotonic() < end and not all(
+                self._left(other).exists() for other in self._others
+            ):
+                time.sleep(_POLL_SECONDS)
+
+    def _left(self, index: int) -> Path:
+        return self._folder / f"left-{index}"
+
+
+@contextlib.contextmanager
+def muster(
+    workdir: str | os.PathLike[str],
+    name: str,
+    values: dict[str, Any],
+    processes: Processes,
+) -> Iterator[tuple[Path, Alone]]:
+    """The claimed workdir, and who works in it; see `workdir.claim`.
+
+    All processes of the run come here at about the same time.
+
+    Raises:
+      UserError: as `claim`; or this process was given another config or folder.
+      PeerStopped: the leader could not claim it.
+    """
+    if processes.count == 1:
+        with claim(workdir, name, values) as root:
+            yield root, Alone()
+        return
+    lead = _lead if processes.index == 0 else _follow
+    with lead(workdir, name, values) as (root, folder):
+        crew = Crew(folder, processes)
+        try:
+            yield root, crew
+        except BaseException as error:
+            crew.leave(str(error) or type(error).__name__)
+            raise
+        crew.leave()
+
+
+@contextlib.contextmanager
+def _lead(workdir, name, values) -> Iterator[tuple[Path, Path]]:
+    with contextlib.ExitStack() as stack:
+        run = 0  # which tells the others that there is none
+        try:
+            root = stack.enter_context(claim(workdir, name, values))
+            for old in root.glob(".crew-*"):
+                shutil.rmtree(old)
+            run = 1 + secrets.randbelow(2**31 - 1)
+            folder = _folder(root, run)
+            folder.mkdir()
+        finally:
+            _broadcast(run)
+        yield root, folder
+
+
+@contextlib.contextmanager
+def _follow(workdir, name, values) -> Iterator[tuple[Path, Path]]:
+    run = _broadcast(0)
+    if not run:
+        raise PeerStopped("process 0 could not claim the workdir")
+    root = Path(workdir).expanduser().absolute()
+    folder = _folder(root, run)
+    if not folder.is_dir():
+        raise UserError(
+            f"--workdir={workdir} is not the folder that process 0 works in; all"
+            " processes need one that they all see, such as an NFS mount"
+        )
+    if artifacts.read_json(root / SETTINGS) != {"name": name, "config": values}:
+        raise UserError("this process was given another config than process 0")
+    yield root, folder
+
+
+def _folder(root: Path, run: int) -> Path:
+    return root / f".crew-{run:08x}"
+
+
+def _broadcast(value: int) -> int:
+    """The leader's value, in every process."""
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))

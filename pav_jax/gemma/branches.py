@@ -1,0 +1,211 @@
+"""Attention over shared trunks and private branches: the engine's model half.
+
+Every sampling job is many short continuations of few shared prefixes. A trunk
+is a prefix that G groups of M branches each read but never write; a branch adds
+a short private suffix. Where a branch leaves its trunk is just a length: the
+mask `t < trunk_length`, so continuations of every prefix of a response need
+nothing but integers.
+
+Shape letters: G trunks, M branches of each, S new tokens, T trunk capacity, C
+suffix capacity, K kv heads, H head_dim; one array a layer, since a cache that
+is stacked over layers is copied at every step on CPU.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from pav_jax.gemma import forward
+from pav_jax.gemma.config import TransformerConfig
+from pav_jax.gemma.forward import Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KeyValues:
+    """Keys and values of every layer.
+
+    Attributes:
+      keys: a tuple with `[..., K, time, H]` for each layer, already rotated.
+      values: the same shapes.
+    """
+
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+
+
+def prefill(
+    params: Params, tokens: jax.Array, *, config: TransformerConfig
+) -> tuple[KeyValues, jax.Array]:
+    """Keys and values of whole trunks.
+
+    Args:
+      params: the tree of `forward.init_params`.
+      tokens: int32 `[G, T]`, real tokens first; padding is computed and unread.
+      config: the architecture.
+
+    Returns:
+      Trunks of `[G, K, T, H]` a layer, and final hidden states `[G, T, D]`.
+    """
+    hidden, (keys, values) = forward.hidden_states(
+        params, tokens, config=config, return_kv=True
+    )
+    return KeyValues(tuple(keys), tuple(values)), hidden
+
+
+def zero_key_values(
+    shape: tuple[int, ...], *, config: TransformerConfig, dtype: jnp.dtype
+) -> KeyValues:
+    """Zeros of `shape` for every layer, each a buffer of its own."""
+
+    def zeros():
+        return tuple(jnp.zeros(shape, dtype) for _ in config.layers)
+
+    return KeyValues(zeros(), zeros())
+
+
+def empty_suffix(
+    groups: int,
+    branches: int,
+    capacity: int,
+    *,
+    config: TransformerConfig,
+    dtype: jnp.dtype = jnp.float32,
+) -> KeyValues:
+    """Room for `capacity` tokens a branch: `[G, M, K, C, H]` a layer."""
+    shape = (groups, branches, config.num_kv_heads, capacity, config.head_dim)
+    return zero_key_values(shape, config=config, dtype=dtype)
+
+
+def extend(
+    params: Params,
+    trunk: KeyValues,
+    suffix: KeyValues,
+    tokens: jax.Array,
+    trunk_length: jax.Array,
+    suffix_length: jax.Array,
+    *,
+    config: TransformerConfig,
+) -> tuple[KeyValues, jax.Array]:
+    """Appends S tokens to every branch, in one pass.
+
+    Tokens past a branch's real ones are written beyond its length, where the
+    mask hides them until they are overwritten; past the capacity they are
+    dropped.
+
+    Args:
+      params: the tree of `forward.init_params`.
+      trunk: `[G, K, T, H]` a layer; read once for all branches of a group.
+      suffix: `[G, M, K, C, H]` a layer.
+      tokens: int32 `[G, M, S]`.
+      trunk_length: int32 `[G, M]`, how much of its trunk each branch sees.
+      suffix_length: int32 `[G, M]`, tokens that the suffix holds before this.
+      config: the architecture.
+
+    Returns:
+      The suffix with the tokens' keys and values, and hidden states
+      `[G, M, S, D]`.
+    """
+    groups, branches, count = tokens.shape
+    kv_heads, head_dim = config.num_kv_heads, config.head_dim
+    queries = count * config.num_heads // kv_heads  # of a kv head, in one branch
+    offset = suffix_length[..., None] + jnp.arange(count)[None, None]  # [G, M, S]
+    position = trunk_length[..., None] + offset
+    angles = forward.rope_angles(position, config)
+    on_trunk, on_suffix = _masks(trunk, suffix, position, offset, config=config)
+    row = (
+        jnp.arange(groups)[:, None, None],
+        jnp.arange(branches)[None, :, None],
+        slice(None),
+        offset,
+    )
+    new_keys, new_values = [], []
+    x = forward.embed(params, tokens)
+    for i, kind in enumerate(config.layers):
+        layer = jax.tree.map(lambda a, i=i: a[i], params["layers"])
+        q, k, v = forward.project_qkv(layer, x, angles[kind], config=config)
+        keys = suffix.keys[i].at[row].set(k, mode="drop")
+        values = suffix.values[i].at[row].set(v, mode="drop")
+        # A trunk's queries are those of all its branches: one matrix product. Scores
+        # on trunk and suffix are never laid end to end; they meet in the maximum and
+        # the sum that a softmax needs of them.
+        q = q.reshape(groups, branches, count, kv_heads, -1, head_dim)
+        q = q.transpose(0, 1, 3, 2, 4, 5)  # [G, M, K, S, P, H]
+        q = q.reshape(groups, branches, kv_heads, queries, head_dim)
+        far = jnp.einsum(
+            "gkqh,gkth->gkqt",
+            q.swapaxes(1, 2).reshape(groups, kv_heads, -1, head_dim),
+            trunk.keys[i],
+        )
+        near = jnp.einsum("gmkqh,gmkch->gmkqc", q, keys)
+        far = forward.mask_scores(far, on_trunk[kind], config=config)
+        near = forward.mask_scores(near, on_suffix[kind], config=config)
+        top = jnp.maximum(_by_branch(jnp.max(far, -1), branches), jnp.max(near, -1))
+        far = jnp.exp(far - _by_trunk(top)[..., None])
+        near = jnp.exp(near - top[..., None])
+        total = _by_branch(jnp.sum(far, -1), branches) + jnp.sum(near, -1)
+        encoded = jnp.einsum("gkqt,gkth->gkqh", far.astype(v.dtype), trunk.values[i])
+        encoded = _by_branch(encoded, branches)
+        encoded += jnp.einsum("gmkqc,gmkch->gmkqh", near.astype(v.dtype), values)
+        encoded = (encoded / total[..., None]).astype(v.dtype)
+        encoded = encoded.reshape(groups, branches, kv_heads, count, -1, head_dim)
+        encoded = encoded.transpose(0, 1, 3, 2, 4, 5)
+        encoded = encoded.reshape(groups, branches, count, config.num_heads, head_dim)
+        x = forward.finish_layer(layer, x, encoded)
+        new_keys.append(keys)
+        new_values.append(values)
+    x = forward.rms_norm(x, params["final_norm"])
+    return KeyValues(tuple(new_keys), tuple(new_values)), x
+
+
+def _by_branch(x: jax.Array, branches: int) -> jax.Array:
+    """`[G, K, M * Q, ...]` as `[G, M, K, Q, ...]`."""
+    return x.reshape(*x.shape[:2], branches, -1, *x.shape[3:]).swapaxes(1, 2)
+
+
+def _by_trunk(x: jax.Array) -> jax.Array:
+    """`[G, M, K, Q, ...]` as `[G, K, M * Q, ...]`."""
+    x = x.swapaxes(1, 2)
+    return x.reshape(*x.shape[:2], -1, *x.shape[4:])
+
+
+def _masks(
+    trunk: KeyValues,
+    suffix: KeyValues,
+    position: jax.Array,
+    offset: jax.Array,
+    *,
+    config: TransformerConfig,
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """What each token sees of its trunk and of its own suffix, by layer kind.
+
+    Args:
+      trunk: `[G, K, T, H]` a layer.
+      suffix: `[G, M, K, C, H]` a layer.
+      position: int32 `[G, M, S]`, of the new tokens.
+      offset: int32 `[G, M, S]`, their places in the suffix.
+      config: the architecture.
+
+    Returns:
+      Two bool arrays for each of 'global' and 'local': on the trunk
+      `[G, 1, M * Q, T]`, on the suffix `[G, M, 1, Q, C]`, with Q = S * heads of a
+      kv head.
+    """
+    per_kv = config.num_heads // config.num_kv_heads
+    trunk_time = jnp.arange(trunk.keys[0].shape[2])[None, None, None]
+    suffix_time = jnp.arange(suffix.keys[0].shape[3])[None, None, None]
+    position, offset = position[..., None], offset[..., None]
+    trunk_length = position - offset
+    far = {"global": trunk_time < trunk_length}
+    near = {"global": suffix_time <= offset}
+    far["local"] = far["global"] & (position - trunk_time < config.window)
+    near["local"] = near["global"] & (offset - suffix_time < config.window)
+
+    def for_heads(mask):  # [G, M, S, time] -> [G, M, 1, Q, time]
+        return jnp.repeat(mask, per_kv, axis=2)[:, :, None]
+
+    return (
+        {kind: _by_trunk(for_heads(mask)) for kind, mask in far.items()},
+        {kind: for_heads(mask) for kind, mask in near.items()},
+    )

@@ -1,0 +1,106 @@
+"""What formats of checkpoints have in common.
+
+A format is a `Source`: it says which `Piece`s make up our parameter tree and reads
+one tensor at a time. There are two: `package_format` and `hugging_face`.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from pav_jax.errors import UserError
+from pav_jax.gemma.config import TransformerConfig
+
+# Checkpoints differ in how many rows, of no token, end the embedding table.
+SPARE_ROWS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """One tensor of a checkpoint, and its place in our parameter tree.
+
+    Attributes:
+      name: the checkpoint's name for the tensor.
+      shape: the shape that it must have there.
+      leaf: the name of our parameter.
+      at: the leading indices at which the tensor goes into our parameter; empty
+        if it is the whole of it.
+      ours: the tensor in our layout, as a view.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    leaf: str
+    at: tuple[int, ...] = ()
+    ours: Callable[[np.ndarray], np.ndarray] = lambda tensor: tensor
+
+
+class Source(Protocol):
+    """A checkpoint that can be read one tensor at a time."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor of the text model."""
+        ...
+
+    def pieces(self, config: TransformerConfig) -> list[Piece]:
+        """What the architecture is made of, in an order good for reading."""
+        ...
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, in the dtype that it is stored in."""
+        ...
+
+
+def embedding_piece(
+    name: str, config: TransformerConfig, found: tuple[int, ...] | None
+) -> Piece:
+    """The embedding table, its spare rows cut or filled up to the config's.
+
+    The row of the padding token fills up, since it is never to be sampled; a row of
+    zeros would have the logit 0, which can be a large one.
+    """
+    size = config.vocab_size
+    rows = found[0] if found else size
+    if abs(rows - size) > SPARE_ROWS:
+        rows = size  # so that the check of shapes says what is wrong
+
+    def fit(table: np.ndarray) -> np.ndarray:
+        if len(table) >= size:
+            return table[:size]
+        return np.concatenate([table, np.repeat(table[:1], size - len(table), 0)])
+
+    return Piece(name, (rows, config.embed_dim), "embed", (), fit)
+
+
+@contextlib.contextmanager
+def damage_is_a_user_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # Orbax, TensorStore and safetensors raise many kinds
+        raise UserError(
+            f"the checkpoint {path} is damaged ({type(error).__name__}: {error})"
+        ) from error
+
+
+def layer_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
+    """The shapes of one layer's parameters, as in `forward.init_params`."""
+    c = config
+    shapes = {
+        "q": (c.num_heads, c.embed_dim, c.head_dim),
+        "kv": (2, c.num_kv_heads, c.embed_dim, c.head_dim),
+        "o": (c.num_heads, c.head_dim, c.embed_dim),
+        "gate": (2, c.embed_dim, c.mlp_dim),
+        "down": (c.mlp_dim, c.embed_dim),
+    }
+    for name in ("pre_attn_norm", "post_attn_norm", "pre_mlp_norm", "post_mlp_norm"):
+        shapes[name] = (c.embed_dim,)
+    if c.qk_norm:
+        shapes |= {"q_norm": (c.head_dim,), "k_norm": (c.head_dim,)}
+    return shapes

@@ -1,0 +1,292 @@
+"""Gemma's forward pass as pure functions over one stacked parameter tree.
+
+The `gemma` package is the reference (tests hold the two equal). What differs is
+the shape: layers are stacked along a leading axis, so that training scans over
+them with remat; keys and values are stored `[..., kv_head, time, head_dim]`, so
+that appending to a cache copies nothing; and the vocabulary is only touched for
+the positions and tokens that are asked for.
+
+Shape letters: B batch, T time, D embed_dim, N query heads, K kv heads, H
+head_dim, F mlp_dim, V vocabulary, L layers.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pav_jax.gemma.config import TransformerConfig
+from pav_jax.mesh import BATCH, constrain
+
+Params = dict[str, Any]
+_MASKED = -2.3819763e38  # what the gemma package uses; finite, so no NaN rows
+
+
+def init_params(
+    key: jax.Array, config: TransformerConfig, dtype: jnp.dtype = jnp.float32
+) -> Params:
+    """Random parameters; the key is consumed.
+
+    Matrices are normal with variance 1/fan_in, norm scales are zero (a scale
+    is applied as `1 + scale`), and the embedding has standard deviation
+    1/sqrt(D), since Gemma multiplies embeddings by sqrt(D).
+    """
+    c = config
+    shapes = {
+        "q": ((c.num_layers, c.num_heads, c.embed_dim, c.head_dim), c.embed_dim),
+        "kv": (
+            (c.num_layers, 2, c.num_kv_heads, c.embed_dim, c.head_dim),
+            c.embed_dim,
+        ),
+        "o": (
+            (c.num_layers, c.num_heads, c.head_dim, c.embed_dim),
+            c.num_heads * c.head_dim,
+        ),
+        "gate": ((c.num_layers, 2, c.embed_dim, c.mlp_dim), c.embed_dim),
+        "down": ((c.num_layers, c.mlp_dim, c.embed_dim), c.mlp_dim),
+    }
+    keys = dict(zip([*shapes, "embed"], jax.random.split(key, 6), strict=True))
+    layers = {
+        name: (jax.random.normal(keys[name], shape) * fan_in**-0.5).astype(dtype)
+        for name, (shape, fan_in) in shapes.items()
+    }
+    for name in ("pre_attn_norm", "post_attn_norm", "pre_mlp_norm", "post_mlp_norm"):
+        layers[name] = jnp.zeros((c.num_layers, c.embed_dim), dtype)
+    if c.qk_norm:
+        layers["q_norm"] = jnp.zeros((c.num_layers, c.head_dim), dtype)
+        layers["k_norm"] = jnp.zeros((c.num_layers, c.head_dim), dtype)
+    embed = jax.random.normal(keys["embed"], (c.vocab_size, c.embed_dim))
+    return {
+        "embed": (embed * c.embed_dim**-0.5).astype(dtype),
+        "final_norm": jnp.zeros((c.embed_dim,), dtype),
+        "layers": layers,
+    }
+
+
+def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
+    """RMS norm in float32, returned in `x`'s dtype; `scale` is `[D]`."""
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + 1e-6)
+    scale = scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+    return (y * (1.0 + scale)).astype(x.dtype)
+
+
+def rope_angles(
+    positions: jax.Array, config: TransformerConfig
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """(sin, cos) of each layer kind, float32 `[*positions.shape, H/2]`."""
+    exponents = jnp.arange(config.head_dim // 2, dtype=jnp.float32)
+    exponents = exponents * (2.0 / config.head_dim)
+    angles = {}
+    for kind, base, scale in (
+        ("local", config.local_rope_base, config.local_rope_scale),
+        ("global", config.global_rope_base, config.global_rope_scale),
+    ):
+        inverse = (1.0 / (base**exponents)).reshape((1,) * positions.ndim + (-1,))
+        angle = positions[..., None].astype(jnp.float32) * inverse / scale
+        angles[kind] = (jnp.sin(angle), jnp.cos(angle))
+    return angles
+
+
+def _rotate(x: jax.Array, angle: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Applies RoPE to `x [..., N, H]` by angles `[..., H/2]`."""
+    sin, cos = (a[..., None, :] for a in angle)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    rotated = [first * cos - second * sin, second * cos + first * sin]
+    return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
+
+
+def embed(params: Params, tokens: jax.Array) -> jax.Array:
+    """Token embeddings `[..., D]` of int32 `tokens [...]`, scaled by sqrt(D)."""
+    return _scaled(params["embed"][tokens])
+
+
+def _scaled(x: jax.Array) -> jax.Array:
+    return x * jnp.sqrt(x.shape[-1]).astype(x.dtype)
+
+
+def _look_up(table: jax.Array, tokens: jax.Array) -> jax.Array:
+    """`table[tokens]`, `[B, T, D]`, by every device for its columns of the table.
+
+    On a mesh, tokens and then activations change places; the table, which is larger,
+    stays where it is.
+    """
+    rows = constrain(table[constrain(tokens, "data")], "data", None, "fsdp")
+    return constrain(rows, BATCH)
+
+
+def project_qkv(
+    layer: Params,
+    x: jax.Array,
+    angle: tuple[jax.Array, jax.Array],
+    *,
+    config: TransformerConfig,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Rotated, scaled queries `[..., N, H]`; keys and values `[..., K, H]`."""
+    y = rms_norm(x, layer["pre_attn_norm"])
+    q = jnp.einsum("...d,ndh->...nh", y, layer["q"])
+    k = jnp.einsum("...d,kdh->...kh", y, layer["kv"][0])
+    v = jnp.einsum("...d,kdh->...kh", y, layer["kv"][1])
+    if config.qk_norm:
+        q = rms_norm(q, layer["q_norm"])
+        k = rms_norm(k, layer["k_norm"])
+    q = _rotate(q, angle) * config.query_scale
+    return q, _rotate(k, angle), v
+
+
+def mask_scores(
+    scores: jax.Array, mask: jax.Array, *, config: TransformerConfig
+) -> jax.Array:
+    """Attention scores in float32, soft-capped, and masked."""
+    scores = scores.astype(jnp.float32)
+    if config.attn_softcap is not None:
+        scores = jnp.tanh(scores / config.attn_softcap) * config.attn_softcap
+    return jnp.where(mask, scores, _MASKED)
+
+
+def attention_weights(
+    scores: jax.Array, mask: jax.Array, *, config: TransformerConfig
+) -> jax.Array:
+    """Float32 softmax of `mask_scores`, over the last axis."""
+    return jax.nn.softmax(mask_scores(scores, mask, config=config), axis=-1)
+
+
+def finish_layer(layer: Params, x: jax.Array, encoded: jax.Array) -> jax.Array:
+    """Output projection, feed-forward and residuals of one layer.
+
+    Args:
+      layer: one layer's parameters.
+      x: the layer's input `[..., D]`.
+      encoded: what attention gathered, `[..., N, H]`.
+
+    Returns:
+      The layer's output `[..., D]`.
+    """
+    out = jnp.einsum("...nh,nhd->...d", encoded, layer["o"])
+    x = x + rms_norm(out, layer["post_attn_norm"])
+    y = rms_norm(x, layer["pre_mlp_norm"])
+    gate = jnp.einsum("...d,df->...f", y, layer["gate"][0])
+    up = jnp.einsum("...d,df->...f", y, layer["gate"][1])
+    out = jnp.einsum("...f,fd->...d", jax.nn.gelu(gate) * up, layer["down"])
+    return x + rms_norm(out, layer["post_mlp_norm"])
+
+
+def hidden_states(
+    params: Params,
+    tokens: jax.Array,
+    *,
+    config: TransformerConfig,
+    remat: bool = False,
+    return_kv: bool = False,
+) -> Any:
+    """Final-norm hidden states of whole sequences.
+
+    Causal attention lets right padding follow the real tokens unmasked: no
+    real token sees it, and what padding computes is not read.
+
+    Args:
+      params: the tree of `init_params`.
+      tokens: int32 `[B, T]`, real tokens first.
+      config: the architecture.
+      remat: recompute each layer in the backward pass instead of storing it, as is
+        always done for a large model.
+      return_kv: also return keys and values, each `[L, B, K, T, H]`.
+
+    Returns:
+      `[B, T, D]` in the parameters' dtype, or `(hidden, (keys, values))`.
+    """
+    remat = remat or config.is_large
+    batch, length = tokens.shape
+    positions = jnp.broadcast_to(jnp.arange(length), (batch, length))
+    angles = rope_angles(positions, config)
+    causal = jnp.tril(jnp.ones((length, length), bool))
+    near = jnp.triu(jnp.ones((length, length), bool), 1 - config.window)
+    groups = config.num_heads // config.num_kv_heads
+
+    def block(x, scanned):
+        layer, is_local = scanned
+        angle = jax.tree.map(
+            lambda a, b: jnp.where(is_local, a, b), angles["local"], angles["global"]
+        )
+        q, k, v = project_qkv(layer, x, angle, config=config)
+        q = q.reshape(*q.shape[:2], config.num_kv_heads, groups, config.head_dim)
+        logits = jnp.einsum("btkgh,bskh->bkgts", q, k)
+        mask = causal & (near | ~is_local)
+        weights = attention_weights(logits, mask[None, None, None], config=config)
+        encoded = jnp.einsum("bkgts,bskh->btkgh", weights.astype(v.dtype), v)
+        encoded = encoded.reshape(batch, length, config.num_heads, config.head_dim)
+        kv = (k.swapaxes(1, 2), v.swapaxes(1, 2)) if return_kv else None
+        return constrain(finish_layer(layer, x, encoded), BATCH), kv
+
+    if remat:
+        block = jax.checkpoint(block)
+    is_local = jnp.array([kind == "local" for kind in config.layers])
+    x, kv = jax.lax.scan(
+        block,
+        _scaled(_look_up(params["embed"], tokens)),
+        (params["layers"], is_local),
+        # A model small enough to need no remat runs faster unrolled.
+        unroll=1 if remat else config.num_layers,
+    )
+    x = rms_norm(x, params["final_norm"])
+    return (x, kv) if return_kv else x
+
+
+def _softcapped(out: jax.Array, config: TransformerConfig) -> jax.Array:
+    if config.final_softcap is None:
+        return out
+    return jnp.tanh(out / config.final_softcap) * config.final_softcap
+
+
+def logits(
+    params: Params, hidden: jax.Array, *, config: TransformerConfig
+) -> jax.Array:
+    """Float32 next-token logits `[..., V]` of final hidden states `[..., D]`."""
+    out = jnp.einsum(
+        "...d,vd->...v", hidden, params["embed"], preferred_element_type=jnp.float32
+    )
+    return _softcapped(out, config)
+
+
+def token_log_probs(
+    params: Params,
+    hidden: jax.Array,
+    targets: jax.Array,
+    *,
+    config: TransformerConfig,
+    chunk: int = 16_384,
+) -> jax.Array:
+    """Float32 log-probability `[B, T]` of `targets [B, T]` given `hidden [B, T, D]`.
+
+    Of a vocabulary larger than `chunk`, at most that many logits of a token are
+    there at once, in the backward pass too, which computes them again.
+    """
+    table = params["embed"]
+    size = len(table)
+    if size <= chunk:
+        log_probs = jax.nn.log_softmax(logits(params, hidden, config=config))
+        return jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
+
+    # Outside the loop, where the gradient of the gather is scattered only once.
+    gold = jnp.einsum(
+        "btd,btd->bt",
+        hidden,
+        _look_up(table, targets),
+        preferred_element_type=jnp.float32,
+    )
+    chunks = -(-size // chunk)
+    rows = -(-size // chunks)
+    table = jnp.pad(table, ((0, rows * chunks - size), (0, 0)))
+    # Every chunk takes rows from all over the table, so that a table sharded by rows
+    # stays so: no device waits for another's chunk.
+    parts = table.reshape(rows, chunks, -1).swapaxes(0, 1)
+    real = (jnp.arange(rows * chunks) < size).reshape(rows, chunks).T
+
+    @jax.checkpoint
+    def log_sum(part):
+        table, real = part
+        out = logits({"embed": table}, hidden, config=config)
+        return jax.nn.logsumexp(jnp.where(real[None, None], out, _MASKED), axis=-1)
+
+    total = jax.nn.logsumexp(jax.lax.map(log_sum, (parts, real)), axis=0)
+    return _softcapped(gold, config) - total

@@ -1,0 +1,206 @@
+"""Hugging Face's directories: config.json and safetensors, as transformers writes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pav_jax.errors import UserError
+from pav_jax.gemma.config import TransformerConfig
+from pav_jax.gemma.formats import (
+    Piece,
+    damage_is_a_user_error,
+    embedding_piece,
+    layer_shapes,
+)
+
+_HF_NORMS = {
+    "pre_attn_norm": "input_layernorm",
+    "post_attn_norm": "post_attention_layernorm",
+    "pre_mlp_norm": "pre_feedforward_layernorm",
+    "post_mlp_norm": "post_feedforward_layernorm",
+    "q_norm": "self_attn.q_norm",
+    "k_norm": "self_attn.k_norm",
+}
+_HF_TABLE = "embed_tokens.weight"
+
+
+class HuggingFaceSource:
+    """A directory of safetensors with a config.json, as transformers writes it.
+
+    Names are without the prefix of the text model, which depends on whether the
+    checkpoint has a vision tower and on the version of transformers.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self.config = _read_json(path / "config.json")
+        self._files: dict[str, Path] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        tensors = {}
+        for file in self._shards():
+            with damage_is_a_user_error(file), self._open(file) as reader:
+                for name in reader.keys():  # noqa: SIM118 (it is no mapping)
+                    shape = tuple(reader.get_slice(name).get_shape())
+                    tensors[name] = (file, shape)
+        tables = [name for name in tensors if name.endswith(_HF_TABLE)]
+        if len(tables) != 1:
+            raise UserError(
+                f"the checkpoint {path} has {len(tables)} tensors whose name ends in"
+                f" {_HF_TABLE}; it should have one"
+            )
+        self._prefix = tables[0].removesuffix(_HF_TABLE)
+        for name, (file, shape) in tensors.items():
+            if name.startswith(self._prefix) and not name.endswith("lm_head.weight"):
+                short = name.removeprefix(self._prefix)
+                self._files[short], self.shapes[short] = file, shape
+
+    @staticmethod
+    def _open(file: Path) -> Any:
+        import safetensors
+
+        return safetensors.safe_open(file, framework="numpy")
+
+    def _shards(self) -> list[Path]:
+        index = self._path / "model.safetensors.index.json"
+        if not index.is_file():
+            return [self._path / "model.safetensors"]
+        try:
+            names = sorted(set(_read_json(index)["weight_map"].values()))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{index} is damaged: it has no weight_map") from error
+        if missing := [n for n in names if not (self._path / n).is_file()]:
+            raise UserError(f"{self._path} lacks {missing[0]}, which {index} names")
+        return [self._path / name for name in names]
+
+    def pieces(self, config: TransformerConfig) -> list[Piece]:
+        """What the architecture is made of."""
+        c = config
+        shapes = layer_shapes(c)
+        pieces = [
+            embedding_piece(_HF_TABLE, c, self.shapes[_HF_TABLE]),
+            Piece("norm.weight", (c.embed_dim,), "final_norm"),
+        ]
+
+        def heads(w: np.ndarray) -> np.ndarray:  # [N*H, D] -> [N, D, H]
+            return w.reshape(-1, c.head_dim, c.embed_dim).swapaxes(1, 2)
+
+        def out(w: np.ndarray) -> np.ndarray:  # [D, N*H] -> [N, H, D]
+            return w.T.reshape(-1, c.head_dim, c.embed_dim)
+
+        q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+        d, f = c.embed_dim, c.mlp_dim
+        matrices = [
+            ("self_attn.q_proj", (q, d), "q", (), heads),
+            ("self_attn.k_proj", (kv, d), "kv", (0,), heads),
+            ("self_attn.v_proj", (kv, d), "kv", (1,), heads),
+            ("self_attn.o_proj", (d, q), "o", (), out),
+            ("mlp.gate_proj", (f, d), "gate", (0,), np.transpose),
+            ("mlp.up_proj", (f, d), "gate", (1,), np.transpose),
+            ("mlp.down_proj", (d, f), "down", (), np.transpose),
+        ]
+        for i in range(c.num_layers):
+            layer = f"layers.{i}"
+            for name, shape, leaf, half, ours in matrices:
+                name = f"{layer}.{name}.weight"
+                pieces.append(Piece(name, shape, leaf, (i, *half), ours))
+            for leaf, name in _HF_NORMS.items():
+                if leaf in shapes:
+                    name = f"{layer}.{name}.weight"
+                    pieces.append(Piece(name, shapes[leaf], leaf, (i,)))
+        return pieces
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor, in the dtype that it is stored in."""
+        file = self._files[name]
+        # Opened anew, since what was read of an open file stays in memory.
+        with damage_is_a_user_error(file), self._open(file) as reader:
+            return reader.get_tensor(self._prefix + name)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+
+
+def architecture(config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `TransformerConfig` that a config.json states.
+
+    Args:
+      config: what config.json holds. A multi-modal one has the text model's fields
+        in a section, and leaves out those that have transformers' defaults.
+
+    Returns:
+      Fields by name; `vocab_size` and `transposed_gate` are not among them.
+
+    Raises:
+      UserError: it is of neither a Gemma 2 nor a Gemma 3 text model.
+    """
+    text = config.get("text_config", config)
+    kind = text.get("model_type") or config.get("model_type")
+    if kind not in ("gemma2", "gemma3", "gemma3_text"):
+        raise UserError(
+            f"config.json has the model_type {kind!r}; it should be 'gemma2',"
+            " 'gemma3' or 'gemma3_text'"
+        )
+    is_gemma2 = kind == "gemma2"
+    # What the two have in common in transformers' configuration classes.
+    get = {
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+        "sliding_window_pattern": 2 if is_gemma2 else 6,
+        "attn_logit_softcapping": 50.0 if is_gemma2 else None,
+        "final_logit_softcapping": 30.0 if is_gemma2 else None,
+        "layer_types": None,
+    } | text
+    kinds = get["layer_types"] or [
+        "sliding" if (i + 1) % get["sliding_window_pattern"] else "full"
+        for i in range(get["num_hidden_layers"])
+    ]
+    kinds = ["local" if kind.startswith("sliding") else "global" for kind in kinds]
+    (local_base, local_scale), (global_base, global_scale) = _rope(text, is_gemma2)
+    return {
+        "embed_dim": get["hidden_size"],
+        "mlp_dim": get["intermediate_size"],
+        "num_heads": get["num_attention_heads"],
+        "num_kv_heads": get["num_key_value_heads"],
+        "head_dim": get["head_dim"],
+        "layers": tuple(kinds),
+        "window": get["sliding_window"],
+        "query_scale": get["query_pre_attn_scalar"] ** -0.5,
+        "attn_softcap": get["attn_logit_softcapping"],
+        "final_softcap": get["final_logit_softcapping"],
+        "qk_norm": not is_gemma2,
+        "local_rope_base": local_base,
+        "local_rope_scale": local_scale,
+        "global_rope_base": global_base,
+        "global_rope_scale": global_scale,
+    }
+
+
+def _rope(text: dict[str, Any], is_gemma2: bool) -> list[tuple[float, float]]:
+    """(base, scale) of local and of global layers."""
+    base = 10_000.0 if is_gemma2 else 1_000_000.0
+    if "rope_parameters" in text:  # since transformers 5
+        rope = text["rope_parameters"]
+        both = [rope.get(f"{kind}_attention", rope) for kind in ("sliding", "full")]
+        return [
+            (float(r.get("rope_theta", base)), float(r.get("factor", 1.0)))
+            for r in both
+        ]
+    base = float(text.get("rope_theta", base))
+    scale = float((text.get("rope_scaling") or {}).get("factor", 1.0))
+    if is_gemma2:
+        return [(base, scale)] * 2
+    return [(float(text.get("rope_local_base_freq", 10_000.0)), 1.0), (base, scale)]

@@ -1,0 +1,116 @@
+"""The published architectures, by name."""
+
+import dataclasses
+
+from pav_jax.errors import UserError
+from pav_jax.gemma.config import TransformerConfig
+
+
+def _gemma2(
+    num_layers: int,
+    embed_dim: int,
+    mlp_dim: int,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int = 256,
+    *,
+    query_scale: float = 256**-0.5,
+    transposed_gate: bool = True,
+) -> TransformerConfig:
+    """Local and global layers in turn; soft-capped logits."""
+    return TransformerConfig(
+        vocab_size=256_128,
+        embed_dim=embed_dim,
+        mlp_dim=mlp_dim,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        layers=tuple("global" if i % 2 else "local" for i in range(num_layers)),
+        window=4096,
+        query_scale=query_scale,
+        transposed_gate=transposed_gate,
+    )
+
+
+def _gemma3(
+    num_layers: int,
+    embed_dim: int,
+    mlp_dim: int,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int = 256,
+    *,
+    query_scale: float = 256**-0.5,
+    window: int = 1024,
+    global_rope_scale: float = 8.0,
+) -> TransformerConfig:
+    """Every sixth layer global; normalised queries and keys."""
+    return TransformerConfig(
+        vocab_size=262_144,
+        embed_dim=embed_dim,
+        mlp_dim=mlp_dim,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        layers=tuple("local" if (i + 1) % 6 else "global" for i in range(num_layers)),
+        window=window,
+        query_scale=query_scale,
+        attn_softcap=None,
+        final_softcap=None,
+        qk_norm=True,
+        global_rope_base=1_000_000.0,
+        global_rope_scale=global_rope_scale,
+        transposed_gate=True,
+    )
+
+
+# The 27Bs scale queries by embed_dim / num_heads rather than by head_dim.
+SIZES: dict[str, TransformerConfig] = {
+    "gemma2_2b": _gemma2(26, 2304, 9216, 8, 4, transposed_gate=False),
+    "gemma2_9b": _gemma2(42, 3584, 14336, 16, 8),
+    "gemma2_27b": _gemma2(
+        46, 4608, 36864, 32, 16, head_dim=128, query_scale=(4608 // 32) ** -0.5
+    ),
+    "gemma3_1b": _gemma3(26, 1152, 6912, 4, 1, window=512, global_rope_scale=1.0),
+    "gemma3_4b": _gemma3(34, 2560, 10240, 8, 4),
+    "gemma3_12b": _gemma3(48, 3840, 15360, 16, 8),
+    "gemma3_27b": _gemma3(
+        62, 5376, 21504, 32, 16, head_dim=128, query_scale=(5376 // 32) ** -0.5
+    ),
+}
+
+
+def by_name(name: str) -> TransformerConfig:
+    """A published architecture, with as many embeddings as the gemma package has.
+
+    That is more than Gemma 2's tokenizer has tokens, so that the rows divide well.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    if name not in SIZES:
+        raise UserError(
+            f"there is no architecture {name!r}; there are: {', '.join(SIZES)}"
+        )
+    return SIZES[name]
+
+
+def shrunk(config: TransformerConfig) -> TransformerConfig:
+    """An architecture of the same kind and of laptop size, for trials.
+
+    It keeps the layers up to the first global one, and what sets the kind apart:
+    heads for a key, norms, caps, the scale of queries, and RoPE.
+    """
+    heads, head_dim, embed_dim = config.num_heads // config.num_kv_heads, 8, 32
+    by_head = config.query_scale == config.head_dim**-0.5
+    return dataclasses.replace(
+        config,
+        embed_dim=embed_dim,
+        mlp_dim=64,
+        num_heads=heads,
+        num_kv_heads=1,
+        head_dim=head_dim,
+        layers=config.layers[: config.layers.index("global") + 1],
+        window=16,
+        query_scale=(head_dim if by_head else embed_dim // heads) ** -0.5,
+    )

@@ -1,0 +1,212 @@
+"""Meshes of devices, and where every array of a network is on them.
+
+A mesh has three axes. `data` and `fsdp` share out the rows of a batch; `fsdp` also
+shares out parameters and optimizer state while training, and gathers them a layer at a
+time; `tensor` shares out heads, the feed-forward layer and the vocabulary. Sampling and
+scoring hold the weights whole along `fsdp`, since to gather them for every token would
+cost more than the token.
+
+A mesh is active for a whole process (`activate`), or within `jax.set_mesh`; functions
+that compute find it there. Without one, everything is on one device and nothing here
+does anything.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pav_jax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = ("data", "fsdp")  # the axes that share out the rows of a batch
+
+TRAIN = {"vocab": "tensor", "heads": "tensor", "mlp": "tensor", "embed": "fsdp"}
+DECODE = TRAIN | {"embed": None}
+
+# What each dimension of each parameter is, by the end of the parameter's name. A
+# dimension that is None is whole everywhere; so are scalars, which need no rule.
+RULES: dict[str, dict[str, tuple[str | None, ...]]] = {
+    "network": {
+        "embed": ("vocab", "embed"),
+        "final_norm": (None,),
+        "layers/q": (None, "heads", "embed", None),
+        "layers/kv": (None, None, "heads", "embed", None),
+        "layers/o": (None, "heads", None, "embed"),
+        "layers/gate": (None, None, "embed", "mlp"),
+        "layers/down": (None, "mlp", "embed"),
+        r"layers/\w+_norm": (None, None),
+    },
+    "verifier's head": {
+        "head/hidden": ("embed", None),
+        r"head/(hidden_bias|value|evidence)": (None,),
+    },
+    "value baseline's head": {"head/w": (None,)},
+}
+
+
+def make_mesh(sizes: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of a config's `mesh` section.
+
+    Args:
+      sizes: a mapping from `AXES` to how many devices each has; one that is left out
+        has 1, and -1 takes what the others leave.
+      devices: those of this process if not given.
+
+    Raises:
+      UserError: an axis is unknown, or the product is not the number of devices.
+    """
+    if devices is None:
+        devices = jax.local_devices()
+    kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
+    shape = axis_sizes(sizes, len(devices))
+    return jax.make_mesh(shape, AXES, kinds, devices=devices)
+
+
+def axis_sizes(sizes: Any, count: int) -> tuple[int, ...]:
+    """As `make_mesh` does: how many of `count` devices each of `AXES` has."""
+    sizes = dict(sizes)
+    if unknown := sizes.keys() - set(AXES):
+        raise UserError(
+            f"config.mesh has no axis {sorted(unknown)[0]!r}; it may have"
+            f" {', '.join(AXES)}"
+        )
+    shape = [int(sizes.get(axis, 1)) for axis in AXES]
+    given = math.prod(size for size in shape if size != -1)
+    if shape.count(-1) == 1 and given > 0 and count % given == 0:
+        shape[shape.index(-1)] = count // given
+    if min(shape) < 1 or math.prod(shape) != count:
+        said = " x ".join(f"{a}={sizes.get(a, 1)}" for a in AXES)
+        raise UserError(
+            f"config.mesh is {said}, and there are {count} devices; the product"
+            " must be their number (one axis may be -1, for what the others leave)"
+        )
+    return tuple(shape)
+
+
+def activate(config: Any) -> None:
+    """Makes the mesh of a config the one of this process.
+
+    There is none without a `mesh` section, or with a single device.
+
+    Raises:
+      UserError: the section does not go with the devices.
+    """
+    if config.get("mesh"):
+        mesh = make_mesh(config.mesh)
+        if mesh.size > 1:
+            jax.set_mesh(mesh)
+
+
+def constrain(x: jax.Array, *axes: Any) -> jax.Array:
+    """`x`, with its leading dimensions shared out over mesh axes, within a jit."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))
+
+
+def constrain_batch(tree: Any) -> Any:
+    """Arrays `[B, ...]`, their rows shared out, within a jit."""
+    return jax.tree.map(lambda x: constrain(x, BATCH) if x.ndim else x, tree)
+
+
+def constrain_params(tree: Any, use: dict[str, str | None]) -> Any:
+    """A tree with parameters in it, each where its rule says, within a jit."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, specs(tree, use))
+
+
+def place(tree: Any, use: dict[str, str | None]) -> Any:
+    """A tree with parameters in it, moved to where its rules say; else to a device.
+
+    Raises:
+      UserError: the active mesh does not divide a parameter.
+    """
+    return jax.device_put(tree, shardings(tree, use))
+
+
+def shardings(tree: Any, use: dict[str, str | None], mesh: Mesh | None = None) -> Any:
+    """Where each leaf of a tree with parameters in it goes.
+
+    Args:
+      tree: arrays or their shapes.
+      use: `TRAIN` or `DECODE`.
+      mesh: the active one if not given; the first device if none is.
+
+    Raises:
+      UserError: the mesh does not divide a parameter.
+      ValueError: the rules do not cover the tree.
+    """
+    mesh = jax.sharding.get_mesh() if mesh is None else mesh
+    if mesh.empty:
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return jax.tree.map(lambda _: here, tree)
+    found = specs(tree, use)
+    jax.tree_util.tree_map_with_path(
+        lambda path, leaf, spec: _check_division(_name(path), leaf.shape, spec, mesh),
+        tree,
+        found,
+    )
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), found)
+
+
+def specs(tree: Any, use: dict[str, str | None]) -> Any:
+    """What of each leaf is shared out over which axes, as `PartitionSpec`s.
+
+    Args:
+      tree: a network's parameters, or anything that holds some under the same names,
+        such as a training state.
+      use: `TRAIN` or `DECODE`.
+
+    Raises:
+      ValueError: no rule is for a leaf, two are, one is for other dimensions; or one
+        of a group of rules is for nothing while others of the group are in use.
+    """
+    used = set()
+
+    def of(path, leaf):
+        name = _name(path)
+        if not leaf.ndim:
+            return PartitionSpec()
+        matching = [
+            (group, pattern)
+            for group, rules in RULES.items()
+            for pattern in rules
+            if re.search(f"(^|/){pattern}$", name)
+        ]
+        if len(matching) != 1:
+            raise ValueError(
+                f"{len(matching)} sharding rules for parameter {name}; need one"
+            )
+        used.update(matching)
+        group, pattern = matching[0]
+        dimensions = RULES[group][pattern]
+        if len(dimensions) != leaf.ndim:
+            raise ValueError(
+                f"the sharding rule {pattern!r} is for {len(dimensions)} dimensions,"
+                f" and parameter {name} has shape {leaf.shape}"
+            )
+        return PartitionSpec(*(use.get(d) for d in dimensions))
+
+    found = jax.tree_util.tree_map_with_path(of, tree)
+    for group in {group for group, _ in used}:
+        if idle := [rule for rule in RULES[group] if (group, rule) not in used]:
+            raise ValueError(f"the sharding rule {idle[0]!r} is for no parameter")
+    return found
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _check_division(name: str, shape: tuple, spec: PartitionSpec, mesh: Mesh) -> None:
+    for size, axis in zip(shape, spec, strict=True):
+        if axis is not None and size % mesh.shape[axis]:
+            raise UserError(
+                f"config.mesh.{axis}={mesh.shape[axis]} does not divide {size}, a"
+                f" dimension of parameter {name} {list(shape)}; take a divisor of it"
+            )

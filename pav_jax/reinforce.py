@@ -1,0 +1,333 @@
+"""The RL loop: sample, score, update; measures, saves, resumes and stops.
+
+Everything that an iteration depends on is a function of the state and of how many
+came before: the problems are a row of a permutation, the sampler's keys are folded
+from a seed of the iteration. So a run that was interrupted goes on to the same bits.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from pav_jax import evaluation, experiment, labels, rl, stopping
+from pav_jax.errors import UserError
+from pav_jax.gemma.forward import Params
+from pav_jax.labels import Response
+from pav_jax.ledger import Ledger
+from pav_jax.progress import progress
+from pav_jax.rl import Objective, RLState
+from pav_jax.rollout import SamplingConfig
+from pav_jax.train.checkpoint import Checkpoints
+from pav_jax.train.data import Batches
+from pav_jax.train.loop import forget_after
+from pav_jax.train.state import make_optimizer
+from pav_jax.verifier import VerifierParams
+
+_SAVE_EVERY = 30.0  # seconds: what a kill may cost
+_SHOWN = 4  # responses written down with each measurement
+
+# Streams of draws, apart from each other and from those of other stages.
+_STREAM_PROBLEMS, _STREAM_SAMPLES, _STREAM_TEST = 101, 102, 103
+
+
+def stream(*numbers: int) -> int:
+    """A 31-bit seed, unlike that of any other tuple of numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0]) & 0x7FFF_FFFF
+
+
+def sample(
+    policy: Params,
+    lab: experiment.Lab,
+    indices: Sequence[int],
+    *,
+    count: int,
+    seed: int,
+    sampling: SamplingConfig,
+    ledger: Ledger,
+) -> list[Response]:
+    """`count` responses to each of the problems `indices`, side by side."""
+    found: list[list[Response]] = [[] for _ in indices]
+    for place, responses in labels.sample_responses(
+        policy,
+        [lab.prompts[i] for i in indices],
+        [lab.problems[i].id for i in indices],
+        problem_indices=indices,
+        count=count,
+        seed=seed,
+        is_correct=lab.grader.is_correct,
+        config=lab.model,
+        sampling=sampling,
+        ledger=ledger,
+    ):
+        found[place] = responses
+    return [response for row in found for response in row]
+
+
+def accuracy(
+    policy: Params, lab: experiment.Lab, *, temperature: float, seed: int
+) -> float:
+    """Share of a lab's problems that one response each solves."""
+    responses = sample(
+        policy,
+        lab,
+        range(len(lab.problems)),
+        count=1,
+        seed=seed,
+        sampling=lab.sampling(temperature, branches=1),
+        ledger=Ledger(),
+    )
+    return float(np.mean([response.correct for response in responses]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """Responses of one iteration, and what their steps are paid.
+
+    Attributes:
+      responses: those to one problem side by side.
+      ends: response tokens up to the end of each step, int `[H]` for each.
+      process: the process reward of each step, float32 `[H]` for each.
+      q: the verifier's `Q^π`, float32 `[H + 1]` for each; None where none is read.
+    """
+
+    responses: list[Response]
+    ends: list[np.ndarray]
+    process: list[np.ndarray]
+    q: list[np.ndarray] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """One RL run: what it trains, on what, and where it writes.
+
+    Attributes:
+      objective: the method.
+      settings: `steps`, `warmup_steps`, `learning_rate`, `final_learning_rate`,
+        `weight_decay`, `clip_norm` of the optimizer; `value_learning_rate`; `problems`
+        and `samples` of each in an iteration; `max_kl`, nats a token; `measure_every`,
+        iterations.
+      train: the problems to train on.
+      test: the problems to measure on.
+      initial: the policy to start from and stay near.
+      verifier: predicts `Q^π`; None for a method that reads none.
+      seed: names problems and draws.
+      directory: gets `checkpoints/`, `metrics.jsonl`, `accuracy.jsonl` and
+        `responses.jsonl`.
+      name: what messages call the run.
+    """
+
+    objective: Objective
+    settings: ConfigDict
+    train: experiment.Lab
+    test: experiment.Lab
+    initial: Params
+    verifier: VerifierParams | None
+    seed: int
+    directory: Path
+    name: str
+
+    def fit(self) -> RLState:
+        """Trains to the last iteration, from the newest checkpoint if there is one.
+
+        Raises:
+          UserError: the loss stopped being finite, or the policy went too far from
+            the initial one; names the iteration and the last good checkpoint.
+          Terminated: on SIGTERM, once the iterations done are saved.
+        """
+        optimizers = self._optimizers()
+        update = rl.make_update(
+            self.objective,
+            optimizers,
+            config=self.train.model,
+            group=self.settings.samples,
+        )
+        state = rl.init_state(
+            self.initial, self.objective, optimizers, config=self.train.model
+        )
+        checkpoints = Checkpoints(self.directory / "checkpoints")
+        with contextlib.closing(checkpoints):
+            state = checkpoints.restore(state) or state
+            return self._loop(state, update, checkpoints)
+
+    def _optimizers(self):
+        value = ConfigDict(self.settings)
+        value.learning_rate = self.settings.value_learning_rate
+        return make_optimizer(self.settings), make_optimizer(value)
+
+    def _loop(self, state: RLState, update, checkpoints: Checkpoints) -> RLState:
+        first, steps = int(state.step), self.settings.steps
+        for name in ("metrics", "accuracy"):
+            forget_after(self._file(name), first)
+        # The accuracy is the last that is written of a measurement.
+        measured = self._file("accuracy").read_text().splitlines()
+        cut = self._is_measured(first) and not any(
+            json.loads(line)["step"] == first for line in measured
+        )
+        forget_after(self._file("responses"), first - 1 if cut else first)
+        if cut:
+            self._measure(state)
+        saved, at = time.monotonic(), first
+        bar = progress(total=steps, initial=first, unit="iteration", desc=self.name)
+        with bar, stopping.deferred() as stopped:
+            for step in range(first, steps):
+                state, metrics = self._iterate(state, update)
+                bar.set_postfix(accuracy=f"{metrics['accuracy']:.2f}")
+                bar.update()
+                if problem := self._trouble(metrics):
+                    good = f"of iteration {at}, in {self.directory / 'checkpoints'}"
+                    raise UserError(
+                        f"{self.name}: {problem} at iteration {step + 1}; the last good"
+                        f" checkpoint is {good if at else 'the initial policy'}. Lower"
+                        " the learning rate or alpha, or raise kl"
+                    )
+                self._append("metrics", {"step": step + 1, **metrics})
+                done = step + 1
+                if self._is_measured(done):
+                    self._measure(state)
+                leave = stopped()
+                if leave or time.monotonic() - saved > _SAVE_EVERY:
+                    checkpoints.save(done, state)
+                    saved, at = time.monotonic(), done
+                if leave:
+                    checkpoints.close()
+                    break
+        return state
+
+    def _is_measured(self, step: int) -> bool:
+        return step % self.settings.measure_every == 0 or step == self.settings.steps
+
+    def _trouble(self, metrics: dict[str, float]) -> str:
+        """Why the run must stop, if it must."""
+        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if bad:
+            return f"{', '.join(bad)} stopped being finite"
+        if metrics["kl"] > self.settings.max_kl:
+            return (
+                f"the KL divergence to the initial policy is {metrics['kl']:.3g} nats a"
+                f" token, above max_kl={self.settings.max_kl:g},"
+            )
+        return ""
+
+    # One iteration.
+
+    def _iterate(self, state: RLState, update) -> tuple[RLState, dict[str, float]]:
+        start = time.monotonic()
+        ledger = Ledger()
+        scored = self.roll_out(state.policy, int(state.step), ledger)
+        batch = rl.make_batch(
+            scored.responses,
+            scored.ends,
+            scored.process,
+            # The longest there can be: one shape, and so one compilation.
+            length=sum(
+                self.train.config.limits[name]
+                for name in ("max_prompt_tokens", "max_tokens")
+            ),
+        )
+        state, found = update(state, self.initial, batch)
+        metrics = {name: float(x) for name, x in jax.device_get(found).items()}
+        seconds = time.monotonic() - start
+        responses = scored.responses
+        return state, metrics | {
+            "accuracy": float(np.mean([r.correct for r in responses])),
+            "response_steps": float(np.mean([len(ends) for ends in scored.ends])),
+            "response_tokens": float(np.mean([len(r.tokens) for r in responses])),
+            "decoded": ledger.decoded,
+            "prefilled": ledger.prefilled,
+            "scored": ledger.scored,
+            "trained": int(np.sum(batch["mask"])),
+            "seconds": seconds,
+            "tokens_per_second": ledger.decoded / seconds,
+        }
+
+    def roll_out(self, policy: Params, step: int, ledger: Ledger) -> Scored:
+        """Samples and scores what iteration `step`, counted from 0, trains on."""
+        settings = self.settings
+        batches = Batches(
+            {"problem": np.arange(len(self.train.problems))},
+            batch_size=settings.problems,
+            seed=stream(self.seed, _STREAM_PROBLEMS),
+        )
+        responses = sample(
+            policy,
+            self.train,
+            batches(step)["problem"].tolist(),
+            count=settings.samples,
+            seed=stream(self.seed, _STREAM_SAMPLES, step),
+            sampling=SamplingConfig(
+                max_tokens=self.train.config.limits.max_tokens,
+                end_ids=(self.train.tokenizer.eos_id,),
+                trunks=settings.problems,
+                rows=settings.samples,
+            ),
+            ledger=ledger,
+        )
+        ends = [labels.step_ends(r.tokens, self.train.is_step_end) for r in responses]
+        if not self.objective.is_scored:
+            nothing = [np.zeros(len(stops), np.float32) for stops in ends]
+            return Scored(responses, ends, nothing, None)
+        q = evaluation.score_responses(
+            self.verifier,
+            responses,
+            [np.append(0, stops) for stops in ends],
+            config=self.train.model,
+            ledger=ledger,
+        )
+        process = [
+            rl.process_rewards(values, response.correct, self.objective)
+            for values, response in zip(q, responses, strict=True)
+        ]
+        return Scored(responses, ends, process, q)
+
+    # What is written down.
+
+    def _measure(self, state: RLState) -> None:
+        """Test accuracy, and some responses with what their steps are paid."""
+        step = int(state.step)
+        seed = stream(self.seed, _STREAM_TEST)
+        greedy, sampled = (
+            accuracy(state.policy, self.test, temperature=temperature, seed=seed)
+            for temperature in (0.0, 1.0)
+        )
+        scored = self.roll_out(state.policy, step, Ledger())
+        for i in range(0, len(scored.responses), max(1, self.settings.samples)):
+            if i // self.settings.samples < _SHOWN:
+                self._append("responses", {"step": step, **self._shown(scored, i)})
+        row = {"step": step, "greedy": greedy, "sampled": sampled}
+        self._append("accuracy", row)
+
+    def _shown(self, scored: Scored, i: int) -> dict[str, Any]:
+        response, ends = scored.responses[i], scored.ends[i]
+        starts = np.append(0, ends[:-1])
+        decode = self.train.tokenizer.decode
+        steps = [
+            {
+                "text": decode(response.tokens[start:stop]).rstrip("\n"),
+                "reward": float(scored.process[i][h]),
+            }
+            | ({} if scored.q is None else {"q": float(scored.q[i][h + 1])})
+            for h, (start, stop) in enumerate(zip(starts, ends, strict=True))
+        ]
+        problem = self.train.problems[response.problem]
+        return {
+            "prompt": problem.prompt.strip(),
+            "answer": problem.answer,
+            "correct": response.correct,
+            "steps": steps,
+        }
+
+    def _file(self, name: str) -> Path:
+        return self.directory / f"{name}.jsonl"
+
+    def _append(self, name: str, row: dict[str, Any]) -> None:
+        with self._file(name).open("a") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")

@@ -1,0 +1,86 @@
+"""What the paper claims for search, and what this run says to each claim.
+
+Each function returns pairs of HTML sentences: the paper's, and this run's.
+"""
+
+from typing import Any
+
+from pav_jax.report import summary, text
+
+Results = dict[str, Any]
+
+_Q, _EFFECTIVE = text.markup("Q^π"), text.markup("Q^π + αA^μ")
+
+
+def equal_n(rows: list[Results]) -> list[tuple[str, str]]:
+    """Beam search and PAV-as-ORM against ORM, at the largest N both have."""
+    curves = {
+        key: {
+            row["n"]: row["accuracy"]
+            for row in rows
+            if row["method"] == key
+            and row.get("n") is not None
+            and row.get("accuracy") is not None
+        }
+        for key in ("best_of_n_orm", "best_of_n_pav", "beam_pav")
+    }
+    pairs = []
+    for key, paper in (
+        (
+            "beam_pav",
+            f"Beam search by {_EFFECTIVE} is 8–10 points above best-of-N by ORM at "
+            "equal N.",
+        ),
+        ("best_of_n_pav", "Best-of-N by PAV is 4 points above best-of-N by ORM."),
+    ):
+        shared = curves[key].keys() & curves["best_of_n_orm"].keys()
+        if shared:
+            n = max(shared)
+            difference = curves[key][n] - curves["best_of_n_orm"][n]
+            both = " against ".join(
+                text.percent(curves[name][n]) for name in (key, "best_of_n_orm")
+            )
+            ours = f"{text.points(difference)} points at N = {n} ({both})."
+            pairs.append((paper, ours))
+    return pairs
+
+
+def token(results: Results) -> list[tuple[str, str]]:
+    efficiency = results.get("compute_efficiency") or {}
+    if "beam_pav" not in efficiency:
+        return []
+    saved, q_saved = efficiency["beam_pav"], efficiency.get("beam_q")
+    if saved is None:
+        reach = "Does not reach it at any N tried"
+    else:
+        reach = f"{text.fewer(saved)} tokens"
+    difference = (efficiency.get("points_at_equal_tokens") or {}).get("beam_pav")
+    if difference is not None:
+        reach += f"; {text.points(difference)} points at equal tokens"
+        doubt = summary.uncertainty(results, "beam_pav")
+        reach += f" ({doubt})" if doubt else ""
+    pairs = [
+        (
+            f"Beam search by {_EFFECTIVE} has the accuracy of best-of-128 by ORM with "
+            "10× (2B, 9B) or 5× (27B) less compute.",
+            reach + ".",
+        )
+    ]
+    if saved and q_saved:
+        relative = f"{text.fewer(saved / q_saved)} tokens to that same accuracy."
+    elif saved:
+        relative = f"Beam by {_Q} does not reach that accuracy at any N tried."
+    else:
+        return pairs
+    return [*pairs, (f"8× less compute than beam search by {_Q}.", relative)]
+
+
+def alpha(alpha: Results) -> list[tuple[str, str]]:
+    if alpha.get("chosen") is None:
+        return []
+    ours = f"{alpha['chosen']:g} chosen"
+    better = summary.alphas_above_zero(alpha)
+    if better:
+        ours += f"; {better[0]} of {better[1]} positive weights beat α = 0"
+    paper = "0.5 (2B, 9B) and 0.2 (27B) chosen; 0.2 to 0.6 all beat Q alone."
+    return [(paper, ours + ".")]

@@ -1,0 +1,93 @@
+"""The methods as the page shows them: name, colour, marker, order.
+
+One method has one colour in every figure. Search and RL share no figure, so that what
+is alike in them has the same colour too: outcomes, progress. The colours are told apart
+under the common kinds of colour blindness (the nearest two are 11 apart in CIELAB under
+protanopia, deuteranopia and tritanopia), and the markers without any colour. The hex
+values here are names: `svg.py` replaces each by a CSS variable, whose light and
+dark values stand in style.css.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """How one method is drawn.
+
+    Attributes:
+      key: its name in the results.
+      label: its name on the page; `Q^π` stands for a superscript.
+      colour: the hex value matplotlib draws it in.
+      marker: a matplotlib marker.
+      dashes: a matplotlib line style.
+    """
+
+    key: str
+    label: str
+    colour: str
+    marker: str
+    dashes: str = "-"
+
+    @property
+    def css(self) -> str:
+        """The class of everything drawn for this method."""
+        return "m-" + re.sub(r"[^a-z0-9]+", "-", self.key.lower())
+
+
+_METHODS = {
+    method.key: method
+    for method in (
+        Method("greedy", "Greedy", "#868d98", "o", "--"),
+        Method("majority", "Majority vote", "#148f74", "s"),
+        Method("best_of_n_orm", "Best-of-N by ORM", "#2a323d", "^"),
+        Method("best_of_n_pav", "Best-of-N by PAV", "#a4327f", "v"),
+        Method("beam_q", "Beam by Q^π", "#1a75bf", "D"),
+        Method("beam_pav", "Beam by Q^π + αA^μ", "#d8480a", "o"),
+        Method("pass_at_n", "Pass@N", "#646b77", "P", "--"),
+        # Policies, where RL was run.
+        Method("sft", "SFT", "#868d98", "s", "--"),
+        Method("rft", "RFT", "#646b77", "P", "--"),
+        Method("orm_rl", "ORM-RL", "#2a323d", "^"),
+        Method("grpo", "GRPO", "#1a75bf", "D"),
+        Method("pav_rl", "PAV-RL", "#d8480a", "o"),
+    )
+}
+_EXTRA = (("#5b3fc4", "X"), ("#8f6f00", "p"), ("#3f7f1f", "h"), ("#00808f", "*"))
+
+# What each drawing colour is called in style.css.
+VARIABLES = {
+    # The first method of a colour gives it its name.
+    method.colour: "--" + key.replace("_", "-")
+    for key, method in reversed(_METHODS.items())
+} | {colour: f"--extra-{index}" for index, (colour, _) in enumerate(_EXTRA, 1)}
+
+
+def find(key: str) -> Method:
+    """A method that this page knows by name."""
+    return _METHODS[key]
+
+
+def is_oracle(key: str) -> bool:
+    """Whether a curve is Pass@N: an upper bound, which picks by the answer."""
+    return key.startswith("pass_at")
+
+
+def ordered(keys: Iterable[str]) -> list[Method]:
+    """The methods behind `keys`, each once, in the page's order.
+
+    A method this page has no entry for gets the next spare colour and its own
+    name, so a new search method needs no change here to be shown.
+    """
+    present = dict.fromkeys(keys)
+    known = [method for key, method in _METHODS.items() if key in present]
+    unknown = [key for key in present if key not in _METHODS]
+    extra = []
+    for index, key in enumerate(unknown):
+        colour, marker = _EXTRA[index % len(_EXTRA)]
+        label = key.replace("_", " ").capitalize()
+        extra.append(Method(key, label, colour, marker))
+    # Bounds come last: they are read after the methods they bound.
+    return sorted(known + extra, key=lambda method: is_oracle(method.key))

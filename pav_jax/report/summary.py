@@ -1,0 +1,185 @@
+"""The run in words, from its numbers, whichever way they point."""
+
+from typing import Any
+
+from pav_jax.report import text
+
+Results = dict[str, Any]
+
+_BEAMS = {
+    "beam_q": "Beam search by Q^π",
+    "beam_pav": "Beam search by the effective reward",
+}
+
+
+def headline(results: Results) -> str:
+    """The one sentence under the title: what rewarding progress did."""
+    difference = _equal_tokens(results).get("beam_pav")
+    if difference is None:
+        return "Process advantage verifiers: what this run measured."
+    return text.markup(_comparison(results, "beam_pav") + ".")
+
+
+def paragraph(results: Results) -> str:
+    """The run in one paragraph of HTML."""
+    sentences = [
+        _base(results),
+        *(_beam(results, key) for key in _BEAMS),
+        _alpha(results.get("alpha") or {}),
+        _verifier(results.get("verifier") or {}),
+    ]
+    return " ".join(text.markup(sentence) for sentence in sentences if sentence)
+
+
+def uncertainty(results: Results, method: str) -> str:
+    """What is known of how far off the equal-token difference may be.
+
+    The interval of the difference itself where the results have one; else how
+    well best-of-N's own accuracy is known, which gives the scale of the noise.
+    """
+    efficiency = results.get("compute_efficiency") or {}
+    bounds = (efficiency.get("points_ci") or {}).get(method)
+    if text.known(bounds):
+        return f"95% interval {text.points_interval(bounds)}"
+    width = _reference_half_width(results)
+    if width is None:
+        return ""
+    return f"each accuracy is known to about ±{text.decimal(100 * width, 1)}"
+
+
+def settled(results: Results, method: str) -> bool | None:
+    """Whether the sign of the equal-token difference is outside the noise.
+
+    None when the results do not say enough to tell.
+    """
+    efficiency = results.get("compute_efficiency") or {}
+    difference = _equal_tokens(results).get(method)
+    bounds = (efficiency.get("points_ci") or {}).get(method)
+    if text.known(bounds):
+        return bounds[0] > 0 or bounds[1] < 0
+    width = _reference_half_width(results)
+    if width is None or difference is None:
+        return None
+    return abs(difference) > width
+
+
+def alphas_above_zero(alpha: dict[str, Any]) -> tuple[int, int] | None:
+    """How many positive α beat Q alone, of how many; None without an α = 0."""
+    grid = [
+        (row.get("alpha"), row.get("accuracy"))
+        for row in alpha.get("grid") or []
+        if row.get("alpha") is not None and row.get("accuracy") is not None
+    ]
+    alone = [accuracy for weight, accuracy in grid if weight == 0]
+    others = [accuracy for weight, accuracy in grid if weight > 0]
+    if not alone or not others:
+        return None
+    return sum(accuracy > alone[0] for accuracy in others), len(others)
+
+
+def _base(results: Results) -> str:
+    base = results.get("base") or {}
+    if base.get("accuracy") is None:
+        return ""
+    bounds = text.interval(base.get("ci"))
+    count = results.get("problems")
+    problems = (
+        f"{text.count(count)} held-out problems" if count else "held-out problems"
+    )
+    sentence = f"The base policy solves {text.percent(base['accuracy'])} of {problems}"
+    sentence += " with one sample"
+    if bounds:
+        sentence += f" (95% interval {bounds})"
+    if base.get("greedy") is not None:
+        sentence += f" and {text.percent(base['greedy'])} greedily"
+    most = max((int(n) for n in base.get("pass_at") or {}), default=None)
+    if most is not None and base["pass_at"].get(str(most)) is not None:
+        share = text.percent(base["pass_at"][str(most)])
+        sentence += f"; for {share}, at least one of {most} samples is right"
+    return sentence + "."
+
+
+def _beam(results: Results, key: str) -> str:
+    """One method against best-of-N: at equal tokens, and in tokens to equal it."""
+    efficiency = results.get("compute_efficiency") or {}
+    difference = _equal_tokens(results).get(key)
+    parts = []
+    if difference is not None:
+        parts.append(_comparison(results, key))
+    reference = text.percent(efficiency.get("accuracy"))
+    subject = "it" if parts else _BEAMS[key]
+    if efficiency.get("accuracy") is not None and key in efficiency:
+        if efficiency[key] is None:
+            reach = f"{subject} does not reach best-of-N's best {reference}"
+        else:
+            tokens = text.fewer(efficiency[key])
+            reach = (
+                f"{subject} reaches best-of-N's best {reference} with {tokens} tokens"
+            )
+        parts.append(reach)
+    return "; ".join(parts) + "." if parts else ""
+
+
+def _comparison(results: Results, key: str) -> str:
+    difference = _equal_tokens(results)[key]
+    name = _BEAMS[key]
+    size = text.decimal(abs(100 * difference), 1)
+    if float(size) == 0:
+        where = "level with"
+    else:
+        unit = "point" if size == "1.0" else "points"
+        where = f"{size} {unit} {'above' if difference > 0 else 'below'}"
+    sentence = f"{name} is {where} best-of-N by the outcome verifier at equal tokens"
+    doubt = uncertainty(results, key)
+    if settled(results, key) is False:
+        doubt += ", which leaves the sign open"
+    return sentence + (f" ({doubt})" if doubt else "")
+
+
+def _alpha(alpha: dict[str, Any]) -> str:
+    chosen = alpha.get("chosen")
+    if chosen is None:
+        return ""
+    better = alphas_above_zero(alpha)
+    if chosen == 0:
+        sentence = "The grid over α chose 0: progress added nothing to Q^π there"
+    else:
+        sentence = f"The grid over α, the weight of progress, chose {chosen:g}"
+    if better:
+        sentence += f"; {better[0]} of {better[1]} positive weights beat Q^π alone"
+    return sentence + "."
+
+
+def _verifier(verifier: dict[str, Any]) -> str:
+    auc = verifier.get("auc_within_problem") or {}
+    if auc.get("last") is None:
+        return ""
+    sentence = (
+        "Within a problem, the process verifier tells right responses from wrong "
+        f"ones with an AUC of {text.decimal(auc['last'], 3)} at the last step"
+    )
+    if auc.get("middle") is not None:
+        sentence += f" and {text.decimal(auc['middle'], 3)} half-way"
+    orm = (verifier.get("orm") or {}).get("auc_last")
+    if orm is not None:
+        sentence += f" (outcome verifier: {text.decimal(orm, 3)} at the last)"
+    return sentence + "."
+
+
+def _equal_tokens(results: Results) -> dict[str, Any]:
+    efficiency = results.get("compute_efficiency") or {}
+    return efficiency.get("points_at_equal_tokens") or {}
+
+
+def _reference_half_width(results: Results) -> float | None:
+    rows = [
+        row
+        for row in results.get("search") or []
+        if row.get("method") == "best_of_n_orm"
+        and row.get("accuracy") is not None
+        and text.known(row.get("ci"))
+    ]
+    if not rows:
+        return None
+    low, high = max(rows, key=lambda row: row["accuracy"])["ci"]
+    return (high - low) / 2

@@ -1,0 +1,106 @@
+"""The tables behind the figures: every number of the results, written out."""
+
+from typing import Any
+
+from pav_jax.report import methods, parts, text
+
+Results = dict[str, Any]
+
+
+def search(rows: list[Results]) -> str:
+    order = {m.key: i for i, m in enumerate(methods.ordered(r["method"] for r in rows))}
+    labels = {m.key: m.label for m in methods.ordered(order)}
+    cells = [
+        (
+            text.markup(labels[row["method"]]),
+            text.count(row.get("n")),
+            text.percent(row.get("accuracy")),
+            text.interval(row.get("ci")) or text.MISSING,
+            *(
+                text.count(row.get(key))
+                for key in ("tokens", "decoded", "prefilled", "scored")
+            ),
+        )
+        for row in sorted(rows, key=lambda r: (order[r["method"]], r.get("n") or 0))
+    ]
+    head = ["Method", "N", "Accuracy", "95% interval", "Tokens"]
+    return parts.table(
+        [*head, "Decoded", "Prefilled", "Scored"],
+        cells,
+        "Search. Tokens are means per problem.",
+    )
+
+
+def efficiency(efficiency: Results) -> str:
+    at_equal = efficiency.get("points_at_equal_tokens") or {}
+    bounds = efficiency.get("points_ci") or {}
+    cells = []
+    for key in ("beam_q", "beam_pav"):
+        if key in efficiency or key in at_equal:
+            saved = efficiency.get(key)
+            cells.append(
+                (
+                    text.markup(methods.find(key).label),
+                    "not reached" if saved is None else text.ratio(saved),
+                    text.points(at_equal.get(key)),
+                    text.points_interval(bounds.get(key)) or text.MISSING,
+                )
+            )
+    reference = text.escape(efficiency.get("reference", ""))
+    accuracy = text.percent(efficiency.get("accuracy"))
+    return parts.table(
+        ["Method", "Tokens saved", "Points at equal tokens", "95% interval"],
+        cells,
+        f"Against {reference}, {accuracy}. Tokens saved: its tokens over the "
+        "method's at the same accuracy.",
+    )
+
+
+def alpha(alpha: Results) -> str:
+    cells = [
+        (
+            f"{row['alpha']:g}" if row.get("alpha") is not None else text.MISSING,
+            text.percent(row.get("accuracy")),
+            text.interval(row.get("ci")) or text.MISSING,
+        )
+        for row in alpha.get("grid") or []
+    ]
+    return parts.table(["α", "Accuracy", "95% interval"], cells, "The grid over α.")
+
+
+def base(base: Results) -> str:
+    cells = [
+        ("One sample", text.percent(base.get("accuracy"))),
+        ("Greedy", text.percent(base.get("greedy"))),
+    ]
+    cells += [
+        (f"Pass@{text.escape(n)}", text.percent(share))
+        for n, share in (base.get("pass_at") or {}).items()
+    ]
+    cells = [cell for cell in cells if cell[1] != text.MISSING]
+    return parts.table(["Base policy", "Accuracy"], cells)
+
+
+def ledger(ledger: Results) -> str:
+    kinds = ("decoded", "prefilled", "scored", "trained")
+    cells = [
+        (text.escape(stage), *(text.count(spent.get(kind)) for kind in kinds))
+        for stage, spent in ledger.items()
+    ]
+    if len(cells) > 1:
+        totals = [
+            sum(spent.get(kind) or 0 for spent in ledger.values()) for kind in kinds
+        ]
+        cells.append(("All stages", *(text.count(total) for total in totals)))
+    head = ["Stage", *(kind.capitalize() for kind in kinds)]
+    return parts.table(head, cells, "The ledger: tokens by stage.")
+
+
+def flat(nested: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """A nested mapping as rows of dotted names and values."""
+    if isinstance(nested, dict) and nested:
+        rows = []
+        for key, value in nested.items():
+            rows += flat(value, f"{prefix}.{key}" if prefix else str(key))
+        return rows
+    return [(text.escape(prefix), text.escape(nested))]

@@ -1,0 +1,573 @@
+"""The engine: sample many branches from shared trunks.
+
+Every sampling job is a `Request`: a trunk of tokens, and branches that leave it
+after some prefix. `sample` keeps a fixed grid of G trunks by M rows busy: a row
+whose branch has ended takes the next branch of its trunk inside the compiled
+loop (a few integers change, no keys or values move); when trunks run out of
+branches the host replaces them. The host waits once a segment, not once a token.
+
+The first tokens of all branches of a trunk are drawn when it is loaded, from the
+hidden states of that pass, and the last token of a branch is never read: a branch
+of n tokens takes n - 1 steps of a row.
+
+A sample depends only on its key, which `branch_keys` folds from (seed, problem,
+prefix, sample index), and on its position: batch layout, refill order and resume
+do not change it.
+
+Memory, in bytes, for trunks of capacity T, suffixes of capacity C, and J branches of
+a trunk of up to N tokens:
+
+    parameters + 2 * layers * kv_heads * head_dim * itemsize * G * (T + M * C)
+      + 8 * G * J * N + 4 * G * M * max(2 * V, 3 * heads * (T + C))
+
+which is the weights, keys and values, the tokens and log-probabilities sampled, and
+what a step works with: logits, or a layer's attention scores.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from pav_jax.errors import UserError
+from pav_jax.gemma import branches, forward
+from pav_jax.gemma.branches import KeyValues
+from pav_jax.gemma.config import TransformerConfig
+from pav_jax.gemma.forward import Params
+from pav_jax.ledger import Ledger
+from pav_jax.mesh import BATCH
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """How tokens are drawn, and on what grid.
+
+    Attributes:
+      max_tokens: most tokens a whole response may have, its prefix included.
+      end_ids: tokens that end a response.
+      temperature: 0 takes the most likely token.
+      trunks: trunks in flight (G).
+      rows: rows that each trunk has in flight (M).
+    """
+
+    max_tokens: int
+    end_ids: tuple[int, ...]
+    temperature: float = 1.0
+    trunks: int = 32
+    rows: int = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Branches to sample from one trunk.
+
+    Attributes:
+      trunk: the trunk's token ids, `[t]`.
+      prompt_length: how many of them are the prompt.
+      prefixes: where each of J branches leaves the trunk: the number of trunk
+        tokens it sees, int `[J]`, each at least `prompt_length`.
+      keys: uint32 `[J, 2]`, a row of `branch_keys` for each branch.
+    """
+
+    trunk: Sequence[int]
+    prompt_length: int
+    prefixes: np.ndarray
+    keys: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """What was sampled for one request.
+
+    Attributes:
+      tokens: int32 `[J, C]`, zero after each branch's end.
+      log_probs: float32 `[J, C]`, of each token under the distribution that it
+        was drawn from (temperature applied; the model's own if greedy).
+      lengths: int32 `[J]`.
+    """
+
+    tokens: np.ndarray
+    log_probs: np.ndarray
+    lengths: np.ndarray
+
+
+def prefix_id(tokens: Sequence[int]) -> int:
+    """A 31-bit name of a prefix, from its token ids."""
+    data = np.asarray(tokens, np.int32).tobytes()
+    digest = hashlib.blake2b(data, digest_size=4).digest()
+    return int.from_bytes(digest, "little") & 0x7FFF_FFFF
+
+
+@jax.jit
+def _fold_keys(seed, ids):
+    def fold(row):
+        key = jax.random.key(seed)
+        for part in row:
+            key = jax.random.fold_in(key, part)
+        return jax.random.key_data(key)
+
+    return jax.vmap(fold)(ids)
+
+
+def branch_keys(
+    seed: int,
+    problem_ids: Sequence[int],
+    prefix_ids: Sequence[int],
+    sample_ids: Sequence[int],
+) -> np.ndarray:
+    """Key data uint32 `[J, 2]` of branches; arguments are int `[J]`."""
+    ids = np.stack(
+        [np.asarray(x, np.int32) for x in (problem_ids, prefix_ids, sample_ids)], -1
+    )
+    count = len(ids)
+    # A handful of shapes, however ragged the callers are.
+    padded = np.zeros((max(64, 1 << (count - 1).bit_length()), 3), np.int32)
+    padded[:count] = ids
+    return np.asarray(_fold_keys(seed & 0x7FFF_FFFF, padded))[:count]
+
+
+def sample_token(
+    keys: jax.Array, position: jax.Array, logits: jax.Array, *, temperature: float
+) -> tuple[jax.Array, jax.Array]:
+    """Draws one token for each row, by inverting the cumulative sum.
+
+    Probabilities are summed in units of 2^-30. A float32 sum that runs in parallel
+    is not monotone: over Gemma's vocabulary its rounding alone gave tokens of next
+    to no probability 1e-4 of the draws. Integers sum exactly, in any order.
+
+    Args:
+      keys: uint32 `[..., 2]`, one for each branch.
+      position: int32 `[...]`, the token's place in its branch.
+      logits: float32 `[..., V]`.
+      temperature: 0 takes the most likely token.
+
+    Returns:
+      int32 tokens `[...]` and their float32 log-probabilities `[...]`.
+    """
+    if temperature == 0:
+        log_probs = jax.nn.log_softmax(logits)
+        token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    else:
+        log_probs = jax.nn.log_softmax(logits / temperature)
+        uniform = jax.vmap(
+            lambda data, at: jax.random.uniform(
+                jax.random.fold_in(jax.random.wrap_key_data(data), at)
+            )
+        )(keys.reshape(-1, 2), position.reshape(-1)).reshape(position.shape)
+        weights = jnp.round(jnp.exp(log_probs) * 2.0**30).astype(jnp.int32)
+        token = _first_above(weights, uniform)
+    log_prob = jnp.take_along_axis(log_probs, token[..., None], axis=-1)[..., 0]
+    return token, log_prob
+
+
+def _first_above(weights: jax.Array, uniform: jax.Array) -> jax.Array:
+    """Where the cumulative sum of `weights` passes `uniform` of its total.
+
+    In two levels, blocks and then the places of one block: a sum that runs along a
+    whole vocabulary passes over it once for every doubling.
+
+    Args:
+      weights: int32 `[..., V]`, of a sum within int32.
+      uniform: float32 `[...]`, in [0, 1).
+
+    Returns:
+      int32 `[...]`.
+    """
+    size = weights.shape[-1]
+    block = 1 << ((size - 1).bit_length() + 1) // 2  # about the root
+    pad = [(0, 0)] * (weights.ndim - 1) + [(0, -size % block)]
+    weights = jnp.pad(weights, pad).reshape(*weights.shape[:-1], -1, block)
+    cdf = jnp.cumsum(jnp.sum(weights, axis=-1), axis=-1)
+    total = cdf[..., -1:]
+    point = (uniform[..., None] * total.astype(jnp.float32)).astype(jnp.int32)
+    # Rounding must not reach the total, which is past the last token.
+    point = jnp.minimum(point, total - 1)
+    chosen = jnp.sum(cdf <= point, axis=-1, dtype=jnp.int32, keepdims=True)
+    before = jnp.max(jnp.where(cdf <= point, cdf, 0), axis=-1, keepdims=True)
+    inner = jnp.take_along_axis(weights, chosen[..., None], axis=-2)[..., 0, :]
+    inner = before + jnp.cumsum(inner, axis=-1)
+    return chosen[..., 0] * block + jnp.sum(inner <= point, axis=-1, dtype=jnp.int32)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Everything in flight: G trunks, M rows of each, J branches queued.
+
+    Attributes:
+      trunk: keys and values, `[G, K, T, H]` a layer.
+      prefix: int32 `[G, J]`, trunk tokens that each branch sees.
+      limit: int32 `[G, J]`, tokens that each branch may have.
+      keys: uint32 `[G, J, 2]`.
+      queued: int32 `[G]`, branches of each trunk; the rest of J is unused.
+      next: int32 `[G]`, branches handed to rows so far.
+      suffix: the rows' keys and values, `[G, M, K, C, H]` a layer.
+      branch: int32 `[G, M]`, the branch that each row works on.
+      active: bool `[G, M]`.
+      length: int32 `[G, M]`, tokens sampled in the current branch.
+      token: int32 `[G, M]`, the last of them, which no layer has read yet.
+      tokens: int32 `[G, J, N]`, the output.
+      log_probs: float32 `[G, J, N]`.
+      lengths: int32 `[G, J]`, 0 while a branch is unfinished.
+    """
+
+    trunk: KeyValues
+    prefix: jax.Array
+    limit: jax.Array
+    keys: jax.Array
+    queued: jax.Array
+    next: jax.Array
+    suffix: KeyValues
+    branch: jax.Array
+    active: jax.Array
+    length: jax.Array
+    token: jax.Array
+    tokens: jax.Array
+    log_probs: jax.Array
+    lengths: jax.Array
+
+
+def grid_specs(grid: Grid) -> Grid:
+    """Where a grid is on a mesh: trunks along the batch axes, heads along `tensor`.
+
+    Returns:
+      A `PartitionSpec` for each array.
+    """
+    rest = jax.tree.map(lambda _: PartitionSpec(BATCH), grid)
+    heads = {"trunk": (BATCH, "tensor"), "suffix": (BATCH, None, "tensor")}
+    cache = {
+        name: jax.tree.map(lambda _, s=spec: PartitionSpec(*s), getattr(grid, name))
+        for name, spec in heads.items()
+    }
+    return dataclasses.replace(rest, **cache)
+
+
+def _on_mesh(grid: Grid) -> Grid:
+    """The grid, where `grid_specs` says, within a jit."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return grid
+    return jax.lax.with_sharding_constraint(grid, grid_specs(grid))
+
+
+@functools.partial(
+    jax.jit, static_argnums=(0, 1, 2), static_argnames=("config", "sampling", "dtype")
+)
+def empty_grid(
+    trunk_capacity: int,
+    suffix_capacity: int,
+    queue: int,
+    *,
+    config: TransformerConfig,
+    sampling: SamplingConfig,
+    dtype: jnp.dtype,
+) -> Grid:
+    """A grid with nothing in flight; the capacities are those of `capacities`."""
+    g, m, n = sampling.trunks, sampling.rows, sampling.max_tokens
+    shape = (g, config.num_kv_heads, trunk_capacity, config.head_dim)
+
+    def ints(*shape):
+        return jnp.zeros(shape, jnp.int32)
+
+    grid = Grid(
+        trunk=branches.zero_key_values(shape, config=config, dtype=dtype),
+        prefix=ints(g, queue),
+        limit=ints(g, queue),
+        keys=jnp.zeros((g, queue, 2), jnp.uint32),
+        queued=ints(g),
+        next=ints(g),
+        suffix=branches.empty_suffix(g, m, suffix_capacity, config=config, dtype=dtype),
+        branch=ints(g, m),
+        active=jnp.zeros((g, m), bool),
+        length=ints(g, m),
+        token=ints(g, m),
+        tokens=ints(g, queue, n),
+        log_probs=jnp.zeros((g, queue, n), jnp.float32),
+        lengths=ints(g, queue),
+    )
+    return _on_mesh(grid)
+
+
+def _refill(grid: Grid) -> Grid:
+    """Gives every idle row the next branch of its trunk, if there is one."""
+    idle = ~grid.active
+    rank = jnp.cumsum(idle, axis=1) - 1
+    branch = grid.next[:, None] + rank
+    takes = idle & (branch < grid.queued[:, None])
+    branch = jnp.where(takes, branch, grid.branch)
+    first = jnp.take_along_axis(grid.tokens[:, :, 0], branch, axis=1)
+    # Of some branches the first token was the last.
+    goes_on = jnp.take_along_axis(grid.lengths, branch, axis=1) == 0
+    return dataclasses.replace(
+        grid,
+        next=grid.next + jnp.sum(takes, axis=1, dtype=jnp.int32),
+        branch=branch,
+        active=grid.active | (takes & goes_on),
+        length=jnp.where(takes, 1, grid.length),
+        token=jnp.where(takes, first, grid.token),
+    )
+
+
+def _ends(token, length, limit, sampling):
+    """Whether a token is the last of its branch, bool; arguments are int `[...]`."""
+    ends = jnp.isin(token, jnp.array(sampling.end_ids, jnp.int32))
+    return ends | (length >= limit)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("config", "sampling"), donate_argnames="grid"
+)
+def _load(
+    params: Params,
+    grid: Grid,
+    slots: jax.Array,
+    tokens: jax.Array,
+    prefix: jax.Array,
+    limit: jax.Array,
+    keys: jax.Array,
+    queued: jax.Array,
+    *,
+    config: TransformerConfig,
+    sampling: SamplingConfig,
+) -> Grid:
+    """Puts new trunks and their branches in `slots`; a slot of G is dropped."""
+    trunk, hidden = branches.prefill(params, tokens, config=config)
+
+    def draw_first(trunk):
+        hidden, prefix, keys = trunk
+        logits = forward.logits(params, hidden[prefix - 1], config=config)
+        place = jnp.zeros_like(prefix)
+        return sample_token(keys, place, logits, temperature=sampling.temperature)
+
+    # One trunk after another: logits of all branches of all of them are too many.
+    token, log_prob = jax.lax.map(draw_first, (hidden, prefix, keys))
+    exists = jnp.arange(prefix.shape[1])[None] < queued[:, None]
+    done = exists & _ends(token, 1, limit, sampling)
+
+    def put(old, new):
+        return old.at[slots].set(new, mode="drop")
+
+    def put_first(old, new):
+        new = jnp.where(exists, new, 0)
+        return put(old, 0).at[slots, :, 0].set(new, mode="drop")
+
+    grid = dataclasses.replace(
+        grid,
+        trunk=jax.tree.map(put, grid.trunk, trunk),
+        prefix=put(grid.prefix, prefix),
+        limit=put(grid.limit, limit),
+        keys=put(grid.keys, keys),
+        queued=put(grid.queued, queued),
+        next=put(grid.next, jnp.zeros_like(queued)),
+        lengths=put(grid.lengths, done.astype(jnp.int32)),
+        tokens=put_first(grid.tokens, token),
+        log_probs=put_first(grid.log_probs, log_prob),
+    )
+    return _on_mesh(grid)
+
+
+@jax.jit
+def _output(grid: Grid, slots: jax.Array) -> tuple[jax.Array, ...]:
+    """Tokens, log-probs and lengths of the trunks in `slots`, an int32 vector."""
+    return tuple(a[slots] for a in (grid.tokens, grid.log_probs, grid.lengths))
+
+
+@functools.partial(
+    jax.jit, static_argnames=("config", "sampling"), donate_argnames="grid"
+)
+def run_segment(
+    params: Params,
+    grid: Grid,
+    patience: jax.Array,
+    *,
+    config: TransformerConfig,
+    sampling: SamplingConfig,
+) -> tuple[Grid, jax.Array, jax.Array, jax.Array]:
+    """Decodes until at most `patience` trunks still have work.
+
+    Args:
+      params: the policy's parameters.
+      grid: what is in flight; donated.
+      patience: int32 scalar.
+      config: the architecture.
+      sampling: how tokens are drawn.
+
+    Returns:
+      The grid; which slots still have work, bool `[G]`; and the int32 counts of
+      tokens decoded and of row-steps run.
+    """
+    here = jnp.arange(sampling.trunks)[:, None]
+
+    def has_work(grid):
+        return jnp.any(grid.active, axis=1) | (grid.next < grid.queued)
+
+    def step(carry):
+        grid, decoded, slots = carry
+        suffix, hidden = branches.extend(
+            params,
+            grid.trunk,
+            grid.suffix,
+            grid.token[..., None],
+            jnp.take_along_axis(grid.prefix, grid.branch, axis=1),
+            grid.length - 1,
+            config=config,
+        )
+        logits = forward.logits(params, hidden[:, :, 0], config=config)
+        key = jnp.take_along_axis(grid.keys, grid.branch[..., None], axis=1)
+        token, log_prob = sample_token(
+            key, grid.length, logits, temperature=sampling.temperature
+        )
+        # An idle row writes to branch J, which is out of bounds and dropped.
+        at = (here, jnp.where(grid.active, grid.branch, grid.prefix.shape[1]))
+        length = grid.length + grid.active
+        limit = jnp.take_along_axis(grid.limit, grid.branch, axis=1)
+        ended = grid.active & _ends(token, length, limit, sampling)
+        decoded += jnp.sum(grid.active, dtype=jnp.int32)
+        grid = dataclasses.replace(
+            grid,
+            tokens=grid.tokens.at[*at, grid.length].set(token, mode="drop"),
+            log_probs=grid.log_probs.at[*at, grid.length].set(log_prob, mode="drop"),
+            lengths=grid.lengths.at[*at].set(jnp.where(ended, length, 0), mode="drop"),
+            active=grid.active & ~ended,
+            length=length,
+            token=token,
+            suffix=suffix,
+        )
+        return _on_mesh(_refill(grid)), decoded, slots + token.size
+
+    zero = jnp.zeros((), jnp.int32)
+    grid, decoded, slots = jax.lax.while_loop(
+        lambda carry: jnp.sum(has_work(carry[0])) > patience,
+        step,
+        (_refill(grid), zero, zero),
+    )
+    return grid, has_work(grid), decoded, slots
+
+
+def sample(
+    params: Params,
+    requests: Sequence[Request],
+    *,
+    config: TransformerConfig,
+    sampling: SamplingConfig,
+    ledger: Ledger,
+) -> Iterator[tuple[int, Samples]]:
+    """Samples every branch of every request.
+
+    Args:
+      params: the policy's parameters.
+      requests: what to sample.
+      config: the architecture.
+      sampling: how tokens are drawn, and the grid.
+      ledger: counts are added to it.
+
+    Yields:
+      (index of a request, its samples), in the order in which they finish.
+
+    Raises:
+      UserError: a trunk leaves no room for a single token.
+      ValueError: a request has no branches, or one that is not within its trunk.
+    """
+    if not requests:
+        return
+    for i, request in enumerate(requests):
+        first, last = min(request.prefixes, default=0), max(request.prefixes, default=0)
+        if not 1 <= request.prompt_length <= first or last > len(request.trunk):
+            raise ValueError(
+                f"request {i}: needs branches that leave the trunk between the end of"
+                f" its prompt, {request.prompt_length}, and its own end,"
+                f" {len(request.trunk)}; got prefixes {request.prefixes}"
+            )
+        used = int(last) - request.prompt_length
+        if used >= sampling.max_tokens:
+            raise UserError(
+                f"request {i}: a prefix already holds {used} response tokens, but"
+                f" max_tokens={sampling.max_tokens} allows no more"
+            )
+    g = sampling.trunks
+    capacity, suffix_capacity, queue = capacities(requests, sampling)
+    grid = empty_grid(
+        capacity,
+        suffix_capacity,
+        queue,
+        config=config,
+        sampling=sampling,
+        dtype=params["embed"].dtype,
+    )
+    waiting = list(range(len(requests)))[::-1]
+    flying: dict[int, int] = {}  # slot -> request
+    static = dict(config=config, sampling=sampling)
+    # Trunks that are loaded at a time. A wider load waits for more trunks to end,
+    # while their rows idle; a narrower one asks the host more often.
+    width = max(1, g // 16)
+    while waiting or flying:
+        free = [slot for slot in range(g) if slot not in flying]
+        while waiting and free:
+            batch, free = free[:width], free[width:]
+            slots = np.full(width, g, np.int32)
+            tokens = np.zeros((width, capacity), np.int32)
+            prefix = np.ones((width, queue), np.int32)
+            limit = np.zeros((width, queue), np.int32)
+            keys = np.zeros((width, queue, 2), np.uint32)
+            queued = np.zeros(width, np.int32)
+            for i, slot in enumerate(batch):
+                if not waiting:
+                    break
+                index = waiting.pop()
+                request, count = requests[index], len(requests[index].prefixes)
+                flying[slot] = index
+                slots[i], queued[i] = slot, count
+                tokens[i, : len(request.trunk)] = request.trunk
+                prefix[i, :count] = request.prefixes
+                limit[i, :count] = _limits(request, sampling)
+                keys[i, :count] = request.keys
+                ledger.prefilled += len(request.trunk)
+                ledger.decoded += count
+                ledger.slots += count
+            grid = _load(
+                params, grid, slots, tokens, prefix, limit, keys, queued, **static
+            )
+        # With nothing left to load, run to the end; else until there is room
+        # worth a load.
+        patience = np.int32(max(0, len(flying) - width) if waiting else 0)
+        grid, *told = run_segment(params, grid, patience, **static)
+        has_work, decoded, slots_run = jax.device_get(told)
+        ledger.decoded += int(decoded)
+        ledger.slots += int(slots_run)
+        finished = [slot for slot in flying if not has_work[slot]]
+        for first in range(0, len(finished), width):
+            slots = finished[first : first + width]
+            out = jax.device_get(_output(grid, np.resize(slots, width)))
+            for i, slot in enumerate(slots):
+                index = flying.pop(slot)
+                count = len(requests[index].prefixes)
+                yield index, Samples(*(a[i, :count].copy() for a in out))
+
+
+def capacities(
+    requests: Sequence[Request], sampling: SamplingConfig
+) -> tuple[int, int, int]:
+    """Trunk tokens T, suffix tokens C and branches J that the requests need.
+
+    Rounded up, so that ragged jobs share their programs: those of a grid depend on
+    its sampling config, and on these three.
+    """
+    trunk = max(len(request.trunk) for request in requests)
+    # The last token of a branch is not kept.
+    suffix = max(_limits(request, sampling).max() - 1 for request in requests)
+    queue = max(len(request.prefixes) for request in requests)
+    return _round_up(trunk, 16), _round_up(max(suffix, 1), 16), _round_up(queue, 8)
+
+
+def _limits(request: Request, sampling: SamplingConfig) -> np.ndarray:
+    """Tokens that each branch may have, int `[J]`."""
+    used = np.asarray(request.prefixes) - request.prompt_length
+    return sampling.max_tokens - used
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

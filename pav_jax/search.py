@@ -1,0 +1,436 @@
+"""Step-level beam search guided by a verifier (Sec. 4.1).
+
+From each of N states C candidate steps are sampled; a scorer reads only the new
+tokens; the N candidates of highest effective reward `Q^π + αA^μ` are kept; at
+the end the response of highest `Q^π` is the answer. Nothing is read twice: a
+candidate's keys and values are copied to its children, for the policy and for
+the verifier. The host is asked once a step, whether all responses have ended.
+
+Candidates that spell the same response are one candidate: a copy would take a
+place in the beam and add nothing to it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pav_jax import rollout, verifier
+from pav_jax.gemma import branches, forward
+from pav_jax.gemma.branches import KeyValues
+from pav_jax.gemma.config import TransformerConfig
+from pav_jax.gemma.forward import Params
+from pav_jax.ledger import Ledger
+from pav_jax.train.data import pad_rows
+from pav_jax.verifier import VerifierParams
+
+_CHUNK = 8  # tokens that the verifier reads in one pass
+
+
+@dataclasses.dataclass(frozen=True)
+class BeamConfig:
+    """How to search.
+
+    Attributes:
+      beams: states kept (N).
+      candidates: steps sampled from each (C; 3 in the paper).
+      max_tokens: most tokens of a response.
+      max_steps: most steps of a response.
+      end_ids: tokens that end a response.
+      step_end_ids: tokens that end a step.
+      temperature: of the candidates.
+      prover_k: the prover is BoK(π).
+      rows: rows of one batch, about; sets how many problems share it.
+    """
+
+    beams: int
+    candidates: int
+    max_tokens: int
+    max_steps: int
+    end_ids: tuple[int, ...]
+    step_end_ids: tuple[int, ...]
+    temperature: float = 1.0
+    prover_k: int = 4
+    rows: int = 256
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Beams:
+    """Candidates of G problems, R = N * C rows each.
+
+    Attributes:
+      trunk: the prompts' keys and values, `[G, K, P, H]` a layer.
+      prompt_length: int32 `[G, R]`; 0 for a place without a problem.
+      keys: uint32 `[G, 2]`, one a problem.
+      suffix: the candidates' keys and values, `[G, R, K, T, H]` a layer.
+      hidden: `[G, R, D]`, from which the next token is drawn.
+      tokens: int32 `[G, R, T]`.
+      start: int32 `[G, R]`, where the newest step begins.
+      length: int32 `[G, R]`, where it ends.
+      digest: uint32 `[G, R]`, a hash of the tokens, which names the prefix.
+      q: float32 `[G, R]`, `Q^π` at the end of the newest step.
+      score: float32 `[G, R]`, the effective reward of the newest step.
+      done: bool `[G, R]`.
+      decoded: int32 `[G]`, tokens sampled, of dropped candidates too.
+    """
+
+    trunk: KeyValues
+    prompt_length: jax.Array
+    keys: jax.Array
+    suffix: KeyValues
+    hidden: jax.Array
+    tokens: jax.Array
+    start: jax.Array
+    length: jax.Array
+    digest: jax.Array
+    q: jax.Array
+    score: jax.Array
+    done: jax.Array
+    decoded: jax.Array
+
+
+class Scorer(Protocol):
+    """What tells the value of candidates; it may keep state for each of them."""
+
+    def begin(self, prompts: np.ndarray, lengths: np.ndarray, rows: int) -> jax.Array:
+        """Starts R rows for each of G problems.
+
+        Args:
+          prompts: int32 `[G, P]`.
+          lengths: int32 `[G]`, 0 for a place without a problem.
+          rows: R.
+
+        Returns:
+          `Q^π` of the bare problems, float32 `[G]`.
+        """
+
+    def score(self, beams: Beams) -> jax.Array:
+        """`Q^π` after each row's newest step, float32 `[G, R]`."""
+
+    def keep(self, parents: jax.Array) -> None:
+        """Row r of the next step goes on from row `parents[g, r]` of this one."""
+
+    @property
+    def scored(self) -> np.ndarray:
+        """Tokens that a model read for each problem since `begin`, int `[G]`."""
+
+
+class VerifierScorer:
+    """Scores by a trained verifier, which reads each token once.
+
+    Args:
+      params: the verifier.
+      config: its architecture.
+      max_tokens: most tokens of a response.
+    """
+
+    def __init__(
+        self, params: VerifierParams, config: TransformerConfig, max_tokens: int
+    ):
+        self._params = params
+        self._config = config
+        self._max_tokens = max_tokens
+
+    def begin(self, prompts, lengths, rows):
+        self._trunk, value, evidence = _read_prompts(
+            self._params, prompts, lengths, config=self._config
+        )
+        self._evidence = jnp.repeat(evidence[:, None], rows, axis=1)
+        self._suffix = branches.empty_suffix(
+            len(prompts),
+            rows,
+            self._max_tokens,
+            config=self._config,
+            dtype=self._params["model"]["embed"].dtype,
+        )
+        self._scored = jnp.asarray(lengths)
+        return value
+
+    def score(self, beams):
+        self._suffix, self._evidence, q, read = _read_steps(
+            self._params,
+            self._trunk,
+            self._suffix,
+            self._evidence,
+            beams.prompt_length,
+            beams.tokens,
+            beams.start,
+            beams.length,
+            beams.q,
+            config=self._config,
+        )
+        self._scored = self._scored + read
+        return q
+
+    def keep(self, parents):
+        self._suffix, self._evidence = _gather_rows(
+            (self._suffix, self._evidence), parents
+        )
+
+    @property
+    def scored(self):
+        return np.asarray(self._scored)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _read_prompts(params, prompts, lengths, *, config):
+    """The prompts' keys and values; Q and the evidence at the last token of each."""
+    trunk, hidden = branches.prefill(params["model"], prompts, config=config)
+    value, evidence = verifier.head_terms(params["head"], hidden)
+    last = jnp.maximum(lengths - 1, 0)[:, None]
+    value, evidence = (
+        jnp.take_along_axis(terms, last, axis=1)[:, 0]
+        for terms in (value, jnp.cumsum(evidence, axis=1))
+    )
+    return trunk, jax.nn.sigmoid(value + evidence), evidence
+
+
+@functools.partial(
+    jax.jit, static_argnames="config", donate_argnames=("suffix", "evidence")
+)
+def _read_steps(
+    params, trunk, suffix, evidence, prompt_length, tokens, start, length, q, *, config
+):
+    """Reads tokens `start` to `length` of each row; Q at the last of them."""
+    width = tokens.shape[-1]
+
+    def body(carry):
+        suffix, evidence, q, read = carry
+        places = read[..., None] + jnp.arange(_CHUNK)[None, None]
+        chunk = jnp.take_along_axis(tokens, jnp.minimum(places, width - 1), axis=-1)
+        suffix, hidden = branches.extend(
+            params["model"], trunk, suffix, chunk, prompt_length, read, config=config
+        )
+        value, new = verifier.head_terms(params["head"], hidden)
+        total = evidence[..., None] + jnp.cumsum(new, axis=-1)
+        last = length - 1 - read  # where in this chunk, or after it, the step ends
+        at = jnp.clip(last, 0, _CHUNK - 1)[..., None]
+        value, total = (
+            jnp.take_along_axis(x, at, axis=-1)[..., 0] for x in (value, total)
+        )
+        ends = (last >= 0) & (last < _CHUNK)
+        q = jnp.where(ends, jax.nn.sigmoid(value + total), q)
+        evidence = jnp.where(last >= 0, total, evidence)
+        return suffix, evidence, q, jnp.minimum(read + _CHUNK, length)
+
+    suffix, evidence, q, _ = jax.lax.while_loop(
+        lambda carry: jnp.any(carry[3] < length), body, (suffix, evidence, q, start)
+    )
+    return suffix, evidence, q, jnp.sum(length - start, axis=1, dtype=jnp.int32)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _gather_rows(tree, parents):
+    """Row r becomes row `parents[g, r]`, in every `[G, R, ...]` array."""
+
+    def gather(array):
+        index = parents.reshape(parents.shape + (1,) * (array.ndim - 2))
+        return jnp.take_along_axis(array, index, axis=1)
+
+    return jax.tree.map(gather, tree)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "beam"))
+def _begin(params, prompts, lengths, keys, bare, *, config, beam) -> Beams:
+    groups, rows = prompts.shape[0], beam.beams * beam.candidates
+    trunk, hidden = branches.prefill(params, prompts, config=config)
+    last = jnp.maximum(lengths - 1, 0)[:, None, None]
+    hidden = jnp.take_along_axis(hidden, last, axis=1)
+    shape = (groups, rows)
+    return Beams(
+        trunk=trunk,
+        prompt_length=jnp.broadcast_to(lengths[:, None], shape),
+        keys=keys,
+        suffix=branches.empty_suffix(
+            groups, rows, beam.max_tokens, config=config, dtype=hidden.dtype
+        ),
+        hidden=jnp.broadcast_to(hidden, (*shape, config.embed_dim)),
+        tokens=jnp.zeros((*shape, beam.max_tokens), jnp.int32),
+        start=jnp.zeros(shape, jnp.int32),
+        length=jnp.zeros(shape, jnp.int32),
+        digest=jnp.zeros(shape, jnp.uint32),
+        q=jnp.broadcast_to(bare[:, None], shape),
+        score=jnp.zeros(shape),
+        done=jnp.broadcast_to(lengths[:, None] == 0, shape),
+        decoded=jnp.zeros((groups,), jnp.int32),
+    )
+
+
+def _row_key(key, digest, row):
+    key = jax.random.fold_in(jax.random.wrap_key_data(key), digest)
+    return jax.random.key_data(jax.random.fold_in(key, row))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "beam"), donate_argnames="beams")
+def _sample_steps(params: Params, beams: Beams, *, config, beam) -> Beams:
+    """Decodes until every row has ended its step."""
+    shape = beams.length.shape
+    here = (jnp.arange(shape[0])[:, None], jnp.arange(shape[1])[None, :])
+    # A sample is named by (seed, problem, prefix, sample index, position).
+    keys = jax.vmap(jax.vmap(_row_key, (None, 0, 0)))(
+        beams.keys, beams.digest, jnp.broadcast_to(here[1], shape)
+    )
+    beams = dataclasses.replace(beams, start=beams.length)
+
+    def body(carry):
+        beams, active = carry
+        logits = forward.logits(params, beams.hidden, config=config)
+        token, _ = rollout.sample_token(
+            keys, beams.length - beams.start, logits, temperature=beam.temperature
+        )
+        # An idle row writes where its own next step will overwrite.
+        suffix, hidden = branches.extend(
+            params,
+            beams.trunk,
+            beams.suffix,
+            token[..., None],
+            beams.prompt_length,
+            beams.length,
+            config=config,
+        )
+        at = (*here, jnp.where(active, beams.length, beam.max_tokens))
+        length = beams.length + active
+        ends = jnp.isin(token, jnp.array(beam.end_ids, jnp.int32))
+        done = active & (ends | (length >= beam.max_tokens))
+        stops = done | jnp.isin(token, jnp.array(beam.step_end_ids, jnp.int32))
+        digest = beams.digest * jnp.uint32(1_000_003) + token.astype(jnp.uint32) + 1
+        beams = dataclasses.replace(
+            beams,
+            suffix=suffix,
+            hidden=jnp.where(active[..., None], hidden[:, :, 0], beams.hidden),
+            tokens=beams.tokens.at[at].set(token, mode="drop"),
+            length=length,
+            digest=jnp.where(active, digest, beams.digest),
+            done=beams.done | done,
+            decoded=beams.decoded + jnp.sum(active, axis=1, dtype=jnp.int32),
+        )
+        return beams, active & ~stops
+
+    beams, _ = jax.lax.while_loop(
+        lambda carry: jnp.any(carry[1]), body, (beams, ~beams.done)
+    )
+    return beams
+
+
+_ROWS = ("suffix", "hidden", "tokens", "length", "digest", "q", "score", "done")
+
+
+@functools.partial(jax.jit, static_argnames="beam", donate_argnames="beams")
+def _select(
+    beams: Beams, q: jax.Array, alpha: jax.Array, *, beam
+) -> tuple[Beams, jax.Array, jax.Array]:
+    """Keeps the N best distinct candidates, each copied to C rows.
+
+    Returns:
+      The beams; the row each row came from, int32 `[G, R]`; whether all ended.
+    """
+    progress = verifier.advantages(q, beams.q, beam.prover_k)
+    # A response that had ended keeps the score of its last step.
+    went_on = beams.length > beams.start
+    score = jnp.where(went_on, q + alpha * progress, beams.score)
+    beams = dataclasses.replace(beams, q=q, score=score)
+    same = beams.digest[:, :, None] == beams.digest[:, None, :]
+    earlier = jnp.tril(jnp.ones(same.shape[1:], bool), -1)[None]
+    copy = jnp.any(same & earlier, axis=-1)
+    # Copies come last, and are kept only where there are too few candidates. Two sort
+    # keys: a penalty large enough to put them last would round their scores away.
+    place = jnp.broadcast_to(jnp.arange(score.shape[1])[None], score.shape)
+    *_, place = jax.lax.sort((copy, -score, place), num_keys=2)
+    kept = place[:, : beam.beams]
+    parents = jnp.repeat(kept, beam.candidates, axis=1)
+    rows = _gather_rows({name: getattr(beams, name) for name in _ROWS}, parents)
+    beams = dataclasses.replace(beams, **rows)
+    return beams, parents, jnp.all(beams.done)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a search found for one problem, and what it paid.
+
+    Attributes:
+      tokens: the response of highest `Q^π`.
+      q: that value.
+      ledger: tokens decoded, prefilled and scored for this problem.
+    """
+
+    tokens: list[int]
+    q: float
+    ledger: Ledger
+
+
+def beam_search(
+    params: Params,
+    scorer: Scorer,
+    prompts: Sequence[Sequence[int]],
+    problem_ids: Sequence[int],
+    *,
+    alpha: float,
+    seed: int,
+    config: TransformerConfig,
+    beam: BeamConfig,
+) -> Iterator[Found]:
+    """Searches every problem.
+
+    Args:
+      params: the policy.
+      scorer: tells `Q^π` of candidates.
+      prompts: token ids.
+      problem_ids: `Problem.id` of each.
+      alpha: weight of `A^μ` in the effective reward; 0 is search by `Q^π`.
+      seed: names the draws.
+      config: the policy's architecture.
+      beam: how to search.
+
+    Yields:
+      What was found for each problem, in order.
+    """
+    rows = beam.beams * beam.candidates
+    groups = max(1, beam.rows // rows)
+    width = -(-max(map(len, prompts)) // 16) * 16
+    keys = rollout.branch_keys(
+        seed, problem_ids, [0] * len(prompts), [0] * len(prompts)
+    )
+    for first in range(0, len(prompts), groups):
+        batch = prompts[first : first + groups]
+        missing = groups - len(batch)
+        tokens = pad_rows([*batch, *[[]] * missing], width)
+        lengths = np.array([*map(len, batch), *[0] * missing], np.int32)
+        beams = _begin(
+            params,
+            tokens,
+            lengths,
+            np.resize(keys[first : first + groups], (groups, 2)),
+            scorer.begin(tokens, lengths, rows),
+            config=config,
+            beam=beam,
+        )
+        for _ in range(beam.max_steps):
+            beams = _sample_steps(params, beams, config=config, beam=beam)
+            q = scorer.score(beams)
+            beams, parents, all_done = _select(beams, q, np.float32(alpha), beam=beam)
+            scorer.keep(parents)
+            if all_done:
+                break
+        q, length, out, decoded = jax.device_get(
+            (beams.q, beams.length, beams.tokens, beams.decoded)
+        )
+        last = np.take_along_axis(out, np.maximum(length - 1, 0)[..., None], axis=-1)
+        ended = np.isin(last[..., 0], beam.end_ids) & (length > 0)
+        scored = scorer.scored
+        for i, prompt in enumerate(batch):
+            # One that was cut short has no answer: taken only if all were.
+            best = int(np.argmax(q[i] - 2.0 * ~ended[i]))
+            yield Found(
+                tokens=out[i, best, : length[i, best]].tolist(),
+                q=float(q[i, best]),
+                ledger=Ledger(
+                    decoded=int(decoded[i]),
+                    prefilled=len(prompt),
+                    scored=int(scored[i]),
+                ),
+            )

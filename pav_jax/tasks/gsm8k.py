@@ -1,0 +1,131 @@
+"""Grade-school word problems: GSM8K."""
+
+import os
+import pathlib
+import re
+from decimal import Decimal
+
+from pav_jax.tasks.base import Grade, Problem
+from pav_jax.tasks.stored import StoredTask, read_lines
+
+_LAYOUT = (
+    "expected a folder with train.jsonl and test.jsonl, one JSON object a line "
+    "with the text fields 'question' and 'answer'"
+)
+_FIELDS = ("question", "answer")
+_MARK = "####"
+_ANNOTATION = re.compile(r"<<[^>\n]*>>")
+# Far above any real answer, and small enough that parsing is never a cost.
+_LONGEST_NUMBER = 64
+_NUMBER = re.compile(
+    r"(?P<sign>-\$|\$-|-|\$|)"
+    r"(?P<digits>(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
+)
+
+
+class Gsm8k(StoredTask):
+    """GSM8K as a `Task`.
+
+    Args:
+      path: the folder that holds train.jsonl and test.jsonl; None to download them.
+      validation_fraction: the share of the training problems, in [0, 1), to hold out.
+      data_dir: where the prepared dataset is kept; see `datasets.load`.
+
+    Raises:
+      UserError: from `problems`, where a file is missing or a line is not a problem;
+        the message names the file and the line.
+    """
+
+    name = "gsm8k"
+
+    def __init__(
+        self,
+        path: str | os.PathLike | None = None,
+        validation_fraction: float = 0.05,
+        data_dir: str | os.PathLike | None = None,
+    ):
+        super().__init__(validation_fraction)
+        self._path = None if path is None else pathlib.Path(path)
+        self._data_dir = data_dir
+
+    def _read(self) -> tuple[list[Problem], list[Problem]]:
+        # TFDS takes two seconds to import, which grading does without.
+        from pav_jax.tasks import datasets
+
+        rows = datasets.load(
+            datasets.PavGsm8k, _read_rows, path=self._path, data_dir=self._data_dir
+        )
+        train, test = ([*map(_problem, rows[split])] for split in ("train", "test"))
+        return train, test
+
+    def grade(self, problem: Problem, response: str) -> Grade:
+        """Compares the number on the response's last `####` line, exactly.
+
+        Args:
+          problem: the problem that was asked.
+          response: untrusted text.
+
+        Returns:
+          UNPARSED where that line is missing or holds no plain number.
+        """
+        value = _last_number(response)
+        if value is None:
+            return Grade.UNPARSED
+        return Grade.CORRECT if value == parse_number(problem.answer) else Grade.WRONG
+
+    def answer(self, response: str) -> str | None:
+        """The number on the last `####` line in a normal form, or None."""
+        value = _last_number(response)
+        return None if value is None else format(value.normalize(), "f")
+
+
+def _last_number(response: str) -> Decimal | None:
+    lines = [line for line in response.split("\n") if line.startswith(_MARK)]
+    return parse_number(lines[-1][len(_MARK) :]) if lines else None
+
+
+def parse_number(text: str) -> Decimal | None:
+    """Reads a plain decimal number such as 72, -3, $1,000 or 72.00.
+
+    Args:
+      text: untrusted text; white space around the number is ignored.
+
+    Returns:
+      The exact value, or None where the text is anything else: no exponents,
+      no NaN or infinity, no misplaced commas, at most 64 characters.
+    """
+    text = text.strip()
+    match = _NUMBER.fullmatch(text) if len(text) <= _LONGEST_NUMBER else None
+    if match is None:
+        return None
+    minus = "-" if "-" in match["sign"] else ""
+    return Decimal(minus + match["digits"].replace(",", ""))
+
+
+def _read_rows(folder: pathlib.Path) -> dict[str, list[dict[str, str]]]:
+    """The published rows, each of which is a problem."""
+
+    def parse(row):
+        _problem(row)
+        return {field: row[field] for field in _FIELDS}
+
+    return {
+        split: list(read_lines(folder / f"{split}.jsonl", parse, _FIELDS, _LAYOUT))
+        for split in ("train", "test")
+    }
+
+
+def _problem(row: dict[str, str]) -> Problem:
+    """Turns a row of the published file into a problem, or raises ValueError."""
+    question = re.sub(r"\s*\n\s*", " ", row["question"].strip())
+    lines = _ANNOTATION.sub("", row["answer"]).split("\n")
+    lines = [line.strip() for line in lines if line.strip()]
+    marked = [line for line in lines if line.startswith(_MARK)]
+    answer = marked[0].removeprefix(_MARK).strip() if marked else ""
+    if marked != lines[-1:] or parse_number(answer) is None:
+        raise ValueError(f"'answer' must end with its only line '{_MARK} <number>'")
+    return Problem(
+        prompt=question + "\n",
+        answer=answer,
+        solution="\n".join([*lines[:-1], f"{_MARK} {answer}"]),
+    )

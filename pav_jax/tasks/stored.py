@@ -1,0 +1,129 @@
+"""What the tasks whose problems are in files share: splits, and reading JSON lines."""
+
+import functools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pav_jax.errors import UserError
+from pav_jax.tasks.base import Problem
+
+T = TypeVar("T")
+
+
+class StoredTask:
+    """A `Task` with a list of problems for training and one for the test.
+
+    Validation is held out of the former. A problem's side of that cut depends on
+    nothing but its prompt, so it stays the same when problems are added, dropped or
+    reordered. Nothing is read before the first call of `problems`: grading needs no
+    files.
+    """
+
+    name: str
+
+    def __init__(self, validation_fraction: float):
+        """Args: validation_fraction: the share, in [0, 1), to hold out.
+
+        Raises:
+          UserError: the fraction is out of range.
+        """
+        if not 0 <= validation_fraction < 1:
+            raise UserError(
+                f"validation_fraction is {validation_fraction}; it must be at least "
+                "0 and below 1"
+            )
+        self._fraction = validation_fraction
+
+    def _read(self) -> tuple[list[Problem], list[Problem]]:
+        """The problems for training and for the test; raises UserError."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def _splits(self) -> dict[str, list[Problem]]:
+        train, test = self._read()
+        splits = {"train": [], "validation": [], "test": test}
+        limit = self._fraction * 2**31
+        for problem in train:
+            splits["validation" if problem.id < limit else "train"].append(problem)
+        return splits
+
+    def problems(self, split: str, count: int | None = None) -> Sequence[Problem]:
+        """The first problems of a split, in the order of the files.
+
+        Args:
+          split: 'train', 'validation' or 'test'.
+          count: how many; all of them if None.
+
+        Returns:
+          `count` problems.
+
+        Raises:
+          UserError: the files cannot be read, there is no such split, or it holds
+            fewer problems.
+        """
+        if split not in self._splits:
+            known = ", ".join(self._splits)
+            raise UserError(f"{self.name} has no split {split!r}; it has {known}")
+        problems = self._splits[split]
+        if count is None:
+            return list(problems)
+        if not 0 <= count <= len(problems):
+            raise UserError(
+                f"asked for {count} problems of {self.name} {split}, which holds "
+                f"{len(problems)}"
+            )
+        return problems[:count]
+
+    def vocabulary(self) -> Sequence[str]:
+        """Nothing: a vocabulary is learned from the text, or comes with the model."""
+        return ()
+
+    def check_steps(self, problem: Problem, response: str) -> None:
+        """There is no step checker."""
+
+    def state(self, problem: Problem, response: str) -> None:
+        """Nor a summary of what a prefix is worth."""
+
+
+def read_lines(
+    file: Path, parse: Callable[[dict], T], fields: Sequence[str], layout: str
+) -> Iterator[T]:
+    """Reads a file of JSON objects, one a line; empty lines are skipped.
+
+    Args:
+      file: the file.
+      parse: turns an object into what is wanted, or raises ValueError.
+      fields: that must be there and hold text that is not blank.
+      layout: what would be right, for the message.
+
+    Raises:
+      UserError: the file cannot be read, or a line is bad; names file and line.
+    """
+    try:
+        lines = file.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(
+            f"cannot read {file.absolute()}: {error.strerror}; {layout}"
+        ) from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                item = parse(parse_object(line, fields))
+            # json raises RecursionError on deep nesting, ValueError otherwise.
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{file}, line {number}: {error}; {layout}") from error
+            yield item
+
+
+def parse_object(text: bytes, fields: Sequence[str]) -> dict:
+    """A JSON object in which `fields` hold text; raises ValueError."""
+    row = json.loads(text.decode())
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
+    for field in fields:
+        if not isinstance(row.get(field), str) or not row[field].strip():
+            raise ValueError(f"no text field {field!r}")
+        row[field].encode()  # half a surrogate pair, which JSON can spell, fails
+    return row

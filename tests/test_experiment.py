@@ -1,0 +1,84 @@
+"""What a config says about the model and the tokenizer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from pav_jax import experiment
+from pav_jax.errors import UserError
+from pav_jax.gemma import checkpoint, forward, sizes
+from pav_jax.gemma.tokenizer import byte_tokenizer
+
+TINY = dict(num_layers=2, embed_dim=16, num_heads=2, mlp_dim=24)
+
+
+class Sized:
+    """Stands for a tokenizer, of which only the size is asked."""
+
+    def __init__(self, vocab_size: int):
+        self.vocab_size = vocab_size
+
+
+def model(**fields) -> ConfigDict:
+    return ConfigDict(fields).lock()
+
+
+def test_a_published_size_has_an_embedding_for_each_token():
+    config = experiment.model_config(model(name="gemma2_2b"), Sized(256_000))
+    assert config.vocab_size == 256_000
+    assert config.num_params == sizes.by_name("gemma2_2b").num_params - 128 * 2304
+
+
+@pytest.mark.parametrize(
+    ("fields", "vocab_size", "message"),
+    [
+        (dict(name="gemma2_2b"), 262_144, "262144 tokens, and gemma2_2b has 256128"),
+        (dict(name="gemma3_4b"), 256_000, "set config.tokenizer.path"),
+        (dict(name="gemma4_2b"), 256_000, "'gemma4_2b'; there are: gemma2_2b"),
+        (dict(name="gemma2_2b", window=8), 256_000, "take out window"),
+    ],
+    ids=["too-many", "too-few", "unknown", "more"],
+)
+def test_a_size_that_cannot_be_is_refused(fields, vocab_size, message):
+    with pytest.raises(UserError, match=message):
+        experiment.model_config(model(**fields), Sized(vocab_size))
+
+
+def test_the_policy_starts_from_a_checkpoint(tmp_path):
+    tokenizer = byte_tokenizer()
+    architecture = experiment.model_config(model(**TINY), tokenizer)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype),
+        jax.eval_shape(lambda: forward.init_params(jax.random.key(0), architecture)),
+    )
+    checkpoint.write(tmp_path / "it", params, config=architecture)
+
+    said = model(**TINY, checkpoint=str(tmp_path / "it"), dtype="bfloat16")
+    assert experiment.model_config(said, tokenizer) == architecture
+    read = experiment.initial_policy(said, architecture, seed=0)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a, b.astype(jnp.bfloat16)),
+        read,
+        params,
+    )
+    assert read["embed"].dtype == jnp.bfloat16
+
+    with pytest.raises(UserError, match="there is no checkpoint folder"):
+        absent = model(**TINY, checkpoint=str(tmp_path / "absent"))
+        experiment.initial_policy(absent, architecture, seed=0)
+    with pytest.raises(UserError, match="dtype is 'float8'"):
+        experiment.initial_policy(model(dtype="float8"), architecture, seed=0)
+
+
+def test_a_tokenizer_is_read_or_learnt(tmp_path):
+    byte_tokenizer().save(tmp_path / "it.model")
+    read = experiment.make_tokenizer(model(path=str(tmp_path / "it.model")), [], ())
+    assert read.encode("ab") == byte_tokenizer().encode("ab")
+    learnt = experiment.make_tokenizer(model(vocab_size=9), ["ab"], ("a", "b"))
+    assert learnt.encode("ab") == [4, 5]
+    for fields in ({}, dict(path="it.model", vocab_size=9)):
+        with pytest.raises(UserError, match="and not both"):
+            experiment.make_tokenizer(model(**fields), [], ())

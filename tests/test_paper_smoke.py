@@ -1,0 +1,68 @@
+"""A config of the paper at its smallest, through every stage, as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pav_jax import scoring
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPES = (
+    "triangle square pentagon hexagon rhombus trapezoid kite parallelogram polygon"
+    " quadrilateral octagon decagon cube pyramid prism tetrahedron icosahedron"
+).split()
+
+
+def _tree(folder: Path) -> Path:
+    """MATH in miniature, as published: 80 problems, 10 of them MATH-500."""
+    rows = []
+    for k in range(80):
+        a, b = k + 2, (7 * k) % 23
+        shape = SHAPES[k % len(SHAPES)]
+        row = {
+            "problem": f"A {shape} has ${a}$ sides; another ${b}$. How many in all?",
+            "level": "Level 1",
+            "type": "Algebra",
+            "solution": f"We count {shape} sides.  So it is $\\boxed{{{a + b}}}$.",
+        }
+        file = folder / ("train" if k < 40 else "test") / "algebra" / f"{k}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(row))
+        rows.append(json.dumps(row | {"answer": str(a + b)}))
+    (folder / "math500.jsonl").write_text("\n".join(rows[70:]) + "\n")
+    return folder
+
+
+@pytest.mark.slow
+def test_smoke_runs_every_stage(tmp_path):
+    workdir = tmp_path / "run"
+    file = ROOT / "experiments" / "gemma2_2b_math.py"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pav_jax", "run", f"--config={file}:smoke"),
+            *(f"--workdir={workdir}", f"--config.task.path={_tree(tmp_path / 'math')}"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TFDS_DATA_DIR": str(tmp_path / "prepared")},
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((workdir / "report" / "results.json").read_text())
+    assert {"beam_pav", "best_of_n_orm"} <= {row["method"] for row in results["search"]}
+    assert "gemma2_2b, shrunk for a trial" in results["description"]
+    sft, labelled = (
+        [
+            json.loads(line)
+            for line in (workdir / "data" / name).read_text().splitlines()
+        ]
+        for name in ("sft.jsonl", "labels.jsonl")
+    )
+    assert labelled == sft[: len(labelled)]  # the same problems, as in the paper
+    verifiers = scoring.Verifiers.load(workdir)
+    (scores,) = scoring.score(verifiers, ["What is $2 + 2$?"], ["We add.\nIt is 4."])
+    assert len(scores.steps) == 2 and 0 < scores.orm < 1
