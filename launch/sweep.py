@@ -13,11 +13,16 @@ command goes on after a stop. What follows -- goes to the launcher of each run:
 import argparse
 import concurrent.futures
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+PYTHON = HERE.parent / ".venv" / "bin" / "python"
+if __name__ == "__main__" and PYTHON.exists() and Path(sys.prefix) != PYTHON.parents[1]:
+    # As for the other launchers, what `make setup` made comes before what is active.
+    os.execv(PYTHON, [str(PYTHON), __file__, *sys.argv[1:]])
 sys.path.insert(0, str(HERE.parent))  # a checkout need not be installed
 
 from pav_jax import artifacts, sweeps  # noqa: E402

@@ -84,7 +84,8 @@ class Cloud:
 
     def run(self, script, *arguments):
         self._folder.joinpath("calls").write_text("")
-        path = f"{self._folder}{os.pathsep}{os.environ['PATH']}"
+        folders = self._folder, Path(sys.executable).parent, os.environ["PATH"]
+        path = os.pathsep.join(map(str, folders))
         return subprocess.run(
             [LAUNCH / script, *arguments],
             capture_output=True,
@@ -137,6 +138,18 @@ def test_shellcheck():
 def test_help(cloud, script):
     done = cloud.run(script, "--help")
     assert done.returncode == 0 and "--dry_run" in done.stdout
+
+
+def test_sweep_runs_with_what_make_setup_made():
+    if not (ROOT / ".venv" / ".ready").exists():
+        pytest.skip("needs the .venv of `make setup`")
+    done = subprocess.run(
+        [LAUNCH / "sweep.py", "--help"],
+        capture_output=True,
+        env={"PATH": "/usr/bin:/bin"},
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -111,21 +111,22 @@ def test_a_changed_field_runs_again_what_depends_on_it(finished, tmp_path):
 
 
 def test_a_killed_run_gives_the_same_numbers(finished, tmp_path):
-    """SIGKILL at any moment, then again until it is through."""
+    """SIGKILL somewhere within each of three stages, then on to the end."""
     workdir = tmp_path / "run"
+    seconds = json.loads((finished / "report" / "results.json").read_text())["stages"]
     rng = random.Random(0)
-    kills = 0
-    while not (workdir / "report" / "manifest.json").exists():
+    for stage in ("sft", "labels", "search"):
         process = subprocess.Popen(
-            _command(workdir), cwd=ROOT, stderr=subprocess.DEVNULL
+            _command(workdir), cwd=ROOT, stderr=subprocess.PIPE, text=True
         )
-        try:
-            process.wait(rng.uniform(8, 25) if kills < 6 else 600)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-    assert kills >= 2
+        said = iter(process.stderr)
+        assert any(line.startswith(f"{stage}: runs") for line in said)
+        time.sleep(rng.uniform(0, seconds[stage] / 2))
+        process.send_signal(signal.SIGKILL)
+        process.stderr.close()
+        assert process.wait() == -signal.SIGKILL
+    assert not (workdir / "report").exists()
+    _run(workdir)
     assert _numbers(workdir) == _numbers(finished)
 
 

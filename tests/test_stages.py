@@ -415,7 +415,7 @@ def run_here(function, *args):
 
 def run_slowly(workdir):
     print("ready", flush=True)
-    run_stages(make_stages(pause=0.05), make_config(), workdir)
+    run_stages(make_stages(pause=0.2), make_config(), workdir)
 
 
 @pytest.mark.slow
@@ -427,7 +427,8 @@ def test_killed_at_random_until_done(workdir, tmp_path):
         with run_here("run_slowly", target) as process:
             assert process.stdout.readline() == "ready\n"
             try:
-                code = process.wait(timeout=rng.uniform(0.0, 0.15 + 0.02 * kills))
+                # The first three are too short for the three pauses of 0.2 s.
+                code = process.wait(timeout=rng.uniform(0.0, 0.1 + 0.03 * kills))
             except subprocess.TimeoutExpired:
                 process.kill()
                 kills += 1
