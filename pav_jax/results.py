@@ -83,10 +83,10 @@ def _shape(config) -> str:
     else:
         policy = f"a policy of {model.num_layers} layers of width {model.embed_dim}"
     problems = config.problems.labels or "all"
+    seeds = config.rollouts.n_cov
     return (
-        f"{policy}, {config.rollouts.n_cov} seed rollout(s) of each of"
-        f" {problems} problems, {config.labels.n_mc} continuations of"
-        " every step prefix"
+        f"{policy}, {seeds} seed rollout{'s' if seeds > 1 else ''} of each of"
+        f" {problems} problems, {config.labels.n_mc} continuations of every step prefix"
     )
 
 
