@@ -5,6 +5,7 @@ import http.server
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -268,8 +269,33 @@ def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch):
         raise ConnectionError("no route")
 
     monkeypatch.setattr(datasets.tfds, "data_source", fail)
+    words = r"no route.*config\.task\.path.*train\.jsonl.*https"
     for task in (Math(data_dir=tmp_path), Gsm8k(data_dir=tmp_path)):
-        with pytest.raises(UserError, match="no route.*task.path.*train.jsonl.*https"):
+        with pytest.raises(UserError, match=words):
+            task.problems("test")
+
+
+def test_without_a_network_nothing_is_tried_for_long(tmp_path, monkeypatch):
+    """TFDS asks ten times, and each time for as long as the system lets it."""
+
+    def download(*args):
+        raise AssertionError("TFDS was asked")
+
+    manager = datasets.tfds.download.DownloadManager
+    monkeypatch.setattr(manager, "download", download)
+    monkeypatch.setattr(datasets, "_PATIENCE", 0.2)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.socket() as server:  # takes connections, and answers none
+        server.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        files = {"train.jsonl": f"{url}/a.jsonl", "math500.jsonl": f"{url}/b.jsonl"}
+        monkeypatch.setattr(datasets.PavMath, "FILES", files)
+        task = Math(data_dir=tmp_path)
+        with pytest.raises(UserError, match=r"refused.*config\.task\.path"):
+            task.problems("test")
+        server.listen()
+        with pytest.raises(UserError, match=r"timed out.*config\.task\.path"):
             task.problems("test")
 
 

@@ -7,7 +7,8 @@ The files hold the published texts; how they are laid out as problems is the tas
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -19,6 +20,7 @@ from pav_jax.errors import UserError
 Rows = dict[str, list[dict[str, str]]]
 _HEADERS = "https://raw.githubusercontent.com/openai/grade-school-math/master"
 _LARGE = "https://media.githubusercontent.com/media/openai/prm800k/main"
+_PATIENCE = 5.0  # seconds, for each address of a server to answer
 
 
 class _Texts(tfds.core.GeneratorBasedBuilder):
@@ -52,6 +54,7 @@ class _Texts(tfds.core.GeneratorBasedBuilder):
         if self._path is not None:
             rows = self._read(self._path)
         else:
+            _check_reachable(self.FILES.values())
             found = dl_manager.download(self.FILES)
             folder = Path(dl_manager.download_dir) / f"{self.name}_{os.getpid()}"
             folder.mkdir(exist_ok=True)
@@ -65,6 +68,13 @@ class _Texts(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, rows) -> Iterator[tuple[int, dict[str, str]]]:
         yield from enumerate(rows)
+
+
+def _check_reachable(urls: Iterable[str]) -> None:
+    """Raises OSError where there is no network; TFDS takes minutes to be sure of it."""
+    for url in urls:
+        request = urllib.request.Request(url, method="HEAD")
+        urllib.request.urlopen(request, timeout=_PATIENCE).close()
 
 
 class PavGsm8k(_Texts):
@@ -132,7 +142,7 @@ def load(
         if path is None:
             raise UserError(
                 f"cannot download {builder.name} ({error}); give a local copy as "
-                f"task.path, a folder with {', '.join(builder.FILES)} from "
+                f"config.task.path, a folder with {', '.join(builder.FILES)} from "
                 f"{', '.join(builder.FILES.values())}"
             ) from error
         # Another process may have prepared the same meanwhile, and ours could not
