@@ -58,7 +58,8 @@ def model_config(model: ConfigDict, tokenizer: Tokenizer) -> TransformerConfig:
     return dataclasses.replace(published, vocab_size=tokenizer.vocab_size)
 
 
-def _dtype(model: ConfigDict) -> jnp.dtype:
+def dtype_of(model: ConfigDict) -> jnp.dtype:
+    """The dtype of a policy's parameters; raises UserError."""
     name = model.get("dtype", "float32")
     if name not in _DTYPES:
         raise UserError(f"config.model.dtype is {name!r}; it may be {_DTYPES}")
@@ -79,7 +80,7 @@ def initial_policy(
     Raises:
       UserError: the checkpoint cannot be read as that architecture.
     """
-    dtype = _dtype(model)
+    dtype = dtype_of(model)
     if model.get("checkpoint"):
         path = Path(model.checkpoint)
         like = jax.eval_shape(
@@ -133,10 +134,18 @@ class Grader:
         self._problems = problems
         self._tokenizer = tokenizer
 
-    def is_correct(self, problem: int, tokens: Sequence[int]) -> bool:
-        """Rex."""
-        text = self._tokenizer.decode(tokens)
-        return self._task.grade(self._problems[problem], text) is Grade.CORRECT
+    def grades(self, responses: Sequence[tuple[int, Sequence[int]]]) -> list[Grade]:
+        """The grade of each (problem index, response token ids)."""
+        return self._task.grade_all(
+            [
+                (self._problems[problem], self._tokenizer.decode(tokens))
+                for problem, tokens in responses
+            ]
+        )
+
+    def are_correct(self, responses: Sequence[tuple[int, Sequence[int]]]) -> list[bool]:
+        """Rex of each (problem index, response token ids)."""
+        return [grade is Grade.CORRECT for grade in self.grades(responses)]
 
     def state(self, problem: int, tokens: Sequence[int]) -> Hashable | None:
         """What of a prefix its value nearly depends on; None if unknown."""
@@ -163,6 +172,16 @@ def load_tokenizer(data: Path) -> Tokenizer:
     return Tokenizer.load(data / "tokenizer.model")
 
 
+def load_policy(
+    directory: Path, model: ConfigDict, architecture: TransformerConfig
+) -> forward.Params:
+    """The parameters that a policy's stage wrote; arguments as of `load_verifier`."""
+    like = jax.eval_shape(
+        lambda: forward.init_params(jax.random.key(0), architecture, dtype_of(model))
+    )
+    return checkpoint.load_params(directory / "params", like)
+
+
 def load_verifier(
     directory: Path, model: ConfigDict, architecture: TransformerConfig
 ) -> verifier.VerifierParams:
@@ -176,7 +195,7 @@ def load_verifier(
 
     def init():
         key = jax.random.key(0)
-        policy = forward.init_params(key, architecture, _dtype(model))
+        policy = forward.init_params(key, architecture, dtype_of(model))
         return verifier.init_verifier(key, policy, architecture)
 
     return checkpoint.load_params(directory / "params", jax.eval_shape(init))
@@ -243,11 +262,7 @@ class Lab:
 
     def load_policy(self, directory: Path) -> forward.Params:
         """The parameters that a policy's stage wrote."""
-        dtype = _dtype(self.config.model)
-        like = jax.eval_shape(
-            lambda: forward.init_params(jax.random.key(0), self.model, dtype)
-        )
-        return checkpoint.load_params(directory / "params", like)
+        return load_policy(directory, self.config.model, self.model)
 
     def load_verifier(self, directory: Path) -> verifier.VerifierParams:
         """The parameters that a verifier's stage wrote."""

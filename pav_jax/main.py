@@ -119,14 +119,28 @@ def _report(arguments: argparse.Namespace, _: list[str]) -> None:
 
 
 def _score(arguments: argparse.Namespace, _: list[str]) -> None:
-    from pav_jax import score_file, scoring
+    from pav_jax import mesh, score_file, scoring
 
+    if arguments.mesh is None:
+        try:
+            mesh.activate({"mesh": scoring.mesh_of(arguments.verifier)})
+        except UserError as error:
+            raise UserError(f"{error}; or give a --mesh of these devices") from error
+    else:
+        mesh.activate({"mesh": mesh.parse(arguments.mesh)})
     verifiers = scoring.Verifiers.load(arguments.verifier, arguments.prover_k)
     tally = score_file.score_file(verifiers, arguments.input, arguments.output)
     said = f"{arguments.output}: {tally.scored:,} responses scored"
     if tally.bad:
         said += f"; {tally.bad:,} lines could not be, and have a pav.error there"
     print(said)
+
+
+def _export(arguments: argparse.Namespace, _: list[str]) -> None:
+    from pav_jax import export
+
+    export.export_stage(Path(arguments.stage), Path(arguments.output))
+    print(arguments.output)
 
 
 def _show(arguments: argparse.Namespace, _: list[str]) -> None:
@@ -183,7 +197,8 @@ def _make_parser() -> argparse.ArgumentParser:
         "--verifier",
         required=True,
         metavar="DIR",
-        help="workdir of a run; or a verifier in it, such as runs/demo/prm",
+        help="workdir of a run; or a verifier in it, such as runs/demo/prm; or one that"
+        " pav export wrote",
     )
     score.add_argument(
         "--input",
@@ -204,7 +219,29 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar="K",
         help="progress under the best-of-K prover; default: the run's",
     )
+    score.add_argument(
+        "--mesh",
+        metavar="AXIS=N,...",
+        help="how devices are shared out, such as fsdp=-1,tensor=2; default: as in the"
+        " run",
+    )
     score.set_defaults(command=_score, takes_changes=False)
+
+    export = commands.add_parser(
+        "export",
+        help="write a trained policy or verifier for other tools",
+        description="Writes what a stage has trained as a checkpoint of the gemma"
+        " package, for gm.ckpts.load_params and the package's models; of a verifier"
+        " also its head, for pav score.",
+        allow_abbrev=False,
+    )
+    export.add_argument(
+        "--stage", required=True, metavar="DIR", help="such as runs/demo/prm"
+    )
+    export.add_argument(
+        "--output", required=True, metavar="DIR", help="a folder that does not exist"
+    )
+    export.set_defaults(command=_export, takes_changes=False)
 
     show = commands.add_parser(
         "show",

@@ -87,6 +87,22 @@ def axis_sizes(sizes: Any, count: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
+def parse(text: str) -> dict[str, int]:
+    """The sizes in a text such as "fsdp=-1,tensor=2".
+
+    Raises:
+      UserError: it is none.
+    """
+    try:
+        pairs = [part.split("=") for part in text.split(",")]
+        return {axis: int(size) for axis, size in pairs}
+    except ValueError as error:
+        raise UserError(
+            f"{text!r} is no mesh; write one as fsdp=-1,tensor=2, of the axes"
+            f" {', '.join(AXES)}"
+        ) from error
+
+
 def activate(config: Any) -> None:
     """Makes the mesh of a config the one of this process.
 
@@ -96,7 +112,7 @@ def activate(config: Any) -> None:
       UserError: the section does not go with the devices.
     """
     if config.get("mesh"):
-        mesh = make_mesh(config.mesh)
+        mesh = make_mesh(config["mesh"])
         if mesh.size > 1:
             jax.set_mesh(mesh)
 

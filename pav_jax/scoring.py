@@ -3,6 +3,8 @@
 verifiers = scoring.Verifiers.load("runs/demo")
 for scores in scoring.score(verifiers, prompts, responses):
     print(scores.orm, [(step.q, step.advantage) for step in scores.steps])
+
+The verifiers are on the active mesh, if there is one (`pav_jax.mesh`).
 """
 
 import dataclasses
@@ -12,7 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pav_jax import artifacts, evaluation, experiment, labels, policy, stages, workdir
+from pav_jax import (
+    artifacts,
+    evaluation,
+    experiment,
+    export,
+    labels,
+    policy,
+    stages,
+    workdir,
+)
 from pav_jax import config as config_lib
 from pav_jax.errors import UserError
 from pav_jax.gemma.config import TransformerConfig
@@ -81,21 +92,25 @@ class Verifiers:
     def load(
         cls, directory: str | os.PathLike[str], prover_k: int | None = None
     ) -> "Verifiers":
-        """Reads the verifiers of a run.
+        """Reads the verifiers of a run, or one that was exported.
 
         Args:
           directory: the run's workdir, for its PRM, and its ORM if it is trained; or
-            the folder of a verifier in it, such as runs/demo/prm, for that one alone.
+            the folder of a verifier in it, such as runs/demo/prm, or of one that
+            `export` wrote, for that one alone.
           prover_k: in place of the run's own.
 
         Raises:
           UserError: there is no verifier, or it cannot be used.
         """
         directory = Path(directory)
+        if (directory / export.ABOUT).exists():
+            return _exported(directory, prover_k)
+        root = _root(directory)
         if (directory / stages.MANIFEST).exists():
-            root, prm, orm = directory.absolute().parent, directory, None
+            prm, orm = directory, None
         else:
-            root, prm, orm = directory, directory / "prm", directory / "orm"
+            prm, orm = directory / "prm", directory / "orm"
             if not (prm / stages.MANIFEST).exists():
                 raise UserError(
                     f"{directory} holds no finished verifier; give the workdir of a run"
@@ -116,8 +131,6 @@ class Verifiers:
         if prover_k is None:
             settings = artifacts.read_json(root / workdir.SETTINGS)["config"]
             prover_k = settings["verifier.prover_k"]
-        if prover_k < 1:
-            raise UserError(f"prover_k={prover_k} must be at least 1")
         tokenizer = experiment.load_tokenizer(data)
         model = experiment.model_config(config.model, tokenizer)
         loaded = [
@@ -135,6 +148,48 @@ class Verifiers:
             prover_k=prover_k,
             fingerprint=config_lib.digest([m["fingerprint"] for m in manifests]),
         )
+
+    def __post_init__(self):
+        if self.prover_k < 1:
+            raise UserError(f"prover_k={self.prover_k} must be at least 1")
+
+
+def _exported(directory: Path, prover_k: int | None) -> Verifiers:
+    """The verifier that `export` wrote."""
+    about = export.read_about(directory)
+    config = config_lib.unflatten(about["fields"])
+    tokenizer = Tokenizer.load(directory / "tokenizer.model")
+    model = experiment.model_config(config.model, tokenizer)
+    dtype = experiment.dtype_of(config.model)
+    return Verifiers(
+        prm=export.read_verifier(directory, config=model, dtype=dtype),
+        orm=None,
+        model=model,
+        tokenizer=tokenizer,
+        is_step_end=tokenizer.step_end_mask(),
+        max_tokens=config.limits.max_prompt_tokens + config.limits.max_tokens,
+        prover_k=about["prover_k"] if prover_k is None else prover_k,
+        fingerprint=config_lib.digest([about["fingerprint"]]),
+    )
+
+
+def _root(directory: Path) -> Path:
+    """The workdir that a verifier's folder is in, or is."""
+    is_stage = (directory / stages.MANIFEST).exists()
+    return directory.absolute().parent if is_stage else directory
+
+
+def mesh_of(directory: str | os.PathLike[str]) -> dict[str, int]:
+    """The `mesh` section of the run that verifiers are of; empty if it has none."""
+    settings = _root(Path(directory)) / workdir.SETTINGS
+    if not settings.exists():  # exported
+        return {}
+    values = artifacts.read_json(settings)["config"]
+    return {
+        name.removeprefix("mesh."): size
+        for name, size in values.items()
+        if config_lib.within(name, "mesh") and name != "mesh"
+    }
 
 
 @dataclasses.dataclass(frozen=True)

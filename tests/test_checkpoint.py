@@ -533,5 +533,5 @@ def test_a_verifier_is_a_policy_s_checkpoint_and_a_head(tmp_path, gemma2):
     _assert_same(policy, params["model"])
     # A head on a policy of Hugging Face.
     shutil.copytree(gemma2, tmp_path / "mixed" / "policy")
-    save_params(tmp_path / "mixed" / "head", head)
+    save_params(tmp_path / "mixed" / "head", {"head": head})
     _assert_same(export.read_verifier(tmp_path / "mixed", config=GROUPED), params)

@@ -1,6 +1,9 @@
 """`pav score` and `pav show`: numbers, files, and what a kill or a bad line leaves."""
 
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ from ml_collections import ConfigDict
 
 from pav_jax import evaluation, experiment, score_file, scoring, verifier
 from pav_jax.errors import UserError
+from pav_jax.gemma import checkpoint as published
 from pav_jax.gemma import forward
 from pav_jax.gemma.tokenizer import byte_tokenizer
 from pav_jax.labels import Response
@@ -25,6 +29,7 @@ CONFIG = ConfigDict(
         model=dict(num_layers=2, embed_dim=16, num_heads=2, mlp_dim=24, window=8),
         limits=dict(max_prompt_tokens=30, max_tokens=70),
         verifier=dict(prover_k=4),
+        mesh=dict(data=-1),
     )
 ).lock()
 # (prompt, response): rows of 27, 27, 62 and 100 tokens, the last the longest allowed.
@@ -40,14 +45,17 @@ def _data(context):
     byte_tokenizer().save(context.directory / "tokenizer.model")
 
 
-def _verifier(context):
+def _network(context):
     """Random parameters, large enough for values that differ."""
     model = experiment.model_config(CONFIG.model, byte_tokenizer())
     rng = np.random.default_rng(ord(context.stage[0]))
 
     def init():
         key = jax.random.key(0)
-        return verifier.init_verifier(key, forward.init_params(key, model), model)
+        params = forward.init_params(key, model)
+        if context.stage == "sft":
+            return params
+        return verifier.init_verifier(key, params, model)
 
     params = jax.tree.map(
         lambda leaf: jnp.asarray(0.25 * rng.normal(size=leaf.shape), leaf.dtype),
@@ -62,8 +70,9 @@ def run(tmp_path_factory):
     fields = ("model", "limits")
     stages = [
         Stage("data", _data, (), ("limits",)),
-        Stage("prm", _verifier, ("data",), fields),
-        Stage("orm", _verifier, ("data",), fields),
+        Stage("sft", _network, ("data",), fields),
+        Stage("prm", _network, ("data",), fields),
+        Stage("orm", _network, ("data",), fields),
     ]
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
     run_stages(stages, CONFIG, workdir)
@@ -121,6 +130,83 @@ def test_one_verifier_and_another_prover(run, verifiers):
     q = [one.prompt_q, *(step.q for step in one.steps)]
     np.testing.assert_allclose([s.advantage for s in one.steps], np.diff(q), atol=1e-6)
     assert alone.fingerprint != verifiers.fingerprint
+
+
+def _export(stage, output) -> int:
+    return main(["export", f"--stage={stage}", f"--output={output}"])
+
+
+def test_an_exported_verifier_scores_alike(run, tmp_path):
+    assert _export(run / "prm", tmp_path / "out") == 0
+    exported = scoring.Verifiers.load(tmp_path / "out")
+    alone = scoring.Verifiers.load(run / "prm")
+    assert exported.orm is None
+    for name in ("model", "max_tokens", "prover_k", "fingerprint"):
+        assert getattr(exported, name) == getattr(alone, name)
+    texts = list(zip(*TEXTS, strict=True))
+    assert scoring.score(exported, *texts) == scoring.score(alone, *texts)
+    assert scoring.Verifiers.load(tmp_path / "out", prover_k=2).prover_k == 2
+
+
+def test_an_exported_policy_is_a_checkpoint(run, tmp_path, capsys):
+    assert _export(run / "sft", tmp_path / "out") == 0
+    model = experiment.model_config(CONFIG.model, byte_tokenizer())
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        published.read(tmp_path / "out" / "policy", config=model),
+        experiment.load_policy(run / "sft", CONFIG.model, model),
+    )
+    with pytest.raises(UserError, match="out holds no verifier"):
+        scoring.Verifiers.load(tmp_path / "out")
+    assert _export(run / "sft", tmp_path / "out") == 2
+    assert _export(run / "data", tmp_path / "new") == 2
+    said = capsys.readouterr().err
+    assert "out exists; give another --output" in said
+    assert "data is not the folder of a finished stage that trains" in said
+
+
+ON_MESHES = """
+import json, sys
+import jax
+from pav_jax.main import main
+for flags in json.loads(sys.argv[1]):
+    assert main(["score", *flags]) == 0
+    print(dict(jax.sharding.get_mesh().shape))
+"""
+
+
+@pytest.mark.slow
+def test_a_mesh_changes_no_score(run, tmp_path):
+    """That of the run, and one that is asked for; of a run's and an exported one."""
+    source = tmp_path / "in.jsonl"
+    rows = [dict(zip(("prompt", "response"), pair, strict=True)) for pair in TEXTS]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert _export(run / "prm", tmp_path / "exported") == 0
+    jobs = [
+        [f"--verifier={verifier}", f"--input={source}", f"--output={tmp_path / out}"]
+        for verifier, out in [(run, "a"), (tmp_path / "exported", "b")]
+    ]
+    jobs[1].append("--mesh=fsdp=2,tensor=2")
+    done = subprocess.run(
+        [sys.executable, "-c", ON_MESHES, json.dumps(jobs)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "{'data': 4, 'fsdp': 1, 'tensor': 1}" in done.stdout
+    assert "{'data': 1, 'fsdp': 2, 'tensor': 2}" in done.stdout
+    for out, folder in (("a", run), ("b", run / "prm")):
+        one = scoring.score(scoring.Verifiers.load(folder), *zip(*TEXTS, strict=True))
+        lines = (tmp_path / out).read_text().splitlines()
+        for line, scores in zip(lines, one, strict=True):
+            said = json.loads(line)["pav"]
+            assert said["orm"] == pytest.approx(scores.orm, abs=1e-5)
+            np.testing.assert_allclose(
+                [step["q"] for step in said["steps"]],
+                [step.q for step in scores.steps],
+                atol=1e-5,
+            )
 
 
 def test_few_shapes(verifiers, monkeypatch):
