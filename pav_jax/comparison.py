@@ -27,7 +27,7 @@ def _sample(context, lab, params, *, count, seed, temperature, ledger, indices):
         problem_indices=indices,
         count=count,
         seed=context.config.seed + seed,
-        is_correct=lab.grader.is_correct,
+        are_correct=lab.grader.are_correct,
         config=lab.model,
         sampling=lab.sampling(temperature, branches=count),
         ledger=ledger,
@@ -71,6 +71,9 @@ def run_evaluation(context: StageContext) -> None:
         "auc_within_problem": auc,
         "orm": {"auc_last": evaluation.outcome_auc(responses, outcome)["last"]},
         "failures": evaluation.failures(responses, verdicts) if verdicts else {},
+        "grades": evaluation.count_grades(
+            lab.grader.grades([(r.problem, r.tokens) for r in responses])
+        ),
         "problems": len(lab.problems),
     }
 
@@ -89,7 +92,7 @@ def run_evaluation(context: StageContext) -> None:
         n_mc=config.evaluation.oracle_n_mc,
         seed=config.seed + _SEED_ORACLE,
         is_step_end=lab.is_step_end,
-        is_correct=lab.grader.is_correct,
+        are_correct=lab.grader.are_correct,
         config=lab.model,
         sampling=lab.sampling(
             config.search.temperature,
@@ -238,7 +241,6 @@ def _search(
         temperature=config.search.temperature,
         prover_k=config.verifier.prover_k,
     )
-    rows = []
     searches = beam_search(
         params,
         scorer,
@@ -250,13 +252,12 @@ def _search(
         beam=beam,
     )
     total = len(lab.problems)
-    for index, found in enumerate(
-        progress(iterable=searches, total=total, unit="problem", desc=name)
-    ):
-        paid = found.ledger
-        correct = lab.grader.is_correct(index, found.tokens)
-        rows.append([correct, paid.decoded, paid.prefilled, paid.scored])
-    return rows
+    found = list(progress(iterable=searches, total=total, unit="problem", desc=name))
+    correct = lab.grader.are_correct([(i, f.tokens) for i, f in enumerate(found)])
+    return [
+        [right, f.ledger.decoded, f.ledger.prefilled, f.ledger.scored]
+        for right, f in zip(correct, found, strict=True)
+    ]
 
 
 def _fit_oracle(context: StageContext) -> oracle.Oracle | None:

@@ -11,6 +11,7 @@ from pav_jax.estimators import within_problem_auc
 from pav_jax.gemma.config import TransformerConfig
 from pav_jax.labels import Response, StepLabels
 from pav_jax.ledger import Ledger
+from pav_jax.tasks.base import Grade
 from pav_jax.train.data import pad_rows
 from pav_jax.verifier import VerifierParams
 
@@ -214,6 +215,11 @@ def calibration(predicted: np.ndarray, labels: Sequence[StepLabels]) -> dict:
         "correlation": float(np.corrcoef(predicted, q)[0, 1]) if varied else None,
         "calibration": bins,
     }
+
+
+def count_grades(grades: Sequence[Grade]) -> dict[str, int]:
+    """Responses of each grade, by its value."""
+    return {grade.value: grades.count(grade) for grade in Grade}
 
 
 def failures(responses: Sequence[Response], verdicts: Sequence[Sequence[str]]) -> dict:

@@ -17,6 +17,9 @@ from pav_jax.gemma.forward import Params
 from pav_jax.ledger import Ledger
 from pav_jax.rollout import Request, SamplingConfig
 
+# Rex of each (problem index, response token ids).
+AreCorrect = Callable[[Sequence[tuple[int, Sequence[int]]]], list[bool]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Response:
@@ -79,7 +82,7 @@ def label_steps(
     n_mc: int,
     seed: int,
     is_step_end: np.ndarray,
-    is_correct: Callable[[int, Sequence[int]], bool],
+    are_correct: AreCorrect,
     config: TransformerConfig,
     sampling: SamplingConfig,
     ledger: Ledger,
@@ -93,7 +96,7 @@ def label_steps(
       n_mc: continuations of a prefix.
       seed: names the continuations.
       is_step_end: bool `[V]`.
-      is_correct: Rex of (problem index, response token ids).
+      are_correct: grades responses.
       config: the policy's architecture.
       sampling: how continuations are drawn.
       ledger: counts are added to it.
@@ -127,17 +130,16 @@ def label_steps(
         params, requests, config=config, sampling=sampling, ledger=ledger
     ):
         response, stops = responses[index], ends[index]
-        correct = np.zeros(len(stops), np.int32)
-        count = np.full(len(stops), n_mc, np.int32)
-        for branch, length in enumerate(samples.lengths):
-            place = branch // n_mc
-            whole = [
-                *response.tokens[: stops[place]],
-                *samples.tokens[branch, :length].tolist(),
-            ]
-            correct[place] += is_correct(response.problem, whole)
-        correct[-1], count[-1] = response.correct, 1
-        yield index, StepLabels(stops, correct, count)
+        wholes = [
+            (*response.tokens[: stops[branch // n_mc]], *row[:length].tolist())
+            for branch, (row, length) in enumerate(
+                zip(samples.tokens, samples.lengths, strict=True)
+            )
+        ]
+        outcomes = are_correct([(response.problem, whole) for whole in wholes])
+        correct = np.append(np.reshape(outcomes, (-1, n_mc)).sum(1), response.correct)
+        count = np.append(np.full(len(stops) - 1, n_mc), 1)
+        yield index, StepLabels(stops, correct.astype(np.int32), count.astype(np.int32))
 
 
 def sample_responses(
@@ -148,7 +150,7 @@ def sample_responses(
     problem_indices: Sequence[int],
     count: int,
     seed: int,
-    is_correct: Callable[[int, Sequence[int]], bool],
+    are_correct: AreCorrect,
     config: TransformerConfig,
     sampling: SamplingConfig,
     ledger: Ledger,
@@ -162,7 +164,7 @@ def sample_responses(
       problem_indices: what `Response.problem` says of each.
       count: responses to each.
       seed: names the draws.
-      is_correct: Rex of (problem index, response token ids).
+      are_correct: grades responses.
       config: the policy's architecture.
       sampling: how they are drawn.
       ledger: counts are added to it.
@@ -184,16 +186,14 @@ def sample_responses(
     for index, samples in rollout.sample(
         params, requests, config=config, sampling=sampling, ledger=ledger
     ):
-        responses = []
-        for branch, length in enumerate(samples.lengths):
-            tokens = tuple(samples.tokens[branch, :length].tolist())
-            responses.append(
-                Response(
-                    problem=problem_indices[index],
-                    prompt=prompts[index],
-                    tokens=tokens,
-                    log_probs=tuple(samples.log_probs[branch, :length].tolist()),
-                    correct=is_correct(problem_indices[index], tokens),
-                )
-            )
-        yield index, responses
+        problem = problem_indices[index]
+        rows = zip(samples.tokens, samples.log_probs, samples.lengths, strict=True)
+        drawn = [(tuple(t[:n].tolist()), tuple(p[:n].tolist())) for t, p, n in rows]
+        outcomes = are_correct([(problem, tokens) for tokens, _ in drawn])
+        yield (
+            index,
+            [
+                Response(problem, prompts[index], *row, correct)
+                for row, correct in zip(drawn, outcomes, strict=True)
+            ],
+        )

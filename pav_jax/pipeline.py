@@ -198,7 +198,7 @@ def run_rollouts(context: StageContext) -> None:
             problem_indices=part,
             count=config.rollouts.n_orm,
             seed=config.seed + _SEED_ROLLOUTS,
-            is_correct=lab.grader.is_correct,
+            are_correct=lab.grader.are_correct,
             config=lab.model,
             sampling=lab.sampling(
                 config.rollouts.temperature, branches=config.rollouts.n_orm
@@ -229,7 +229,7 @@ def run_labels(context: StageContext) -> None:
             n_mc=config.labels.n_mc,
             seed=config.seed + _SEED_LABELS,
             is_step_end=lab.is_step_end,
-            is_correct=lab.grader.is_correct,
+            are_correct=lab.grader.are_correct,
             config=lab.model,
             sampling=lab.sampling(
                 config.rollouts.temperature,

@@ -63,7 +63,7 @@ def sample(
         problem_indices=indices,
         count=count,
         seed=seed,
-        is_correct=lab.grader.is_correct,
+        are_correct=lab.grader.are_correct,
         config=lab.model,
         sampling=sampling,
         ledger=ledger,

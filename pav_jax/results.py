@@ -22,7 +22,7 @@ def run_report(context: StageContext) -> None:
     """results.json and the page."""
     samples, answers = _read_samples(context.input("samples"))
     verifier = artifacts.read_json(context.input("evaluation") / "evaluation.json")
-    failures = verifier.pop("failures")
+    ends = {name: verifier.pop(name) for name in ("failures", "grades")}
     curves = _sample_curves(samples, answers, context.config)
     curves += _beam_curves(context)
     accuracy, interval = mean_interval(samples["correct"].mean(axis=1))
@@ -35,7 +35,7 @@ def run_report(context: StageContext) -> None:
             "ci": interval,
             "greedy": float(samples["greedy"].mean()),
             "pass_at": {str(n): _mean(pass_at_n(samples["correct"], n)) for n in ns},
-            "failures": failures,
+            **ends,
         },
         "verifier": verifier,
         "search": [_row(*curve) for curve in curves],

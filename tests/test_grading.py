@@ -1,10 +1,12 @@
 r"""What the answer is, what equals what, and that hostile answers cost little."""
 
 import concurrent.futures
+import functools
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -175,6 +177,34 @@ def test_compare_by_algebra(workers, gold, answer, grade):
     before = workers.asked
     assert grading.compare(gold, answer) is grade
     assert workers.asked > before or grade is UNPARSED
+
+
+class _Three:
+    """Workers that say what is equal only when three are asked at once."""
+
+    count = 3
+
+    def __init__(self):
+        self._meet = threading.Barrier(3)
+
+    def compare(self, gold, answer):
+        self._meet.wait(60)
+        return Verdict.EQUAL if answer == "x^7" else Verdict.DIFFERENT
+
+
+def test_many_at_once(monkeypatch):
+    """In order, each as by itself, and those for the workers side by side."""
+    monkeypatch.setattr(algebra, "workers", functools.cache(_Three))
+    grading.compare.cache_clear()
+    grading._compare.cache_clear()
+    pairs, expected = [("5", r"\boxed{5}"), ("5", "none")], [CORRECT, UNPARSED]
+    for k in range(2, 11):
+        pairs += [("x", rf"\boxed{{x^{{{k}}}}}"), ("5", rf"\boxed{{{k + 4}}}")]
+        expected += [CORRECT if k == 7 else WRONG, WRONG]
+    assert grading.grade_all(pairs) == expected
+    assert grading.grade_all([]) == []
+    grading.compare.cache_clear()
+    grading._compare.cache_clear()
 
 
 def test_every_answer_of_math500(math500, workers):

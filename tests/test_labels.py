@@ -42,6 +42,10 @@ def _is_correct(problem: int, tokens) -> bool:
     return (sum(tokens) + problem) % 2 == 0
 
 
+def _are_correct(responses) -> list[bool]:
+    return [_is_correct(problem, tokens) for problem, tokens in responses]
+
+
 # Where steps end.
 
 TEXTS = ["a", "b c", "\n", "x\n", "\n\n", "y\nz\n\nw", "<eos>"]
@@ -89,7 +93,7 @@ def _responses() -> tuple[tuple[Response, ...], Ledger]:
         problem_indices=range(3),
         count=N_COV,
         seed=0,
-        is_correct=_is_correct,
+        are_correct=_are_correct,
         config=CONFIG,
         sampling=SAMPLING,
         ledger=ledger,
@@ -108,9 +112,9 @@ def _label(which, *, n_mc=N_MC, seed=SEED):
     responses = [_responses()[0][i] for i in which]
     ledger, found, graded, seen = Ledger(), {}, {}, []
 
-    def is_correct(problem, tokens):
-        seen.append((problem, tuple(tokens)))
-        return _is_correct(problem, tokens)
+    def are_correct(responses):
+        seen.extend((problem, tuple(tokens)) for problem, tokens in responses)
+        return _are_correct(responses)
 
     for index, steps in labels.label_steps(
         _params(),
@@ -119,7 +123,7 @@ def _label(which, *, n_mc=N_MC, seed=SEED):
         n_mc=n_mc,
         seed=seed,
         is_step_end=IS_STEP_END,
-        is_correct=is_correct,
+        are_correct=are_correct,
         config=CONFIG,
         sampling=SAMPLING,
         ledger=ledger,

@@ -86,8 +86,8 @@ def quick_compilation():
 class Parity:
     """An untrained policy is never right; let a sum of token ids say who is."""
 
-    def is_correct(self, problem, tokens):
-        return (problem + sum(tokens)) % 3 == 0
+    def are_correct(self, responses):
+        return [(problem + sum(tokens)) % 3 == 0 for problem, tokens in responses]
 
 
 @pytest.fixture(scope="module")

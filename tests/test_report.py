@@ -137,6 +137,12 @@ def _results():
                 "no_answer": 0.091,
                 "too_long": 0.032,
             },
+            "grades": {
+                "correct": 1250,
+                "wrong": 2343,
+                "unparsed": 391,
+                "timed_out": 16,
+            },
         },
         "verifier": {
             "auc_within_problem": {
@@ -303,6 +309,9 @@ def test_every_number_is_on_the_page(results, responses, markup):
         text.interval(base["ci"]),
         text.percent(base["pass_at"]["16"]),
         *(text.percent(share) for share in base["failures"].values()),
+        *(text.count(count) for count in base["grades"].values()),
+        *(text.percent(count / 4000) for count in base["grades"].values()),
+        "Timed out",
         *(text.decimal(auc[key], 3) for key in ("last", "middle", "error_so_far")),
         *(text.decimal(value, 3) for value in auc["by_step"]),
         text.decimal(verifier["brier"], 4),
@@ -384,6 +393,7 @@ def test_hostile_text_is_only_text(results, responses, tmp_path):
     improvement["curves"][_HOSTILE] = improvement["curves"].pop("restating")
     improvement["unsolved"]["best_of"][_HOSTILE] = {"1": 0.0, _HOSTILE: 0.0}
     results["base"]["failures"][_HOSTILE] = 0.01
+    results["base"]["grades"][_HOSTILE] = 1
     results["verifier"]["oracle"][_HOSTILE] = 0.5
     markup = _read(results, responses, tmp_path)
     tags = []
@@ -457,7 +467,8 @@ _OPTIONAL = ("theory", "ledger", "versions", "seeds", "description", "problems")
 def test_optional_entries_may_be_missing(results, tmp_path):
     for key in _OPTIONAL:
         del results[key]
-    del results["base"]["failures"], results["verifier"]["oracle"]
+    del results["base"]["failures"], results["base"]["grades"]
+    del results["verifier"]["oracle"]
     del results["compute_efficiency"]["points_ci"]
     markup = _read(results, [], tmp_path)
     words = _words(markup)

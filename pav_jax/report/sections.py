@@ -208,14 +208,19 @@ def prover(results: Results) -> str:
 
 
 def base_policy(results: Results) -> str:
-    """How the base policy's responses end."""
-    shares = (results.get("base") or {}).get("failures") or {}
+    """How the base policy's responses end, and how they were graded."""
+    base = results.get("base") or {}
+    on = _problems({"problems": (results.get("verifier") or {}).get("problems")})
     drawn = parts.figure(
-        figures.failures(shares),
+        figures.failures(base.get("failures") or {}),
         "<b>How the base policy's responses end</b>, as shares of all its samples on "
-        f"{_problems(results)}.",
+        f"{on}.",
     )
-    return parts.section("base", "Base policy", "", drawn)
+    grades = tables.grades(
+        base.get("grades") or {}, f"How the base policy's samples on {on} were graded."
+    )
+    body = f'<div class="beside">{drawn}{grades}</div>' if drawn or grades else ""
+    return parts.section("base", "Base policy", "", body)
 
 
 def cost(results: Results) -> str:

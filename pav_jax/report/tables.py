@@ -81,6 +81,19 @@ def base(base: Results) -> str:
     return parts.table(["Base policy", "Accuracy"], cells)
 
 
+def grades(counts: Results, caption: str) -> str:
+    total = sum(count for count in counts.values() if count is not None)
+    cells = [
+        (
+            text.escape(grade.replace("_", " ").capitalize()),
+            text.count(count),
+            text.percent(count / total if total and count is not None else None),
+        )
+        for grade, count in counts.items()
+    ]
+    return parts.table(["Grade", "Responses", "Share"], cells, caption)
+
+
 def ledger(ledger: Results) -> str:
     kinds = ("decoded", "prefilled", "scored", "trained")
     cells = [

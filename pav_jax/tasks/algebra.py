@@ -42,6 +42,7 @@ class Workers:
     """
 
     def __init__(self, count: int, seconds: float = SECONDS):
+        self.count = count
         self.asked = 0  # pairs so far
         self._seconds = seconds
         # Last in, first out: a single caller keeps one process busy and warm.

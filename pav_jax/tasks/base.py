@@ -57,6 +57,10 @@ class Task(Protocol):
     def grade(self, problem: Problem, response: str) -> Grade:
         """Grades untrusted text: never evaluates it, never raises on it."""
 
+    def grade_all(self, pairs: Sequence[tuple[Problem, str]]) -> list[Grade]:
+        """Grades many responses; those that are costly side by side."""
+        return [self.grade(problem, response) for problem, response in pairs]
+
     def answer(self, response: str) -> str | None:
         """The final answer in a normal form, for voting; None where there is none."""
 

@@ -15,6 +15,7 @@ as `2\sqrt{3}` and `\sqrt{12}`, goes to `pav_jax.tasks.algebra`. What was decide
 - Nothing equals an empty answer, not even another one.
 """
 
+import concurrent.futures
 import functools
 import re
 from collections.abc import Callable, Sequence
@@ -266,6 +267,15 @@ def grade(gold: str, response: str) -> Grade:
     """
     answer = last_answer(response)
     return Grade.UNPARSED if answer is None else compare(gold, answer)
+
+
+def grade_all(pairs: Sequence[tuple[str, str]]) -> list[Grade]:
+    """Grades (reference answer, response) pairs; as many at once as there are workers.
+
+    Those that their spelling decides wait for none that needs algebra.
+    """
+    with concurrent.futures.ThreadPoolExecutor(algebra.workers().count) as threads:
+        return list(threads.map(lambda pair: grade(*pair), pairs))
 
 
 @functools.lru_cache(maxsize=1 << 16)

@@ -7,6 +7,7 @@ import logging
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 
 from pav_jax.errors import UserError
 from pav_jax.tasks import grading
@@ -33,6 +34,11 @@ class _AnswersInMath(StoredTask):
     def grade(self, problem: Problem, response: str) -> Grade:
         """Compares the last final answer; see `grading.grade`."""
         return grading.grade(problem.answer, response)
+
+    def grade_all(self, pairs: Sequence[tuple[Problem, str]]) -> list[Grade]:
+        return grading.grade_all(
+            [(problem.answer, response) for problem, response in pairs]
+        )
 
     def answer(self, response: str) -> str | None:
         """The last final answer in a normal spelling, or None."""

@@ -25,7 +25,7 @@ import re
 from collections.abc import Hashable, Iterator, Sequence
 
 from pav_jax.errors import UserError
-from pav_jax.tasks.base import Grade, Problem
+from pav_jax.tasks.base import Grade, Problem, Task
 
 NAMES = (
     "Ana Ben Cleo Dan Eve Finn Gus Hana Ivo Jill Kai Lena Milo Nora Otto Pia"
@@ -167,7 +167,7 @@ def _choices(value: int) -> tuple[list[str], list[int]]:
     return ops, [1 if op[0] in "+-" else 4 for op in ops]
 
 
-class Relations:
+class Relations(Task):
     """The built-in task.
 
     Args:

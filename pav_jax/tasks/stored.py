@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from pav_jax.errors import UserError
-from pav_jax.tasks.base import Problem
+from pav_jax.tasks.base import Problem, Task
 
 T = TypeVar("T")
 
 
-class StoredTask:
+class StoredTask(Task):
     """A `Task` with a list of problems for training and one for the test.
 
     Validation is held out of the former. A problem's side of that cut depends on
