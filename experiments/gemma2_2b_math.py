@@ -7,8 +7,9 @@
 MATH holds train/, test/ and math500.jsonl, as published; WEIGHTS is a checkpoint of the
 gemma package or of Hugging Face.
 
-Hardware: one host with 8 accelerators of 40 GB or more, such as 8 A100s. Parameters and
-Adam take 42 GB in float32, and sampling holds the 10 GB of weights on each.
+Hardware: one host with 8 accelerators of 40 GB or more, such as 8 A100s. Parameters,
+gradients and Adam take 42 GB in float32, and sampling holds the 10 GB of weights on
+each.
 
 Cost, estimated from token counts and not measured: 1e9 tokens sampled, most of them for
 labels, and 1e19 FLOPs of training: about a day on 8 H100s, and a day more with `:rl`.

@@ -7,8 +7,8 @@
 MATH holds train/, test/ and math500.jsonl, as published; WEIGHTS is a checkpoint of the
 gemma package or of Hugging Face.
 
-Hardware: one host with 8 accelerators of 80 GB, such as 8 H100s. Parameters and Adam
-take 150 GB in float32.
+Hardware: one host with 8 accelerators of 80 GB, such as 8 H100s. Parameters, gradients
+and Adam take 150 GB in float32.
 
 Cost, estimated from token counts and not measured: 1e9 tokens sampled, most of them for
 labels, and 4e19 FLOPs of training: about three days on 8 H100s, and a day or two more

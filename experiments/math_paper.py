@@ -5,6 +5,11 @@ Three things differ, and are the code's: the base policy is the last checkpoint 
 fine-tuning, not the best on validation; verifiers start from the base policy, not from
 a pretrained 9B; and progress is under BoK of the base policy, so that cross-provers
 (Sec. 4.1, Fig. 6) are not among the methods.
+
+None has been run at full size. What the files say of memory is computed for training,
+sampling and labels. Search by 128 beams keeps 384 rows of keys and values, of policy
+and of verifier, on each device that has the same heads: 42 GB each for Gemma 2 2B in
+float32. Where that is too much, lower `search.beams`.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -130,20 +135,22 @@ def _rl(sft: ConfigDict, *, steps: int, alpha: float) -> dict:
 
 
 def _shrink(config: ConfigDict) -> None:
-    """The same stages in a minute on a CPU: a policy of the same kind, a learnt
-    tokenizer, and a few problems of the same files."""
+    """The same stages in about a minute on two CPU cores, most of which is compiling:
+    a policy of the same kind, a learnt tokenizer, and a few problems of the same files.
+    """
     with config.unlocked():
         del config.mesh
         config.tokenizer = dict(vocab_size=400)
     config.model.update(dict(checkpoint="", shrunk=True))
     config.task.validation_fraction = 0.25  # so that a few dozen problems will do
-    config.problems.update(dict(sft=32, labels=6, validation=3, test=4))
+    config.problems.update(dict(sft=32, labels=4, validation=3, test=4))
     config.limits.update(dict(max_prompt_tokens=800, max_tokens=160, max_steps=6))
     for section in (config.sft, config.verifier.prm, config.verifier.orm):
-        section.update(dict(steps=4, warmup_steps=1, batch_size=4, learning_rate=1e-3))
-    config.rollouts.update(dict(n_cov=1, n_orm=2))
-    config.labels.update(dict(n_mc=2, shard=3))
+        section.update(dict(steps=3, warmup_steps=1, batch_size=4, learning_rate=1e-3))
+    # Everywhere two responses to a problem, so that stages share what is compiled.
+    config.rollouts.update(dict(n_cov=2, n_orm=2))
+    config.labels.update(dict(n_mc=2, shard=4))
     config.evaluation.update(dict(n=2, oracle_problems=2, oracle_n=1, oracle_n_mc=2))
-    config.search.update(dict(samples=2, ns=(1, 2), beams=(1, 2), alphas=(0.0, 0.5)))
+    config.search.update(dict(samples=2, ns=(1, 2), beams=(2,), alphas=(0.0, 0.5)))
     config.search.alpha_beams = 2
-    config.sampling.update(dict(trunks=4, rows=4))
+    config.sampling.update(dict(trunks=4, rows=2))

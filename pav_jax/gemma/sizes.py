@@ -98,8 +98,8 @@ def by_name(name: str) -> TransformerConfig:
 def shrunk(config: TransformerConfig) -> TransformerConfig:
     """An architecture of the same kind and of laptop size, for trials.
 
-    It keeps the layers up to the first global one, and what sets the kind apart:
-    heads for a key, norms, caps, the scale of queries, and RoPE.
+    It has a layer of each kind, and keeps what sets the family apart: heads for a key,
+    norms, caps, the scale of queries, and RoPE.
     """
     heads, head_dim, embed_dim = config.num_heads // config.num_kv_heads, 8, 32
     by_head = config.query_scale == config.head_dim**-0.5
@@ -110,7 +110,7 @@ def shrunk(config: TransformerConfig) -> TransformerConfig:
         num_heads=heads,
         num_kv_heads=1,
         head_dim=head_dim,
-        layers=config.layers[: config.layers.index("global") + 1],
+        layers=("local", "global"),
         window=16,
         query_scale=(head_dim if by_head else embed_dim // heads) ** -0.5,
     )
