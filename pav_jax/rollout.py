@@ -169,7 +169,8 @@ def _first_above(weights: jax.Array, uniform: jax.Array) -> jax.Array:
     """Where the cumulative sum of `weights` passes `uniform` of its total.
 
     In two levels, blocks and then the places of one block: a sum that runs along a
-    whole vocabulary passes over it once for every doubling.
+    whole vocabulary passes over it once for every doubling. A block is within what one
+    device has of the vocabulary, so that none has to be gathered.
 
     Args:
       weights: int32 `[..., V]`, of a sum within int32.
@@ -178,10 +179,13 @@ def _first_above(weights: jax.Array, uniform: jax.Array) -> jax.Array:
     Returns:
       int32 `[...]`.
     """
-    size = weights.shape[-1]
+    shares = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
+    size = weights.shape[-1] // shares
     block = 1 << ((size - 1).bit_length() + 1) // 2  # about the root
+    blocks = -(-size // block)  # of a share
+    weights = weights.reshape(*weights.shape[:-1], shares, size)
     pad = [(0, 0)] * (weights.ndim - 1) + [(0, -size % block)]
-    weights = jnp.pad(weights, pad).reshape(*weights.shape[:-1], -1, block)
+    weights = jnp.pad(weights, pad).reshape(*weights.shape[:-2], -1, block)
     cdf = jnp.cumsum(jnp.sum(weights, axis=-1), axis=-1)
     total = cdf[..., -1:]
     point = (uniform[..., None] * total.astype(jnp.float32)).astype(jnp.int32)
@@ -191,7 +195,9 @@ def _first_above(weights: jax.Array, uniform: jax.Array) -> jax.Array:
     before = jnp.max(jnp.where(cdf <= point, cdf, 0), axis=-1, keepdims=True)
     inner = jnp.take_along_axis(weights, chosen[..., None], axis=-2)[..., 0, :]
     inner = before + jnp.cumsum(inner, axis=-1)
-    return chosen[..., 0] * block + jnp.sum(inner <= point, axis=-1, dtype=jnp.int32)
+    place = jnp.sum(inner <= point, axis=-1, dtype=jnp.int32)
+    share, at = jnp.divmod(chosen[..., 0], blocks)
+    return share * size + at * block + place
 
 
 @jax.tree_util.register_dataclass

@@ -123,7 +123,7 @@ def extend(
     new_keys, new_values = [], []
     x = forward.embed(params, tokens)
     for i, kind in enumerate(config.layers):
-        layer = jax.tree.map(lambda a, i=i: a[i], params["layers"])
+        layer = _layer(params, i)
         q, k, v = forward.project_qkv(layer, x, angles[kind], config=config)
         keys = suffix.keys[i].at[row].set(k, mode="drop")
         values = suffix.values[i].at[row].set(v, mode="drop")
@@ -157,6 +157,18 @@ def extend(
         new_values.append(values)
     x = forward.rms_norm(x, params["final_norm"])
     return KeyValues(tuple(new_keys), tuple(new_values)), x
+
+
+def _layer(params: Params, i: int) -> Params:
+    """One layer's parameters.
+
+    Pairs come apart in the same slice as the layer: of a slice that two products read,
+    a TPU's compiler makes a copy, at every token.
+    """
+    return {
+        name: (a[i, 0], a[i, 1]) if name in ("kv", "gate") else a[i]
+        for name, a in params["layers"].items()
+    }
 
 
 def _by_branch(x: jax.Array, branches: int) -> jax.Array:
