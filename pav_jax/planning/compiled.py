@@ -74,7 +74,8 @@ def _compile(name: str, config: str, topology: str, sizes: dict[str, int]) -> di
 
     Returns:
       `parts`, bytes of a device's arguments by what they are; `flops` of all devices
-      in one step; `seconds` and `peak`, what compiling took. If it `fits`:
+      in one step; `seconds`, `cpu_seconds` and `peak`, bytes, what compiling took. If
+      it `fits`:
       `temporaries` and `total`, bytes of a device; `collectives`, mesh axes to bytes
       that a device sends; `copies`. Else `needed`, bytes of a device, and `limit`.
     """
@@ -85,9 +86,12 @@ def _compile(name: str, config: str, topology: str, sizes: dict[str, int]) -> di
     from pav_jax.planning import program, steps
 
     started = time.monotonic()
+    # A host has 2x2 chips, or all of a smaller slice.
+    shape = (*parse(topology).shape, 1)
+    host = [min(2, shape[0]), min(2, shape[1]), 1]
     try:
         devices = topologies.get_topology_desc(
-            platform="tpu", topology_name=topology
+            platform="tpu", topology_name=topology, chips_per_host_bounds=host
         ).devices
     except Exception as error:  # jax raises several kinds
         return {"unknown": f"{topology} cannot be compiled for: {error}"}
@@ -129,8 +133,12 @@ def _compile(name: str, config: str, topology: str, sizes: dict[str, int]) -> di
                 if total <= limit
                 else {"fits": False, "needed": total, "limit": limit}
             )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return answer | {"seconds": time.monotonic() - started, "peak": peak}
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return answer | {
+        "seconds": time.monotonic() - started,
+        "cpu_seconds": used.ru_utime + used.ru_stime,
+        "peak": used.ru_maxrss * 1024,
+    }
 
 
 def _main() -> None:
