@@ -2,9 +2,10 @@
 
 The leader owns the workdir: it alone takes the lock, decides which stages run, writes
 manifests and runs the stages that cannot be shared out. The others wait for it, and
-where a stage is `shared` they run it too: whoever claims a shard first writes it. All
-of this goes through small files in `workdir/.crew-RUN`, so that nobody waits for
-anybody in between; jax only tells the others which RUN it is.
+where a stage is `shared` they run it too: whoever claims a shard first writes it, and
+training is one program of all. Who does what goes through small files in
+`workdir/.crew-RUN`, so that nobody waits for anybody in between; jax only tells the
+others which RUN it is.
 
     STAGE.open, STAGE.done    the leader began it, or found it or made it complete
     NAME.claim, NAME.done     a shard that one process took, and has dealt with
@@ -23,7 +24,7 @@ from typing import Any
 from pav_jax import artifacts
 from pav_jax.errors import UserError
 from pav_jax.processes import Processes
-from pav_jax.stopping import PeerStopped
+from pav_jax.stopping import PeerStopped, unstuck
 from pav_jax.workdir import SETTINGS, claim
 
 _POLL_SECONDS = 0.3
@@ -36,6 +37,7 @@ class Alone:
     """A run of one process, which has all shards to itself."""
 
     leads = True
+    count = 1
 
     def claim(self, name: str) -> bool:
         """Whether the shard is this process's to write; no other will get it."""
@@ -58,6 +60,14 @@ class Alone:
           PeerStopped: one has.
         """
 
+    def lockstep(self) -> contextlib.AbstractContextManager[None]:
+        """Within, all processes compute as one, and wait for each other inside of jax.
+
+        Raises:
+          PeerStopped: another process is gone.
+        """
+        return contextlib.nullcontext()
+
     def begin(self, stage: str) -> None:
         """The leader: lets others help with a stage."""
 
@@ -79,6 +89,7 @@ class Crew(Alone):
         self._others = [i for i in range(processes.count) if i != processes.index]
         self._checked = 0.0
         self.leads = processes.index == 0
+        self.count = processes.count
 
     def claim(self, name: str) -> bool:
         try:
@@ -105,6 +116,22 @@ class Crew(Alone):
             left = self._left(other)
             if left.exists() and (why := left.read_text()):
                 raise PeerStopped(f"process {other} stopped: {why}")
+
+    @contextlib.contextmanager
+    def lockstep(self) -> Iterator[None]:
+        import jax
+
+        try:
+            with unstuck(self.check):
+                yield
+        except jax.errors.JaxRuntimeError as error:
+            self._checked = 0.0
+            self.check()
+            # What connects the processes on CPUs notices at once; on others, jax
+            # ends this process when the lost one has been silent for a minute.
+            if "gloo" in str(error).lower():
+                raise PeerStopped("another process is gone without a word") from error
+            raise
 
     def begin(self, stage: str) -> None:
         (self._folder / f"{stage}.open").touch()

@@ -173,13 +173,19 @@ def load_tokenizer(data: Path) -> Tokenizer:
 
 
 def load_policy(
-    directory: Path, model: ConfigDict, architecture: TransformerConfig
+    directory: Path,
+    model: ConfigDict,
+    architecture: TransformerConfig,
+    use: dict[str, str | None] = mesh.DECODE,
 ) -> forward.Params:
-    """The parameters that a policy's stage wrote; arguments as of `load_verifier`."""
+    """The parameters that a policy's stage wrote, where `use` has them.
+
+    The other arguments are as of `load_verifier`.
+    """
     like = jax.eval_shape(
         lambda: forward.init_params(jax.random.key(0), architecture, dtype_of(model))
     )
-    return checkpoint.load_params(directory / "params", like)
+    return checkpoint.load_params(directory / "params", like, use)
 
 
 def load_verifier(
@@ -260,9 +266,11 @@ class Lab:
             rows=rows,
         )
 
-    def load_policy(self, directory: Path) -> forward.Params:
-        """The parameters that a policy's stage wrote."""
-        return load_policy(directory, self.config.model, self.model)
+    def load_policy(
+        self, directory: Path, use: dict[str, str | None] = mesh.DECODE
+    ) -> forward.Params:
+        """The parameters that a policy's stage wrote, where `use` has them."""
+        return load_policy(directory, self.config.model, self.model, use)
 
     def load_verifier(self, directory: Path) -> verifier.VerifierParams:
         """The parameters that a verifier's stage wrote."""

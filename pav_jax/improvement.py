@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from pav_jax import artifacts, evaluation, experiment, policy, records, reinforce
+from pav_jax import (
+    artifacts,
+    evaluation,
+    experiment,
+    mesh,
+    policy,
+    records,
+    reinforce,
+)
 from pav_jax.errors import UserError
 from pav_jax.estimators import best_of_n, mean_interval, pass_at_n
 from pav_jax.labels import Response
@@ -24,7 +32,7 @@ from pav_jax.shards import write_ledger
 from pav_jax.stages import Stage, StageContext
 from pav_jax.train import checkpoint
 from pav_jax.train.data import pad_rows
-from pav_jax.training import run_training
+from pav_jax.training import run_training, together
 
 _STREAM_FINAL = 104  # of draws; reinforce has the others
 
@@ -45,7 +53,13 @@ def stages(config: ConfigDict) -> list[Stage]:
     ]
     names = tuple(stage.name for stage in runs)
     return [
-        Stage("rft", run_rft, ("data", "sft", "rollouts"), (*model, "rl.rft")),
+        Stage(
+            "rft",
+            run_rft,
+            ("data", "sft", "rollouts"),
+            (*model, "rl.rft"),
+            shared=True,
+        ),
         *runs,
         Stage(
             "improvement",
@@ -79,12 +93,13 @@ def rft_rows(responses: list[Response]) -> dict[str, np.ndarray]:
     }
 
 
+@together
 def run_rft(context: StageContext) -> None:
     """Fine-tuning of the base policy on its own correct rollouts (App. E)."""
     lab = experiment.Lab.load(context.config, context.input("data"), "labels")
     rows = rft_rows(records.read_all_responses(context.input("rollouts")))
     context.log(f"{len(rows['tokens']):,} correct responses")
-    params = lab.load_policy(context.input("sft"))
+    params = lab.load_policy(context.input("sft"), mesh.TRAIN)
     loss = functools.partial(policy.sft_loss, config=lab.model)
     run_training(context, params, loss, rows, context.config.rl.rft)
 

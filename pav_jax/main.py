@@ -16,6 +16,7 @@ from pav_jax.stopping import (
     TERMINATED,
     PeerStopped,
     Terminated,
+    again,
     terminable,
 )
 
@@ -37,13 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(str(error))
         return _leave(2, at_once=argv is None)
     except Terminated:
-        _complain("terminated; the same command goes on from here")
+        _complain(again("terminated"))
         return _leave(TERMINATED, at_once=argv is None)
     except PeerStopped as error:
-        _complain(f"{error}; the same command goes on from here")
+        _complain(again(error))
         return _leave(AGAIN, at_once=argv is None)
     except KeyboardInterrupt:
-        _complain("interrupted; the same command goes on from here")
+        _complain(again("interrupted"))
         return _leave(INTERRUPTED, at_once=argv is None)
     except Exception:
         if not _joined():

@@ -8,15 +8,17 @@ cost more than the token.
 
 A mesh is active for a whole process (`activate`), or within `jax.set_mesh`; functions
 that compute find it there. Without one, everything is on one device and nothing here
-does anything.
+does anything. Of several processes each has a mesh of its own devices active, and one
+over the devices of all (`everywhere`) to train on.
 """
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pav_jax.errors import UserError
@@ -47,6 +49,8 @@ RULES: dict[str, dict[str, tuple[str | None, ...]]] = {
     "value baseline's head": {"head/w": (None,)},
 }
 
+_everywhere: Mesh | None = None
+
 
 def make_mesh(sizes: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh of a config's `mesh` section.
@@ -54,13 +58,13 @@ def make_mesh(sizes: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
     Args:
       sizes: a mapping from `AXES` to how many devices each has; one that is left out
         has 1, and -1 takes what the others leave.
-      devices: those of this process if not given.
+      devices: those of all processes if not given.
 
     Raises:
       UserError: an axis is unknown, or the product is not the number of devices.
     """
     if devices is None:
-        devices = jax.local_devices()
+        devices = jax.devices()
     kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
     shape = axis_sizes(sizes, len(devices))
     return jax.make_mesh(shape, AXES, kinds, devices=devices)
@@ -106,15 +110,51 @@ def parse(text: str) -> dict[str, int]:
 def activate(config: Any) -> None:
     """Makes the mesh of a config the one of this process.
 
-    There is none without a `mesh` section, or with a single device.
+    There is none without a `mesh` section, or with a single device. With several
+    processes the section is of the devices of all; this process gets its share.
 
     Raises:
       UserError: the section does not go with the devices.
     """
-    if config.get("mesh"):
-        mesh = make_mesh(config["mesh"])
-        if mesh.size > 1:
-            jax.set_mesh(mesh)
+    global _everywhere
+    if not config.get("mesh"):
+        return
+    mesh = make_mesh(config["mesh"])
+    if mesh.is_multi_process:
+        _everywhere = mesh
+        here = jax.local_devices()
+        mesh = make_mesh(share_of_process(mesh.shape, len(here)), here)
+    if mesh.size > 1:
+        jax.set_mesh(mesh)
+
+
+def everywhere() -> Mesh | None:
+    """The mesh over the devices of all processes, if the config asks for one."""
+    return _everywhere
+
+
+def is_shared() -> bool:
+    """Whether the active mesh has devices of several processes."""
+    mesh = jax.sharding.get_mesh()
+    return not mesh.empty and mesh.is_multi_process
+
+
+def share_of_process(sizes: Mapping[str, int], count: int) -> dict[str, int]:
+    """The sizes of a mesh of one process's `count` devices, from those of all.
+
+    It has the same `tensor`, as much of `fsdp` as there is room for, and `data`.
+
+    Raises:
+      UserError: `tensor` goes beyond one process.
+    """
+    tensor = sizes["tensor"]
+    if count % tensor:
+        raise UserError(
+            f"config.mesh.tensor={tensor} does not divide the {count} devices of a"
+            " process; take a divisor of it, and fsdp for the rest"
+        )
+    fsdp = math.gcd(sizes["fsdp"], count // tensor)
+    return {"data": count // tensor // fsdp, "fsdp": fsdp, "tensor": tensor}
 
 
 def constrain(x: jax.Array, *axes: Any) -> jax.Array:
@@ -142,7 +182,36 @@ def place(tree: Any, use: dict[str, str | None]) -> Any:
     Raises:
       UserError: the active mesh does not divide a parameter.
     """
-    return jax.device_put(tree, shardings(tree, use))
+    return jax.tree.map(_put, tree, shardings(tree, use))
+
+
+def place_batch(batch: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Arrays `[B, ...]` of the host: on a mesh, each device is sent its rows.
+
+    Every process is given the same batch, and sends the rows of its own devices.
+
+    Raises:
+      UserError: the active mesh does not divide the rows.
+    """
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return batch
+    share = math.prod(mesh.shape[axis] for axis in BATCH)
+    if rows := {len(array) for array in batch.values() if len(array) % share}:
+        raise UserError(
+            f"a batch of {rows.pop()} rows is not a multiple of data x fsdp = {share},"
+            " the devices of config.mesh that share them out"
+        )
+    sharding = NamedSharding(mesh, PartitionSpec(BATCH))
+    return jax.tree.map(lambda array: _put(array, sharding), batch)
+
+
+def _put(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """`device_put`, also of what every process has onto the devices of all."""
+    if sharding.is_fully_addressable or not getattr(leaf, "is_fully_addressable", True):
+        return jax.device_put(leaf, sharding)
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, sharding, lambda at: host[at])
 
 
 def shardings(tree: Any, use: dict[str, str | None], mesh: Mesh | None = None) -> Any:

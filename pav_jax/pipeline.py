@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from pav_jax import experiment, improvement, labels, policy, records, verifier
+from pav_jax import experiment, improvement, labels, mesh, policy, records, verifier
 from pav_jax.comparison import run_evaluation, run_samples, run_search
 from pav_jax.errors import UserError
 from pav_jax.results import run_report, write_page
@@ -22,7 +22,7 @@ from pav_jax.tasks import make_task
 from pav_jax.tasks.base import Problem, Task
 from pav_jax.tasks.stored import StoredTask
 from pav_jax.train.data import pad_rows
-from pav_jax.training import run_training
+from pav_jax.training import run_training, together
 
 # Seeds of the draws, apart for each use.
 _SEED_ROLLOUTS, _SEED_LABELS = 1, 2
@@ -35,7 +35,7 @@ def stages(config: ConfigDict) -> list[Stage]:
     improved = improvement.stages(config) if "rl" in config else []
     return [
         Stage("data", run_data, (), ("task", "problems", "limits", "tokenizer")),
-        Stage("sft", run_sft, ("data",), (*model, "sft")),
+        Stage("sft", run_sft, ("data",), (*model, "sft"), shared=True),
         Stage(
             "rollouts",
             run_rollouts,
@@ -56,6 +56,7 @@ def stages(config: ConfigDict) -> list[Stage]:
             ("data", "sft", "rollouts", "labels"),
             (*model, "verifier.prm", "verifier.language_weight")
             + ("verifier.balance", "rollouts.n_cov"),
+            shared=True,
         ),
         *improved,
         Stage(
@@ -63,6 +64,7 @@ def stages(config: ConfigDict) -> list[Stage]:
             run_orm,
             ("data", "sft", "rollouts"),
             (*model, "verifier.orm", "verifier.language_weight", "verifier.balance"),
+            shared=True,
         ),
         Stage(
             "evaluation",
@@ -158,6 +160,7 @@ def _choose(task: Task, counts: ConfigDict) -> dict[str, Sequence[Problem]]:
     }
 
 
+@together
 def run_sft(context: StageContext) -> None:
     """Supervised fine-tuning of the base policy (App. C)."""
     config, data = context.config, context.input("data")
@@ -248,7 +251,7 @@ def _train_verifier(context, responses, steps, config) -> None:
     """Trains on (response, step labels) pairs."""
     lab = experiment.Lab.load(context.config, context.input("data"), "labels")
     rows = verifier_rows(responses, steps, balance=context.config.verifier.balance)
-    start = lab.load_policy(context.input("sft"))
+    start = lab.load_policy(context.input("sft"), mesh.TRAIN)
     params = verifier.init_verifier(
         jax.random.key(context.config.seed), start, lab.model
     )
@@ -300,6 +303,7 @@ def verifier_rows(
     }
 
 
+@together
 def run_prm(context: StageContext) -> None:
     """The verifier of `Q^π` at every step, from which `Q^BoK` and `A^μ` follow."""
     responses = records.read_seed_rollouts(
@@ -310,6 +314,7 @@ def run_prm(context: StageContext) -> None:
     _train_verifier(context, responses, steps, context.config.verifier.prm)
 
 
+@together
 def run_orm(context: StageContext) -> None:
     """The outcome verifier: the label of a whole response at its last token."""
     responses = records.read_all_responses(context.input("rollouts"))

@@ -53,8 +53,8 @@ class Stage:
       needs: the earlier stages whose folders it reads.
       fields: the config fields that it reads, by name ("seed"), by section ("sft"),
         dotted ("sft.steps"), or all of them ("").
-      shared: whether all processes of a run may run it at once, since `in_shards` is
-        all that it does; else process 0 runs it and the others wait.
+      shared: whether all processes of a run run it at once, since `in_shards` is all
+        that it does, or it trains `together`; else process 0 does and the others wait.
     """
 
     name: str
@@ -88,8 +88,9 @@ class StageContext:
         return self.inputs[stage]
 
     def log(self, message: str) -> None:
-        """Prints a line about this stage."""
-        log(f"{self.stage}: {message}")
+        """Prints a line about this stage; one process does that for all."""
+        if self.crew.leads:
+            log(f"{self.stage}: {message}")
 
 
 def log(message: str) -> None:

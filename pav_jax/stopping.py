@@ -9,8 +9,10 @@ Clusters send SIGTERM and, half a minute later, SIGKILL. What the exit code says
 """
 
 import contextlib
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h: another process of the run stopped.
@@ -19,6 +21,7 @@ INTERRUPTED = 128 + signal.SIGINT
 
 # How long a deferred SIGTERM may wait; clusters allow 30 s in all.
 _GRACE_SECONDS = 20.0
+_CHECK_SECONDS = 2.0
 
 _deferring = False
 _asked = False
@@ -81,3 +84,36 @@ def deferred() -> Iterator[Callable[[], bool]]:
         _deferring = False
     if _asked:
         raise Terminated
+
+
+@contextlib.contextmanager
+def unstuck(check: Callable[[], None]) -> Iterator[None]:
+    """Within, the process ends if it waits for ever for one that has stopped.
+
+    A computation of several processes, one of which is gone, cannot be interrupted; so
+    the process is ended from beside it, as `AGAIN`.
+
+    Args:
+      check: raises PeerStopped if another process has stopped; is called from a thread.
+    """
+    left = threading.Event()
+
+    def watch() -> None:
+        while not left.wait(_CHECK_SECONDS):
+            try:
+                check()
+            except PeerStopped as error:
+                if not left.wait(_GRACE_SECONDS):
+                    print(f"pav: {again(error)}", file=sys.stderr, flush=True)
+                    os._exit(AGAIN)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        left.set()
+
+
+def again(error: BaseException | str) -> str:
+    """What to say of a stop from outside."""
+    return f"{error}; the same command goes on from here"

@@ -3,11 +3,13 @@
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
-from pav_jax import artifacts, crew, stages
+from pav_jax import artifacts, crew, stages, stopping
 from pav_jax.errors import UserError
 from pav_jax.processes import Coordinator, Processes
 from pav_jax.shards import in_shards, read_ledger
@@ -178,6 +180,48 @@ def test_another_folder_and_another_config(team, tmp_path):
     assert type(errors[1]) is UserError and "another config" in str(errors[1])
     assert type(errors[2]) is UserError and "is not the folder" in str(errors[2])
     assert not (tmp_path / "local").exists()
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """Waits for the process to be ended, and returns its code; or None."""
+    code = Future()
+    monkeypatch.setattr(
+        stopping.os, "_exit", lambda c: code.done() or code.set_result(c)
+    )
+    monkeypatch.setattr(stopping, "_CHECK_SECONDS", 0.01)
+
+    def wait(timeout):
+        done, _ = wait_for([code], timeout=timeout)
+        return code.result() if done else None
+
+    return wait
+
+
+def test_one_that_waits_for_a_stopped_one_is_ended(ended, monkeypatch, tmp_path):
+    monkeypatch.setattr(stopping, "_GRACE_SECONDS", 0.01)
+    monkeypatch.setattr(crew, "_FAREWELL_SECONDS", 0.0)
+    first, second = (crew.Crew(tmp_path, Processes(index, 2)) for index in range(2))
+    with first.lockstep():
+        second.leave("the dog ate it")
+        assert ended(30) == stopping.AGAIN
+
+
+def test_one_that_need_not_wait_is_not(ended, tmp_path):
+    first, second = (crew.Crew(tmp_path, Processes(index, 2)) for index in range(2))
+    with pytest.raises(PeerStopped, match="the dog ate it"), first.lockstep():
+        second.leave("the dog ate it")
+        time.sleep(0.5)  # the thread sees it, and gives us time
+        raise jax.errors.JaxRuntimeError("INTERNAL: connection lost")
+    assert ended(0.1) is None
+
+
+def test_errors_of_a_computation_of_all(tmp_path):
+    alone = crew.Crew(tmp_path, Processes(0, 2))
+    with pytest.raises(PeerStopped, match="is gone"), alone.lockstep():
+        raise jax.errors.JaxRuntimeError("Gloo all-reduce failed: Connection closed")
+    with pytest.raises(jax.errors.JaxRuntimeError), alone.lockstep():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
 
 # How a process is told of the others.

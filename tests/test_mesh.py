@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
@@ -161,6 +162,37 @@ def test_sizes_of_a_mesh(sizes, shape):
 def test_sizes_that_make_no_mesh(sizes, said):
     with pytest.raises(UserError, match=said):
         mesh.axis_sizes(sizes, 8)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "share"),
+    [
+        ((1, 16, 1), 4, (1, 4, 1)),
+        ((2, 4, 2), 4, (1, 2, 2)),
+        ((8, 2, 1), 8, (4, 2, 1)),
+        ((1, 4, 4), 4, (1, 1, 4)),
+        ((4, 1, 1), 1, (1, 1, 1)),
+    ],
+)
+def test_the_mesh_of_one_process_of_many(sizes, count, share):
+    found = mesh.share_of_process(dict(zip(mesh.AXES, sizes, strict=True)), count)
+    assert found == dict(zip(mesh.AXES, share, strict=True))
+
+
+def test_tensor_stays_within_a_process():
+    with pytest.raises(UserError, match="tensor=8 does not divide the 4 devices"):
+        mesh.share_of_process({"data": 1, "fsdp": 2, "tensor": 8}, 4)
+
+
+def test_a_batch_is_placed_by_rows():
+    """A mesh of one device stands for any, but for the division."""
+    batch = {"x": np.arange(6).reshape(3, 2), "y": np.arange(3.0, dtype=np.float32)}
+    assert mesh.place_batch(batch) is batch
+    with jax.set_mesh(mesh.make_mesh({})):
+        placed = mesh.place_batch(batch)
+    for name, array in batch.items():
+        np.testing.assert_array_equal(placed[name], array)
+        assert placed[name].sharding.spec == PartitionSpec(mesh.BATCH)
 
 
 def test_without_a_mesh_all_is_on_one_device():

@@ -1,7 +1,9 @@
 """Real processes that meet through jax.distributed, on this machine."""
 
 import contextlib
+import importlib.util
 import itertools
+import json
 import os
 import signal
 import socket
@@ -10,14 +12,21 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from pav_jax import devices
 from pav_jax.errors import UserError
 from pav_jax.main import main
 from pav_jax.processes import Coordinator
+from pav_jax.stages import run_stages
 
 ROOT = Path(__file__).resolve().parents[1]
+WORKER = Path(__file__).with_name("train_worker.py")
+_spec = importlib.util.spec_from_file_location("train_worker", WORKER)
+train_worker = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(train_worker)
 
 # A shared stage, of which process 1 never finishes the shard that it takes.
 STUCK = """
@@ -69,19 +78,26 @@ def _together(host="127.0.0.1", count=2):
 
 
 @pytest.fixture
-def start(tmp_path):
-    """Starts the program STUCK as process `index`; ends what a test leaves."""
+def run(tmp_path):
+    """Starts a program of the arguments of `pav run`; ends what a test leaves."""
     (tmp_path / "demo.py").write_text(CONFIG)
     run = ["run", f"--config={tmp_path / 'demo.py'}", f"--workdir={tmp_path / 'out'}"]
     started = []
 
-    def start(how, flags=(), prefix=()):
+    def start(*program, flags=(), prefix=(), devices=1):
+        count = f"--xla_force_host_platform_device_count={devices}"
         process = subprocess.Popen(
-            [*prefix, sys.executable, "-c", STUCK, how, *run, *flags],
+            [*prefix, sys.executable, *program, *run, *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            env=os.environ
+            | {
+                "XLA_FLAGS": count,
+                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles sooner
+                "PYTHONPATH": str(ROOT),
+            },
         )
         started.append(process)
         return process
@@ -91,6 +107,14 @@ def start(tmp_path):
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def start(run):
+    """Starts the program STUCK."""
+    return lambda how, flags=(), prefix=(): run(
+        "-c", STUCK, how, flags=flags, prefix=prefix
+    )
 
 
 def _shards(out):
@@ -175,6 +199,95 @@ def test_two_hosts(start, hosts, tmp_path):
     assert [process.returncode for process in both] == [0, 0], said
     shards = [shard for out, _ in said for shard in _shards(out.splitlines())]
     assert sorted(shards) == [f"shard-{i:05d}" for i in range(6)]
+
+
+# Training as one program.
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The folder of a run that trains on one device."""
+    workdir = tmp_path_factory.mktemp("alone")
+    run_stages(train_worker.STAGES, train_worker.config().lock(), workdir)
+    return workdir
+
+
+@pytest.fixture
+def train(run, tmp_path):
+    """Starts processes that train on a mesh; see train_worker.py."""
+
+    def start(sizes, count, devices=1, pause=0.0, hang=-1, **kwargs):
+        config = f"ConfigDict({train_worker.config(sizes).to_dict()})"
+        (tmp_path / "demo.py").write_text(
+            f"from ml_collections import ConfigDict\n\nget_config = lambda: {config}\n"
+        )
+        program = (WORKER, str(pause), str(hang))
+        return [
+            run(*program, flags=flags, devices=devices, **kwargs)
+            for flags in _together(count=count)
+        ]
+
+    return start
+
+
+def _step(process, step):
+    """Waits until a process is about to do a step."""
+    return next(line for line in process.stdout if line == f"step {step}\n")
+
+
+def _check_trained(processes, workdir, alone):
+    """That they end well, and with what one device has; returns what they print."""
+    said = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), said
+    ours, wanted = map(train_worker.read, (workdir, alone))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert {path.name for path in (workdir / "sft").iterdir()} == {
+        path.name for path in (alone / "sft").iterdir()
+    }
+    return [out for out, _ in said]
+
+
+@pytest.mark.slow
+def test_four_processes_train_as_one(train, tmp_path, alone):
+    four = train({"data": 2, "fsdp": 2}, 4)
+    _check_trained(four, tmp_path / "out", alone)
+    for name in ("metrics.jsonl", "ledger.json"):
+        ours, wanted = (
+            json.loads((workdir / "sft" / name).read_text())  # one line
+            for workdir in (tmp_path / "out", alone)
+        )
+        assert ours == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_training_that_is_stopped_goes_on(train, tmp_path, alone):
+    """By SIGTERM to one process of two, and by the death of one."""
+    sizes, saved = {"fsdp": 2, "tensor": -1}, tmp_path / "out" / "sft.new/checkpoints"
+    leader, helper = train(sizes, 2, devices=2, pause=0.2)
+    _step(helper, 3)
+    helper.send_signal(signal.SIGTERM)
+    _, said = helper.communicate(timeout=120)
+    assert helper.returncode == 143, said
+    _, said = leader.communicate(timeout=120)
+    assert leader.returncode == 75, said
+    assert "another process was terminated" in said.splitlines()[-1]
+    done = max(int(path.name) for path in saved.iterdir())
+    assert done >= 3
+
+    leader, helper = train(sizes, 2, devices=2, hang=done + 4)
+    _step(leader, done)
+    _step(helper, done + 4)
+    while not (saved / str(done + 3)).exists():
+        time.sleep(0.1)
+    helper.kill()
+    _, said = leader.communicate(timeout=120)
+    assert leader.returncode == 75, said
+    assert "another process is gone" in said.splitlines()[-1]
+
+    both = train(sizes, 2, devices=2)
+    for out in _check_trained(both, tmp_path / "out", alone):
+        assert f"step {done + 3}\n" in out and f"step {done + 2}\n" not in out
 
 
 # Are the devices there?

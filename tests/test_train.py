@@ -392,6 +392,17 @@ def _cut(checkpoint_dir):
     largest.write_bytes(largest.read_bytes()[:-7])
 
 
+def _flip(checkpoint_dir):
+    """One byte of an array, as a bad disk or cable would."""
+    ocp = checkpoint._orbax()
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(checkpoint_dir / "default")
+        w = np.array(tree["state"]["params"]["w"])
+        w.view(np.uint8)[5] ^= 1
+        tree["state"]["params"]["w"] = w
+        checkpointer.save(checkpoint_dir / "default", tree, force=True)
+
+
 def _lose(checkpoint_dir):
     shutil.rmtree(checkpoint_dir / "default" / "d")
 
@@ -402,7 +413,7 @@ def _leave_half_written(checkpoint_dir):
 
 
 @leaves_threads
-@pytest.mark.parametrize("damage", [_cut, _lose, _leave_half_written])
+@pytest.mark.parametrize("damage", [_cut, _flip, _lose, _leave_half_written])
 def test_a_torn_checkpoint_is_passed_over(tmp_path, monkeypatch, capsys, damage):
     expected = _fit(tmp_path / "whole")
     monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)

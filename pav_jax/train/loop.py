@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -11,8 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from pav_jax import artifacts, stopping
+from pav_jax import artifacts, mesh, stopping
 from pav_jax.progress import progress
+from pav_jax.train.agreement import Agreement, Word
 from pav_jax.train.checkpoint import Checkpoints
 from pav_jax.train.state import Batch, TrainState
 
@@ -33,7 +35,8 @@ def fit(
     """Trains to `steps`, from the newest checkpoint in `directory` if there is one.
 
     Resuming gives the same bits as never having stopped: the batch is a
-    function of the step, and the state holds everything else.
+    function of the step, and the state holds everything else. On a mesh of several
+    processes all call this; process 0 writes the metrics.
 
     Args:
       state: where to start if there is no checkpoint; donated.
@@ -50,20 +53,27 @@ def fit(
     Raises:
       FloatingPointError: the loss stopped being finite; names the steps.
       Terminated: on SIGTERM, once the steps done are saved.
+      PeerStopped: another process got SIGTERM; likewise.
     """
+    leads = jax.process_index() == 0
     checkpoints = Checkpoints(directory / "checkpoints")
     restored = checkpoints.restore(state)
     if restored is not None:
         state = restored
     first = int(state.step)
-    forget_after(directory / "metrics.jsonl", first)
-    log = (directory / "metrics.jsonl").open("a")
+    path = directory / "metrics.jsonl" if leads else pathlib.Path(os.devnull)
+    if leads:
+        forget_after(path, first)
+    log = path.open("a")
     window: list[dict[str, Any]] = []
+    agree, word = Agreement(late=_AHEAD), Word.GO_ON
     saved = time.monotonic()
-    bar = progress(total=steps, initial=first, unit="step", desc=description)
+    bar = progress(
+        total=steps, initial=first, unit="step", desc=description, disable=not leads
+    )
     with bar, stopping.deferred() as stopped:
         for step in range(first, steps):
-            state, metrics = step_fn(state, batches(step))
+            state, metrics = step_fn(state, mesh.place_batch(batches(step)))
             window.append(metrics)
             if len(window) > _AHEAD:
                 jax.block_until_ready(window[-1 - _AHEAD])
@@ -80,14 +90,17 @@ def fit(
                 log.flush()
                 bar.set_postfix(loss=f"{means['loss']:.3f}")
                 window = []
-            leave = stopped()
-            if leave or time.monotonic() - saved > _SAVE_EVERY:
+            due = time.monotonic() - saved > _SAVE_EVERY
+            word = agree(Word.LEAVE if stopped() else Word.SAVE if due else Word.GO_ON)
+            if word is not Word.GO_ON:
                 checkpoints.save(step + 1, state)
                 saved = time.monotonic()
-            if leave:
+            if word is Word.LEAVE:
                 checkpoints.close()
                 break
     log.close()
+    if word is Word.LEAVE:
+        raise stopping.PeerStopped("another process was terminated; all have saved")
     checkpoints.close()
     return state
 

@@ -64,12 +64,16 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
 def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step, on the mesh or on the first device.
 
-    `params` may be donated with it.
+    `params` are donated.
     """
+
+    def init(params: Any) -> TrainState:
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
     params = mesh.place(params, mesh.TRAIN)
-    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
     # Placed as a step leaves it, so that the second step is not compiled anew.
-    return mesh.place(state, mesh.TRAIN)
+    where = mesh.shardings(jax.eval_shape(init, params), mesh.TRAIN)
+    return jax.jit(init, out_shardings=where, donate_argnums=0)(params)
 
 
 def make_train_step(
