@@ -23,6 +23,7 @@ from typing import Any
 
 from pav_jax import artifacts
 from pav_jax.errors import UserError
+from pav_jax.mirror import local_folder
 from pav_jax.processes import Processes
 from pav_jax.stopping import PeerStopped, unstuck
 from pav_jax.workdir import SETTINGS, claim
@@ -221,12 +222,13 @@ def _follow(workdir, name, values) -> Iterator[tuple[Path, Path]]:
     run = _broadcast(0)
     if not run:
         raise PeerStopped("process 0 could not claim the workdir")
-    root = Path(workdir).expanduser().absolute()
+    root = local_folder(workdir)
     folder = _folder(root, run)
     if not folder.is_dir():
         raise UserError(
             f"--workdir={workdir} is not the folder that process 0 works in; all"
-            " processes need one that they all see, such as an NFS mount"
+            " processes need one that they all see, such as an NFS mount (for one in a"
+            " bucket, PAV_SCRATCH has to be there)"
         )
     if artifacts.read_json(root / SETTINGS) != {"name": name, "config": values}:
         raise UserError("this process was given another config than process 0")

@@ -64,12 +64,13 @@ def _coordinator(arguments: argparse.Namespace):
 
 def _run(arguments: argparse.Namespace, changes: list[str]) -> None:
     from pav_jax import config as config_lib
+    from pav_jax import mirror
 
     coordinator = _coordinator(arguments)
     config = config_lib.load([f"--config={arguments.config}", *changes])
 
     # jax keeps what it compiled, so that a rerun or a like stage need not do so again.
-    compiled = Path(arguments.workdir).absolute() / ".compiled"
+    compiled = mirror.local_folder(arguments.workdir) / ".compiled"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled))
     # After the config, so that a mistake in that is told before jax has loaded.
     from pav_jax import mesh, pipeline, processes, stages

@@ -4,10 +4,11 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TextIO
 
-from pav_jax import artifacts
+from pav_jax import artifacts, mirror
 from pav_jax.errors import UserError
 
 SETTINGS = "config.json"
@@ -26,26 +27,27 @@ def claim(
     """The folder, absolute, made if need be, for this process alone.
 
     Args:
-      workdir: a folder that is new, empty, or of the experiment called `name`.
+      workdir: a folder that is new, empty, or of the experiment called `name`; one in
+        a bucket is mirrored by a folder of this machine, which is then yielded.
       name: the experiment's name.
       values: its config, flattened, to be written down in the folder.
 
     Raises:
       UserError: the folder is another's, or in use. It is left as it was.
     """
-    if "://" in os.fspath(workdir):
-        raise UserError(
-            f"--workdir={workdir} is in an object store, which has neither the locks "
-            "nor the renames that a run relies on; give a folder of a file system"
-        )
-    root = Path(workdir).expanduser().absolute()
+    root = mirror.local_folder(workdir)
+    remote = mirror.is_remote(workdir)
     try:
-        _check_owner(root, name)
+        if not remote:
+            _check_owner(root, name)
         root.mkdir(parents=True, exist_ok=True)
         lock = (root / _LOCK).open("a")
     except OSError as error:
         raise UserError(f"cannot use --workdir={workdir}: {error.strerror}") from error
-    with _locked(lock, root):
+    with (
+        _locked(lock, root),
+        mirror.mirrored(os.fspath(workdir), root) if remote else nullcontext(),
+    ):
         _check_owner(root, name)  # Another process may have claimed it since.
         artifacts.remove_partials(root)
         artifacts.write_json(root / SETTINGS, {"name": name, "config": values})
