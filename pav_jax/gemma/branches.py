@@ -114,11 +114,13 @@ def extend(
     position = trunk_length[..., None] + offset
     angles = forward.rope_angles(position, config)
     on_trunk, on_suffix = _masks(trunk, suffix, position, offset, config=config)
+    # Every axis but the last is indexed. A window over kv heads too would have a TPU
+    # turn the cache around for the update, and back, at every token.
     row = (
-        jnp.arange(groups)[:, None, None],
-        jnp.arange(branches)[None, :, None],
-        slice(None),
-        offset,
+        jnp.arange(groups)[:, None, None, None],
+        jnp.arange(branches)[None, :, None, None],
+        jnp.arange(kv_heads)[None, None, None],
+        offset[..., None],
     )
     new_keys, new_values = [], []
     x = forward.embed(params, tokens)
