@@ -84,12 +84,13 @@ format: $(READY) ## mend what the linter can mend, and format
 benchmarks: $(READY) ## measure what matters against what a user would pick instead
 	$(if $(wildcard $(PEERS)),$(PEERS),.venv)/bin/python -m benchmarks
 
-# Plain pip, which finds torch in more places than uv does.
+# By uv, which made the lock: pip refuses a pin whose upper bound of Python uv ignores.
 peers: $(READY) ## install what `make benchmarks` compares with, in .venv-peers
 	@rm -rf $(PEERS)
-	@'$(PYTHON)' -m venv $(PEERS)
+	@$(UV) venv --quiet --python .venv/bin/python $(PEERS)
 	@grep -v '^safetensors==' requirements.lock > $(PEERS)/lock.txt
-	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	@$(UV) pip install --quiet --python $(PEERS)/bin/python \
+	  $(if $(PIP_FIND_LINKS),--find-links '$(PIP_FIND_LINKS)') \
 	  -r $(PEERS)/lock.txt -r benchmarks/peers.txt
 
 $(UV):

@@ -74,7 +74,7 @@ class OracleScorer:
     def _value(self, problem: int, tokens: Sequence[int]) -> float:
         return self._oracle.value(self._state(problem, tokens))
 
-    def keep(self, parents) -> None:
+    def keep(self, parents, used) -> None:
         """Nothing to move: values are a function of the tokens."""
 
     @property

@@ -103,8 +103,8 @@ def language_loss(
 
 
 def sft_loss(
-    params: Params, batch: Batch, *, config: TransformerConfig, remat: bool = False
+    params: Params, batch: Batch, *, config: TransformerConfig
 ) -> tuple[jax.Array, dict[str, Any]]:
     """Cross-entropy of the demonstrations' responses (App. C)."""
-    hidden = forward.hidden_states(params, batch["tokens"], config=config, remat=remat)
+    hidden = forward.hidden_states(params, batch["tokens"], config=config)
     return language_loss(params, hidden, batch, config=config), {}

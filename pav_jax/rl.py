@@ -196,11 +196,11 @@ def group_advantages(batch: Batch, rewards: jax.Array, *, group: int) -> jax.Arr
 
 
 def response_log_probs(
-    params: Params, batch: Batch, *, config: TransformerConfig, remat: bool = False
+    params: Params, batch: Batch, *, config: TransformerConfig
 ) -> jax.Array:
     """Float32 log-probability of each token given those before, `[B, T]`; 0 first."""
     tokens = batch["tokens"]
-    hidden = forward.hidden_states(params, tokens, config=config, remat=remat)
+    hidden = forward.hidden_states(params, tokens, config=config)
     log_probs = forward.token_log_probs(
         params, hidden[:, :-1], tokens[:, 1:], config=config
     )
@@ -214,11 +214,11 @@ def init_value(model: Params, config: TransformerConfig) -> ValueParams:
 
 
 def token_values(
-    params: ValueParams, batch: Batch, *, config: TransformerConfig, remat: bool = False
+    params: ValueParams, batch: Batch, *, config: TransformerConfig
 ) -> jax.Array:
     """The reward expected at each token before it is drawn, float32 `[B, T]`."""
     hidden = forward.hidden_states(
-        params["model"], batch["tokens"], config=config, remat=remat
+        params["model"], batch["tokens"], config=config
     ).astype(jnp.float32)
     values = jnp.einsum("btd,d->bt", hidden[:, :-1], params["head"]["w"])
     return jnp.pad(values + params["head"]["b"], ((0, 0), (1, 0)))
@@ -311,7 +311,6 @@ def make_update(
     *,
     config: TransformerConfig,
     group: int,
-    remat: bool = False,
 ) -> Callable[[RLState, Params, Batch], tuple[RLState, dict[str, jax.Array]]]:
     """A jitted update; the state passed in is donated.
 
@@ -320,7 +319,6 @@ def make_update(
       optimizers: of the policy and of the value baseline.
       config: the architecture of both.
       group: responses to a problem, side by side in a batch.
-      remat: recompute layers in the backward pass.
 
     Returns:
       `update(state, reference, batch) -> (state, metrics)`, where `reference` is the
@@ -331,7 +329,6 @@ def make_update(
       baseline its squared error `value_error` and `value_explained`, the share of the
       rewards' variance that it accounts for.
     """
-    static = dict(config=config, remat=remat)
 
     def update(state: RLState, reference: Params, batch: Batch):
         batch = mesh.constrain_batch(batch)
@@ -342,7 +339,7 @@ def make_update(
         if objective.baseline == "value":
 
             def value_loss(params):
-                values = token_values(params, batch, **static)
+                values = token_values(params, batch, config=config)
                 return _mean(jnp.square(values - rewards), mask), values
 
             (error, values), grads = jax.value_and_grad(value_loss, has_aux=True)(value)
@@ -360,7 +357,7 @@ def make_update(
         initial = response_log_probs(reference, batch, config=config)
 
         def loss(params):
-            log_probs = response_log_probs(params, batch, **static)
+            log_probs = response_log_probs(params, batch, config=config)
             out = policy_loss(log_probs, initial, advantages, mask, kl=objective.kl)
             return out, log_probs
 

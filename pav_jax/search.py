@@ -112,8 +112,11 @@ class Scorer(Protocol):
     def score(self, beams: Beams) -> jax.Array:
         """`Q^π` after each row's newest step, float32 `[G, R]`."""
 
-    def keep(self, parents: jax.Array) -> None:
-        """Row r of the next step goes on from row `parents[g, r]` of this one."""
+    def keep(self, parents: jax.Array, used: jax.Array) -> None:
+        """Row r of the next step goes on from row `parents[g, r]` of this one.
+
+        No row has more than `used` tokens, an int32 scalar.
+        """
 
     @property
     def scored(self) -> np.ndarray:
@@ -167,9 +170,9 @@ class VerifierScorer:
         self._scored = self._scored + read
         return q
 
-    def keep(self, parents):
-        self._suffix, self._evidence = _gather_rows(
-            (self._suffix, self._evidence), parents
+    def keep(self, parents, used):
+        self._suffix, self._evidence = _keep_rows(
+            self._suffix, self._evidence, parents, used
         )
 
     @property
@@ -224,7 +227,11 @@ def _read_steps(
     return suffix, evidence, q, jnp.sum(length - start, axis=1, dtype=jnp.int32)
 
 
-@functools.partial(jax.jit, donate_argnums=0)
+@functools.partial(jax.jit, donate_argnums=(0, 1))
+def _keep_rows(suffix, evidence, parents, used):
+    return branches.copy_rows(suffix, parents, used), _gather_rows(evidence, parents)
+
+
 def _gather_rows(tree, parents):
     """Row r becomes row `parents[g, r]`, in every `[G, R, ...]` array."""
 
@@ -317,17 +324,18 @@ def _sample_steps(params: Params, beams: Beams, *, config, beam) -> Beams:
     return beams
 
 
-_ROWS = ("suffix", "hidden", "tokens", "length", "digest", "q", "score", "done")
+_ROWS = ("hidden", "tokens", "length", "digest", "q", "score", "done")
 
 
 @functools.partial(jax.jit, static_argnames="beam", donate_argnames="beams")
 def _select(
     beams: Beams, q: jax.Array, alpha: jax.Array, *, beam
-) -> tuple[Beams, jax.Array, jax.Array]:
+) -> tuple[Beams, jax.Array, jax.Array, jax.Array]:
     """Keeps the N best distinct candidates, each copied to C rows.
 
     Returns:
-      The beams; the row each row came from, int32 `[G, R]`; whether all ended.
+      The beams; the row each row came from, int32 `[G, R]`; the most tokens of a
+      row, an int32 scalar; whether all ended.
     """
     progress = verifier.advantages(q, beams.q, beam.prover_k)
     # A response that had ended keeps the score of its last step.
@@ -344,8 +352,10 @@ def _select(
     kept = place[:, : beam.beams]
     parents = jnp.repeat(kept, beam.candidates, axis=1)
     rows = _gather_rows({name: getattr(beams, name) for name in _ROWS}, parents)
-    beams = dataclasses.replace(beams, **rows)
-    return beams, parents, jnp.all(beams.done)
+    used = jnp.max(beams.length)
+    suffix = branches.copy_rows(beams.suffix, parents, used)
+    beams = dataclasses.replace(beams, suffix=suffix, **rows)
+    return beams, parents, used, jnp.all(beams.done)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -412,8 +422,10 @@ def beam_search(
         for _ in range(beam.max_steps):
             beams = _sample_steps(params, beams, config=config, beam=beam)
             q = scorer.score(beams)
-            beams, parents, all_done = _select(beams, q, np.float32(alpha), beam=beam)
-            scorer.keep(parents)
+            beams, parents, used, all_done = _select(
+                beams, q, np.float32(alpha), beam=beam
+            )
+            scorer.keep(parents, used)
             if all_done:
                 break
         q, length, out, decoded = jax.device_get(

@@ -87,7 +87,6 @@ def verifier_loss(
     *,
     config: TransformerConfig,
     language_weight: float,
-    remat: bool = False,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Cross-entropy on soft labels at step ends (App. D), plus a language loss.
 
@@ -102,14 +101,11 @@ def verifier_loss(
         `weight` float32 `[B, T]`, 0 where there is no label.
       config: the architecture.
       language_weight: weight of the language loss.
-      remat: recompute layers in the backward pass.
 
     Returns:
       The float32 scalar loss and its parts.
     """
-    hidden = forward.hidden_states(
-        params["model"], batch["tokens"], config=config, remat=remat
-    )
+    hidden = forward.hidden_states(params["model"], batch["tokens"], config=config)
     logits = step_logits(params["head"], hidden)
     value, weight = batch["value"], batch["weight"]
     # Binary cross-entropy with soft labels: stable for logits of any size.

@@ -68,9 +68,7 @@ def parameters():
 
 def prm(programs):
     """Parameters and loss after two steps; the loss of SFT is a part of it."""
-    loss = functools.partial(
-        verifier.verifier_loss, config=CONFIG, language_weight=0.1, remat=True
-    )
+    loss = functools.partial(verifier.verifier_loss, config=CONFIG, language_weight=0.1)
     optimizer = make_optimizer(OPTIMIZER)
     state = init_state(parameters()[1], optimizer)
     step = make_train_step(loss, optimizer).lower(state, batch()).compile()
@@ -84,7 +82,7 @@ def reinforce(programs):
     params = mesh.place(parameters()[0], mesh.DECODE)
     optimizers = (make_optimizer(OPTIMIZER), make_optimizer(OPTIMIZER))
     state = rl.init_state(params, OBJECTIVE, optimizers, config=CONFIG)
-    update = rl.make_update(OBJECTIVE, optimizers, config=CONFIG, group=2, remat=True)
+    update = rl.make_update(OBJECTIVE, optimizers, config=CONFIG, group=2)
     programs["reinforce"] = update = update.lower(state, params, batch()).compile()
     for _ in range(2):
         state, metrics = jax.block_until_ready(update(state, params, batch()))

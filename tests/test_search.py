@@ -245,9 +245,9 @@ class Recorder:
         self.batches[-1][-1].append(Step(*fields, np.array(q)))
         return q
 
-    def keep(self, parents):
+    def keep(self, parents, used):
         self.batches[-1][-1][-1].parents = np.array(parents)
-        self.inner.keep(parents)
+        self.inner.keep(parents, used)
 
     @property
     def scored(self):
@@ -280,7 +280,7 @@ class Function:
                 values[g, r] = self._value(problem, tuple(tokens[g, r, :n].tolist()))
         return jnp.asarray(values)
 
-    def keep(self, parents):
+    def keep(self, parents, used):
         pass
 
     @property

@@ -12,6 +12,7 @@ is stacked over layers is copied at every step on CPU.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +77,37 @@ def empty_suffix(
     """Room for `capacity` tokens a branch: `[G, M, K, C, H]` a layer."""
     shape = (groups, branches, config.num_kv_heads, capacity, config.head_dim)
     return zero_key_values(shape, config=config, dtype=dtype)
+
+
+def copy_rows(suffix: KeyValues, parents: jax.Array, used: jax.Array) -> KeyValues:
+    """Branch m of trunk g becomes what branch `parents[g, m]` of it was.
+
+    In place, a stretch of tokens at a time, as far as there are tokens: what lies
+    beyond is most of a suffix, and is not copied.
+
+    Args:
+      suffix: `[G, M, K, C, H]` a layer.
+      parents: int32 `[G, M]`.
+      used: int32 scalar, the most tokens that a branch holds.
+
+    Returns:
+      The suffix, in which only the first `used` tokens mean anything.
+    """
+    capacity = suffix.keys[0].shape[3]
+    size = math.gcd(capacity, 16)
+    index = parents[:, :, None, None, None]
+
+    def copy(stretch, suffix):
+        def move(array):
+            part = jax.lax.dynamic_slice_in_dim(array, stretch * size, size, axis=3)
+            part = jnp.take_along_axis(part, index, axis=1)
+            return jax.lax.dynamic_update_slice_in_dim(
+                array, part, stretch * size, axis=3
+            )
+
+        return jax.tree.map(move, suffix)
+
+    return jax.lax.fori_loop(0, (used + size - 1) // size, copy, suffix)
 
 
 def extend(

@@ -66,11 +66,6 @@ class TransformerConfig:
         return len(self.layers)
 
     @property
-    def is_large(self) -> bool:
-        """Whether layers are computed again in the backward pass, and scanned."""
-        return self.num_params > 100_000_000
-
-    @property
     def num_params(self) -> int:
         """Parameters, the embedding included."""
         attention = self.embed_dim * self.head_dim * (
