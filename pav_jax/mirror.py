@@ -69,7 +69,6 @@ def mirrored(remote: str, local: Path) -> Iterator[None]:
             f"cannot use --workdir={remote}: a workdir is a folder, or may be in"
             f" {', '.join(f'{store}://' for store in _STORES)}"
         )
-    os.environ["EPATH_USE_TF"] = "false"  # or it imports TensorFlow where that is there
     mirror = Mirror(remote, local)
     with _explained(remote):
         mirror.fetch()

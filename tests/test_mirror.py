@@ -61,7 +61,6 @@ class Bucket(MemoryFileSystem):
 def bucket(monkeypatch, tmp_path):
     """What is in the bucket, bytes by name."""
     fsspec.register_implementation("gcs", Bucket, clobber=True)
-    monkeypatch.setenv("EPATH_USE_TF", "false")
     monkeypatch.setenv("PAV_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setattr(Bucket, "left", 10**9)
     Bucket.store.clear()
