@@ -4,6 +4,6 @@ import os
 
 __version__ = "0.1.0"
 
-# etils.epath looks once, at the first path of any kind, whether it may import TensorFlow
-# to read a bucket.
+# At the first path of any kind, etils.epath settles whether it reads buckets by
+# TensorFlow.
 os.environ["EPATH_USE_TF"] = "false"
