@@ -32,6 +32,9 @@ _POLL_SECONDS = 0.3
 # How long the leader, when it fails, waits for the others to hear of that: with it ends
 # the service that they are connected to, and jax would then end them in its own way.
 _FAREWELL_SECONDS = 10.0
+# What jax says where another process is gone: the means by which CPUs compute together,
+# and the service by which processes meet and wait.
+_SIGNS_OF_LOSS = ("gloo", "coordination service", "barrier")
 
 
 class Alone:
@@ -128,9 +131,9 @@ class Crew(Alone):
         except jax.errors.JaxRuntimeError as error:
             self._checked = 0.0
             self.check()
-            # What connects the processes on CPUs notices at once; on others, jax
-            # ends this process when the lost one has been silent for a minute.
-            if "gloo" in str(error).lower():
+            # On CPUs this is heard at once; elsewhere jax ends this process when the
+            # lost one has been silent for a minute.
+            if any(sign in str(error).lower() for sign in _SIGNS_OF_LOSS):
                 raise PeerStopped("another process is gone without a word") from error
             raise
 
