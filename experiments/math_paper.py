@@ -124,13 +124,15 @@ def _rl(sft: ConfigDict, *, steps: int, alpha: float) -> dict:
             kl=0.001,
             max_kl=2.0,  # nats a token, at which a run stops; ours
             measure_every=500,
+            measure_samples=1,
         ),
+        measured="test",
         seeds=(0,),
         methods=dict(
             orm_rl=dict(reward="outcome", baseline="value"),
             pav_rl=dict(reward="progress", baseline="value", alpha=alpha, prover_k=4),
         ),
-        final=dict(samples=256, ns=(*SIZES, 256), reference="orm_rl"),
+        final=dict(samples=256, unsolved=256, ns=(*SIZES, 256), reference="orm_rl"),
     )
 
 

@@ -1,68 +1,123 @@
 """RL with process rewards on the built-in task: what each method makes of the demo.
 
-    pav run --config=experiments/rl_demo.py --workdir=runs/demo
+    pav run --config=experiments/rl_demo.py --workdir=runs/demo --until=improvement
 
 The same experiment as demo.py with stages added: in the workdir of a finished demo,
 only these run. RFT on the base policy's correct rollouts, then RL by each method and
-seed (paper, Sec. 5 and App. E), then Pass@N of every policy. With --until=improvement
-search is left out. `:controls` trains by rewards that should not help as well: the
-prover's value in place of its progress (the paper's bad one), the policy as its own
-prover, and outcomes scaled to the spread that PAV-RL's rewards have. Hardware: 2 CPU
-cores. `:smoke` takes about two minutes and shows only that everything runs.
+seed (paper, Sec. 5 and App. E), then Pass@N of every policy. Without --until the demo's
+page is drawn again, with a section on RL. Hardware: 2 CPU cores.
+
+Variants train by more methods, and keep what is there of those above:
+
+    :controls     rewards that should not help as well: the prover's value in place of
+                  its progress (the paper's bad one), the policy as its own prover, and
+                  outcomes scaled to the spread that PAV-RL's rewards have
+    :provers      BoK(π) for other K, and what Theorem 3.1 says of them from labels
+    :monte_carlo  no verifier: continuations of each step by the policy as it is
+    :refreshed    the verifier is trained on during RL, on the policy's new rollouts
+    :alpha        one seed for each α, measured on validation problems; in a workdir of
+                  its own, a copy of the demo's
+    :smoke        takes two minutes and shows only that everything runs
 """
 
 import demo
 from ml_collections import ConfigDict
 
+VARIANTS = ("", "controls", "provers", "monte_carlo", "refreshed", "alpha", "smoke")
+ALPHAS = (0.1, 0.3, 1.0, 3.0, 6.0)
+PROVERS = (1, 2, 4, 8, 16)
+
 
 def get_config(variant: str = "") -> ConfigDict:
-    if variant not in ("", "smoke", "controls"):
-        raise ValueError(f"no variant {variant!r}; there are 'smoke' and 'controls'")
+    if variant not in VARIANTS:
+        raise ValueError(f"no variant {variant!r}; there are {', '.join(VARIANTS[1:])}")
     config = demo.get_config("smoke" if variant == "smoke" else "")
-    rft = demo.optimizer(steps=300, learning_rate=1e-3)
-    training = dict(
-        steps=200,  # iterations; each is one update
-        problems=16,  # of an iteration
-        samples=4,  # responses to each of them
-        learning_rate=5e-4,  # peak, of the policy
-        value_learning_rate=1e-3,
-        final_learning_rate=0.05,  # as a fraction of the peak
-        warmup_steps=20,  # the paper's tenth
-        weight_decay=0.0,
-        clip_norm=1.0,
-        kl=0.001,  # weight of the KL to the initial policy
-        max_kl=2.0,  # nats a token, at which the run stops
-        measure_every=20,  # iterations
-    )
     pav_rl = dict(reward="progress", baseline="value", alpha=1.0, prover_k=4)  # Bo4(π)
-    methods = dict(
-        orm_rl=dict(reward="outcome", baseline="value"),
-        grpo=dict(reward="outcome", baseline="group"),
-        pav_rl=pav_rl,
-    )
-    if variant == "controls":
-        methods |= dict(
-            prover_value=pav_rl | dict(reward="value"),
-            own_prover=pav_rl | dict(prover_k=1),
-            matched=pav_rl | dict(reward="matched"),
-        )
-    final = dict(
-        samples=32,  # responses to a test problem
-        ns=(1, 2, 4, 8, 16, 32),
-        reference="orm_rl",  # what methods are compared with
-    )
-    if variant == "smoke":
-        # So easy that even this policy solves some: RFT needs correct responses.
-        config.task.update(dict(min_depth=1, max_depth=1, num_people=3))
-        config.problems.sft = 6_000
-        config.model.update(dict(embed_dim=32, mlp_dim=64))
-        config.sft.update(dict(steps=600, warmup_steps=50, learning_rate=1e-2))
-        rft.update(dict(steps=4, warmup_steps=1, batch_size=2))
-        training.update(dict(steps=4, warmup_steps=1, problems=4, samples=2))
-        training.update(dict(measure_every=2))
-        final.update(dict(samples=4, ns=(1, 2, 4)))
-    seeds = (0,) if variant == "smoke" else (0, 1, 2)
     config.rl = dict(
-        rft=rft, training=training, seeds=seeds, methods=methods, final=final
+        rft=demo.optimizer(steps=300, learning_rate=1e-3),
+        training=dict(
+            steps=200,  # iterations; each is one update
+            problems=16,  # of an iteration
+            samples=4,  # responses to each of them
+            learning_rate=2e-4,  # peak, of the policy
+            value_learning_rate=1e-3,
+            final_learning_rate=0.05,  # as a fraction of the peak
+            warmup_steps=20,  # the paper's tenth
+            weight_decay=0.0,
+            clip_norm=1.0,
+            kl=0.001,  # weight of the KL to the initial policy
+            max_kl=2.0,  # nats a token, at which the run stops
+            measure_every=20,  # iterations
+            measure_samples=4,  # responses to each problem
+        ),
+        measured="test",  # the problems of the curves and of the last policies
+        seeds=(0, 1, 2),
+        methods=dict(
+            orm_rl=dict(reward="outcome", baseline="value"),
+            grpo=dict(reward="outcome", baseline="group"),
+            pav_rl=pav_rl,
+        ),
+        final=dict(
+            samples=128,  # responses to a problem
+            unsolved=256,  # of the base policy, to say which it never solves
+            ns=(1, 2, 4, 8, 16, 32, 64, 128),
+            reference="orm_rl",  # what methods are compared with
+        ),
     )
+    with config.unlocked():
+        rl = config.rl
+        if variant == "controls":
+            rl.methods.prover_value = pav_rl | dict(reward="value")
+            rl.methods.own_prover = pav_rl | dict(prover_k=1)
+            rl.methods.matched = pav_rl | dict(reward="matched")
+        elif variant == "provers":
+            for k in PROVERS:
+                if k != pav_rl["prover_k"]:
+                    rl.methods[f"prover_{k}"] = pav_rl | dict(prover_k=k)
+            rl.provers = dict(
+                problems=64,
+                responses=4,  # to each of them
+                n_mc=32,  # continuations of every step prefix; 2K at least
+                ks=PROVERS,
+            )
+        elif variant == "monte_carlo":
+            rl.methods.pav_mc = pav_rl | dict(n_mc=4)
+        elif variant == "refreshed":
+            rl.methods.pav_refreshed = pav_rl | dict(refresh_every=50)
+            rl.refresh = _refresh()
+        elif variant == "alpha":
+            rl.measured, rl.seeds = "validation", (0,)
+            rl.methods = {f"alpha_{a:g}": pav_rl | dict(alpha=a) for a in ALPHAS}
+        elif variant == "smoke":
+            _shrink(config)
     return config
+
+
+def _refresh() -> dict:
+    """Of fresh rollouts, and of the training on them."""
+    optimizer = demo.optimizer(steps=60, learning_rate=5e-4)
+    return dict(
+        **optimizer.to_dict(),
+        language_weight=0.1,
+        problems=640,  # one response to each
+        n_mc=2,  # continuations of every step prefix
+    )
+
+
+def _shrink(config: ConfigDict) -> None:
+    """The same stages in two minutes, on a task so easy that even this policy solves
+    some of it: RFT needs correct responses."""
+    config.task.update(dict(min_depth=1, max_depth=1, num_people=3))
+    config.problems.sft = 6_000
+    config.model.update(dict(embed_dim=32, mlp_dim=64))
+    config.sft.update(dict(steps=600, warmup_steps=50, learning_rate=1e-2))
+    rl = config.rl
+    rl.seeds = (0,)
+    rl.rft.update(dict(steps=4, warmup_steps=1, batch_size=2))
+    rl.training.update(dict(steps=4, warmup_steps=1, problems=4, samples=2))
+    rl.training.update(dict(measure_every=2, measure_samples=2))
+    rl.methods.pav_mc = dict(rl.methods.pav_rl) | dict(n_mc=4)
+    rl.methods.pav_refreshed = dict(rl.methods.pav_rl) | dict(refresh_every=2)
+    rl.refresh = _refresh() | dict(problems=8, steps=2, warmup_steps=1, batch_size=4)
+    rl.provers = dict(problems=4, responses=2, n_mc=4, ks=(1, 2))
+    rl.final.update(dict(samples=4, unsolved=8, ns=(1, 2, 4)))

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from pav_jax import (
     artifacts,
+    draws,
     evaluation,
     experiment,
     mesh,
@@ -27,6 +28,7 @@ from pav_jax.estimators import best_of_n, mean_interval, pass_at_n
 from pav_jax.labels import Response
 from pav_jax.ledger import Ledger
 from pav_jax.progress import progress
+from pav_jax.provers import run_provers
 from pav_jax.rl import Objective
 from pav_jax.shards import write_ledger
 from pav_jax.stages import Stage, StageContext
@@ -38,34 +40,43 @@ _STREAM_FINAL = 104  # of draws; reinforce has the others
 
 
 def stages(config: ConfigDict) -> list[Stage]:
-    """RFT, a stage `rl-METHOD-SEED` for each run, and their comparison."""
+    """RFT, the choice of a prover if the config has one, a stage `rl-METHOD-SEED` for
+    each run, and their comparison."""
     model = ("task", "model", "limits", "seed")
     sampled = (*model, "sampling")
+    refresh = ("rl.refresh",) if "refresh" in config.rl else ()
     runs = [
         Stage(
             f"rl-{method}-{seed}",
             functools.partial(run_rl, method=method, seed=seed),
             ("data", "rft", "prm"),
-            (*sampled, "rl.training", f"rl.methods.{method}"),
+            (*sampled, "rl.training", "rl.measured", f"rl.methods.{method}")
+            + (refresh if config.rl.methods[method].get("refresh_every") else ()),
         )
         for method in config.rl.methods
         for seed in config.rl.seeds
     ]
-    names = tuple(stage.name for stage in runs)
-    return [
+    before = [
         Stage(
             "rft",
             run_rft,
             ("data", "sft", "rollouts"),
             (*model, "rl.rft"),
             shared=True,
-        ),
+        )
+    ]
+    if "provers" in config.rl:
+        needs, fields = ("data", "sft", "rft"), (*sampled, "rl.provers")
+        before.append(Stage("provers", run_provers, needs, fields))
+    names = tuple(stage.name for stage in [*before, *runs])
+    return [
+        *before,
         *runs,
         Stage(
             "improvement",
             run_improvement,
-            ("data", "sft", "prm", "rft", *names),
-            (*sampled, "rl.final", "rl.seeds", "rl.methods"),
+            ("data", "sft", "prm", *names),
+            (*sampled, "rl.final", "rl.measured", "rl.seeds", "rl.methods"),
         ),
     ]
 
@@ -116,14 +127,15 @@ def run_rl(context: StageContext, *, method: str, seed: int) -> None:
         objective=objective,
         settings=config.rl.training,
         train=train,
-        test=experiment.Lab.load(config, data, "test"),
+        test=experiment.Lab.load(config, data, config.rl.measured),
         initial=train.load_policy(context.input("rft")),
         verifier=train.load_verifier(context.input("prm"))
-        if objective.is_scored
+        if objective.reads_verifier
         else None,
-        seed=reinforce.stream(config.seed, seed),
+        seed=draws.stream(config.seed, seed),
         directory=context.directory,
         name=context.stage,
+        refresh=config.rl.get("refresh"),
     )
     state = trainer.fit()
     ledger = Ledger()
@@ -140,8 +152,8 @@ def _objective(config: ConfigDict, method: str) -> Objective:
         return Objective(kl=config.rl.training.kl, **config.rl.methods[method])
     except TypeError as error:
         raise UserError(
-            f"rl.methods.{method} needs reward and baseline, may have alpha, prover_k"
-            f" and trust_outcome, and nothing else: {error}"
+            f"rl.methods.{method} needs reward and baseline, may have alpha, prover_k,"
+            f" trust_outcome, n_mc and refresh_every, and nothing else: {error}"
         ) from error
 
 
@@ -161,7 +173,7 @@ def run_improvement(context: StageContext) -> None:
         for seed in config.rl.seeds
     }
     policies = {"sft": ("sft", 0), "rft": ("rft", 0), **runs}
-    lab = experiment.Lab.load(config, context.input("data"), "test")
+    lab = experiment.Lab.load(config, context.input("data"), config.rl.measured)
     prm = lab.load_verifier(context.input("prm"))
     for name in progress(iterable=policies, unit="policy", desc=context.stage):
         path = context.directory / f"{name}.npz"
@@ -200,6 +212,9 @@ def run_improvement(context: StageContext) -> None:
         ),
         "config": config.rl.to_dict(),
     }
+    if "provers" in context.inputs:
+        path = context.input("provers") / "provers.json"
+        results["provers"] = artifacts.read_json(path)["provers"]
     reference = config.rl.final.reference
     results["against"] = _against(reference, results["curves"], samples, methods)
     artifacts.write_json(context.directory / "improvement.json", results)
@@ -211,14 +226,15 @@ def _final(context, lab, prm, name: str) -> dict[str, np.ndarray]:
     params = lab.load_policy(context.input(name))
     ledger = Ledger()
     draw = functools.partial(
-        reinforce.sample,
+        draws.sample,
         params,
         lab,
         range(len(lab.problems)),
-        seed=reinforce.stream(config.seed, _STREAM_FINAL),
+        seed=draws.stream(config.seed, _STREAM_FINAL),
         ledger=ledger,
     )
-    count = config.rl.final.samples
+    final = config.rl.final
+    count = final.unsolved if name == "sft" else final.samples
     responses = draw(count=count, sampling=lab.sampling(1.0, branches=count))
     greedy = draw(count=1, sampling=lab.sampling(0.0, branches=1))
     scores = evaluation.score_responses(

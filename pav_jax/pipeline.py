@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from pav_jax import experiment, improvement, labels, mesh, policy, records, verifier
@@ -21,7 +20,6 @@ from pav_jax.stages import Stage, StageContext
 from pav_jax.tasks import make_task
 from pav_jax.tasks.base import Problem, Task
 from pav_jax.tasks.stored import StoredTask
-from pav_jax.train.data import pad_rows
 from pav_jax.training import run_training, together
 
 # Seeds of the draws, apart for each use.
@@ -250,7 +248,8 @@ def run_labels(context: StageContext) -> None:
 def _train_verifier(context, responses, steps, config) -> None:
     """Trains on (response, step labels) pairs."""
     lab = experiment.Lab.load(context.config, context.input("data"), "labels")
-    rows = verifier_rows(responses, steps, balance=context.config.verifier.balance)
+    balance = context.config.verifier.balance
+    rows = verifier.verifier_rows(responses, steps, balance=balance)
     start = lab.load_policy(context.input("sft"), mesh.TRAIN)
     params = verifier.init_verifier(
         jax.random.key(context.config.seed), start, lab.model
@@ -261,46 +260,6 @@ def _train_verifier(context, responses, steps, config) -> None:
         language_weight=context.config.verifier.language_weight,
     )
     run_training(context, params, loss, rows, config)
-
-
-def verifier_rows(
-    responses: Sequence[labels.Response],
-    steps: Sequence[Sequence[tuple[int, float]]],
-    *,
-    balance: bool,
-) -> dict[str, np.ndarray]:
-    """Training rows for `verifier.verifier_loss`.
-
-    Args:
-      responses: whole responses.
-      steps: for each, (response tokens in the prefix, value) of labelled ones.
-      balance: let values below and above one half weigh alike in sum (App. D's
-        two buckets); ranks rare values better, but is no longer calibrated.
-
-    Returns:
-      `tokens` int32, `mask`, `value` and `weight` float32, all `[N, T]`.
-    """
-    values = [value for row in steps for _, value in row]
-    high = np.mean([value >= 0.5 for value in values])
-    buckets = [0.5 / max(1 - high, 1e-6), 0.5 / max(high, 1e-6)] if balance else [1, 1]
-    width = max(len(r.prompt) + len(r.tokens) for r in responses)
-    shape = (len(responses), width)
-    value, weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    for i, (response, row) in enumerate(zip(responses, steps, strict=True)):
-        for end, q in row:
-            place = len(response.prompt) + end - 1
-            value[i, place] = q
-            weight[i, place] = buckets[q >= 0.5]
-    return {
-        "tokens": pad_rows([r.prompt + r.tokens for r in responses], width),
-        "mask": pad_rows(
-            [[0] * len(r.prompt) + [1] * len(r.tokens) for r in responses],
-            width,
-            np.float32,
-        ),
-        "value": value,
-        "weight": weight,
-    }
 
 
 @together

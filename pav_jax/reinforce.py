@@ -7,6 +7,7 @@ from a seed of the iteration. So a run that was interrupted goes on to the same 
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import time
@@ -18,71 +19,43 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from pav_jax import evaluation, experiment, labels, rl, stopping
+from pav_jax import draws, evaluation, experiment, labels, rl, stopping
+from pav_jax.draws import stream
 from pav_jax.errors import UserError
 from pav_jax.gemma.forward import Params
 from pav_jax.labels import Response
 from pav_jax.ledger import Ledger
 from pav_jax.progress import progress
+from pav_jax.refresh import Refresher
 from pav_jax.rl import Objective, RLState
 from pav_jax.rollout import SamplingConfig
 from pav_jax.train.checkpoint import Checkpoints
 from pav_jax.train.data import Batches
+from pav_jax.train.events import Events
 from pav_jax.train.loop import forget_after
 from pav_jax.train.state import make_optimizer
 from pav_jax.verifier import VerifierParams
 
 _SAVE_EVERY = 30.0  # seconds: what a kill may cost
 _SHOWN = 4  # responses written down with each measurement
+_WIDTHS = 8  # of batches, at most: each is a compilation
 
 # Streams of draws, apart from each other and from those of other stages.
 _STREAM_PROBLEMS, _STREAM_SAMPLES, _STREAM_TEST = 101, 102, 103
-
-
-def stream(*numbers: int) -> int:
-    """A 31-bit seed, unlike that of any other tuple of numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0]) & 0x7FFF_FFFF
-
-
-def sample(
-    policy: Params,
-    lab: experiment.Lab,
-    indices: Sequence[int],
-    *,
-    count: int,
-    seed: int,
-    sampling: SamplingConfig,
-    ledger: Ledger,
-) -> list[Response]:
-    """`count` responses to each of the problems `indices`, side by side."""
-    found: list[list[Response]] = [[] for _ in indices]
-    for place, responses in labels.sample_responses(
-        policy,
-        [lab.prompts[i] for i in indices],
-        [lab.problems[i].id for i in indices],
-        problem_indices=indices,
-        count=count,
-        seed=seed,
-        are_correct=lab.grader.are_correct,
-        config=lab.model,
-        sampling=sampling,
-        ledger=ledger,
-    ):
-        found[place] = responses
-    return [response for row in found for response in row]
+_STREAM_LABELS, _STREAM_REFRESH = 105, 109
 
 
 def accuracy(
-    policy: Params, lab: experiment.Lab, *, temperature: float, seed: int
+    policy: Params, lab: experiment.Lab, *, temperature: float, count: int, seed: int
 ) -> float:
-    """Share of a lab's problems that one response each solves."""
-    responses = sample(
+    """Share of `count` responses to each of a lab's problems that are correct."""
+    responses = draws.sample(
         policy,
         lab,
         range(len(lab.problems)),
-        count=1,
+        count=count,
         seed=seed,
-        sampling=lab.sampling(temperature, branches=1),
+        sampling=lab.sampling(temperature, branches=count),
         ledger=Ledger(),
     )
     return float(np.mean([response.correct for response in responses]))
@@ -96,7 +69,8 @@ class Scored:
       responses: those to one problem side by side.
       ends: response tokens up to the end of each step, int `[H]` for each.
       process: the process reward of each step, float32 `[H]` for each.
-      q: the verifier's `Q^π`, float32 `[H + 1]` for each; None where none is read.
+      q: `Q^π` of the prefixes, as the verifier or continuations have it, float32
+        `[H + 1]` for each; None where steps are not paid.
     """
 
     responses: list[Response]
@@ -114,7 +88,7 @@ class Trainer:
       settings: `steps`, `warmup_steps`, `learning_rate`, `final_learning_rate`,
         `weight_decay`, `clip_norm` of the optimizer; `value_learning_rate`; `problems`
         and `samples` of each in an iteration; `max_kl`, nats a token; `measure_every`,
-        iterations.
+        iterations, and `measure_samples` of each problem then.
       train: the problems to train on.
       test: the problems to measure on.
       initial: the policy to start from and stay near.
@@ -123,6 +97,7 @@ class Trainer:
       directory: gets `checkpoints/`, `metrics.jsonl`, `accuracy.jsonl` and
         `responses.jsonl`.
       name: what messages call the run.
+      refresh: `Refresher`'s settings, where the method has `refresh_every`.
     """
 
     objective: Objective
@@ -134,6 +109,7 @@ class Trainer:
     seed: int
     directory: Path
     name: str
+    refresh: ConfigDict | None = None
 
     def fit(self) -> RLState:
         """Trains to the last iteration, from the newest checkpoint if there is one.
@@ -151,7 +127,11 @@ class Trainer:
             group=self.settings.samples,
         )
         state = rl.init_state(
-            self.initial, self.objective, optimizers, config=self.train.model
+            self.initial,
+            self.objective,
+            optimizers,
+            config=self.train.model,
+            verifier=self.verifier,
         )
         checkpoints = Checkpoints(self.directory / "checkpoints")
         with contextlib.closing(checkpoints):
@@ -176,8 +156,9 @@ class Trainer:
         if cut:
             self._measure(state)
         saved, at = time.monotonic(), first
+        events = Events(self.directory, first)
         bar = progress(total=steps, initial=first, unit="iteration", desc=self.name)
-        with bar, stopping.deferred() as stopped:
+        with bar, contextlib.closing(events), stopping.deferred() as stopped:
             for step in range(first, steps):
                 state, metrics = self._iterate(state, update)
                 bar.set_postfix(accuracy=f"{metrics['accuracy']:.2f}")
@@ -189,10 +170,11 @@ class Trainer:
                         f" checkpoint is {good if at else 'the initial policy'}. Lower"
                         " the learning rate or alpha, or raise kl"
                     )
-                self._append("metrics", {"step": step + 1, **metrics})
                 done = step + 1
+                self._append("metrics", {"step": done, **metrics})
+                events.write(done, metrics)
                 if self._is_measured(done):
-                    self._measure(state)
+                    events.write(done, self._measure(state))
                 leave = stopped()
                 if leave or time.monotonic() - saved > _SAVE_EVERY:
                     checkpoints.save(done, state)
@@ -222,16 +204,16 @@ class Trainer:
     def _iterate(self, state: RLState, update) -> tuple[RLState, dict[str, float]]:
         start = time.monotonic()
         ledger = Ledger()
-        scored = self.roll_out(state.policy, int(state.step), ledger)
+        if self._is_refreshed(state):
+            state = self._refresh(state, ledger)
+        scored = self.roll_out(
+            state.policy, int(state.step), ledger, verifier=state.verifier
+        )
         batch = rl.make_batch(
             scored.responses,
             scored.ends,
             scored.process,
-            # The longest there can be: one shape, and so one compilation.
-            length=sum(
-                self.train.config.limits[name]
-                for name in ("max_prompt_tokens", "max_tokens")
-            ),
+            length=self._width(scored.responses),
         )
         state, found = update(state, self.initial, batch)
         metrics = {name: float(x) for name, x in jax.device_get(found).items()}
@@ -244,20 +226,53 @@ class Trainer:
             "decoded": ledger.decoded,
             "prefilled": ledger.prefilled,
             "scored": ledger.scored,
-            "trained": int(np.sum(batch["mask"])),
+            "trained": ledger.trained + int(np.sum(batch["mask"])),
             "seconds": seconds,
             "tokens_per_second": ledger.decoded / seconds,
         }
 
-    def roll_out(self, policy: Params, step: int, ledger: Ledger) -> Scored:
-        """Samples and scores what iteration `step`, counted from 0, trains on."""
+    def _width(self, responses: Sequence[Response]) -> int:
+        """Of a batch: few widths, and none much wider than the longest response."""
+        limits = self.train.config.limits
+        most = limits.max_prompt_tokens + limits.max_tokens
+        unit = -(-most // _WIDTHS)
+        longest = max(len(r.prompt) + len(r.tokens) for r in responses)
+        return min(most, -(-longest // unit) * unit)
+
+    def _is_refreshed(self, state: RLState) -> bool:
+        every, step = self.objective.refresh_every, int(state.step)
+        return bool(every) and step > 0 and step % every == 0
+
+    def _refresh(self, state: RLState, ledger: Ledger) -> RLState:
+        seed = stream(self.seed, _STREAM_REFRESH, int(state.step))
+        verifier = self._refresher(
+            state.verifier, state.policy, seed=seed, ledger=ledger
+        )
+        return dataclasses.replace(state, verifier=verifier)
+
+    @functools.cached_property
+    def _refresher(self) -> Refresher:
+        return Refresher(self.train, self.refresh)
+
+    def roll_out(
+        self,
+        policy: Params,
+        step: int,
+        ledger: Ledger,
+        *,
+        verifier: VerifierParams | None = None,
+    ) -> Scored:
+        """Samples and scores what iteration `step`, counted from 0, trains on.
+
+        `verifier` is one to score by in place of the trainer's.
+        """
         settings = self.settings
         batches = Batches(
             {"problem": np.arange(len(self.train.problems))},
             batch_size=settings.problems,
             seed=stream(self.seed, _STREAM_PROBLEMS),
         )
-        responses = sample(
+        responses = draws.sample(
             policy,
             self.train,
             batches(step)["problem"].tolist(),
@@ -265,45 +280,58 @@ class Trainer:
             seed=stream(self.seed, _STREAM_SAMPLES, step),
             sampling=SamplingConfig(
                 max_tokens=self.train.config.limits.max_tokens,
-                end_ids=(self.train.tokenizer.eos_id,),
+                end_ids=self.train.tokenizer.end_ids,
                 trunks=settings.problems,
                 rows=settings.samples,
             ),
             ledger=ledger,
         )
         ends = [labels.step_ends(r.tokens, self.train.is_step_end) for r in responses]
-        if not self.objective.is_scored:
+        if not self.objective.is_paid_by_step:
             nothing = [np.zeros(len(stops), np.float32) for stops in ends]
             return Scored(responses, ends, nothing, None)
-        q = evaluation.score_responses(
-            self.verifier,
-            responses,
-            [np.append(0, stops) for stops in ends],
-            config=self.train.model,
-            ledger=ledger,
-        )
-        process = [
-            rl.process_rewards(values, response.correct, self.objective)
-            for values, response in zip(q, responses, strict=True)
-        ]
+        if self.objective.reads_verifier:
+            q = evaluation.score_responses(
+                verifier or self.verifier,
+                responses,
+                [np.append(0, stops) for stops in ends],
+                config=self.train.model,
+                ledger=ledger,
+            )
+            values = [
+                rl.predicted_values(x, response.correct, self.objective)
+                for x, response in zip(q, responses, strict=True)
+            ]
+        else:
+            found = draws.label(
+                policy,
+                self.train,
+                responses,
+                n_mc=self.objective.n_mc,
+                seed=stream(self.seed, _STREAM_LABELS, step),
+                ledger=ledger,
+            )
+            q = [x.q for x in found]
+            values = [rl.sampled_values(x, self.objective) for x in found]
+        process = [rl.process_rewards(value, self.objective) for value in values]
         return Scored(responses, ends, process, q)
 
     # What is written down.
 
-    def _measure(self, state: RLState) -> None:
+    def _measure(self, state: RLState) -> dict[str, float]:
         """Test accuracy, and some responses with what their steps are paid."""
         step = int(state.step)
         seed = stream(self.seed, _STREAM_TEST)
-        greedy, sampled = (
-            accuracy(state.policy, self.test, temperature=temperature, seed=seed)
-            for temperature in (0.0, 1.0)
-        )
-        scored = self.roll_out(state.policy, step, Ledger())
+        measure = functools.partial(accuracy, state.policy, self.test, seed=seed)
+        greedy = measure(temperature=0.0, count=1)
+        sampled = measure(temperature=1.0, count=self.settings.measure_samples)
+        scored = self.roll_out(state.policy, step, Ledger(), verifier=state.verifier)
         for i in range(0, len(scored.responses), max(1, self.settings.samples)):
             if i // self.settings.samples < _SHOWN:
                 self._append("responses", {"step": step, **self._shown(scored, i)})
-        row = {"step": step, "greedy": greedy, "sampled": sampled}
-        self._append("accuracy", row)
+        row = {"greedy": greedy, "sampled": sampled}
+        self._append("accuracy", {"step": step, **row})
+        return row
 
     def _shown(self, scored: Scored, i: int) -> dict[str, Any]:
         response, ends = scored.responses[i], scored.ends[i]

@@ -30,10 +30,11 @@ from pav_jax.errors import UserError
 from pav_jax.gemma import forward
 from pav_jax.gemma.config import TransformerConfig
 from pav_jax.gemma.forward import Params
-from pav_jax.labels import Response
+from pav_jax.labels import Response, StepLabels
+from pav_jax.theory import failure_power
 from pav_jax.train.data import pad_rows
 from pav_jax.train.state import Batch
-from pav_jax.verifier import best_of_k
+from pav_jax.verifier import VerifierParams, best_of_k
 
 ValueParams = dict[str, Any]  # {"model": forward.Params, "head": {"w", "b"}}
 
@@ -56,6 +57,10 @@ class Objective:
       prover_k: the prover is BoK(π), with this K; 1 is μ = π.
       trust_outcome: let the outcome be the value of a whole response, as it is
         by definition, in place of the verifier's prediction.
+      n_mc: continuations of every step prefix, by the policy as it is, whose outcomes
+        stand in place of a verifier; at least `prover_k`. 0 asks the verifier.
+      refresh_every: iterations after which the verifier is trained on, on rollouts of
+        the policy as it is then; 0 leaves it frozen.
     """
 
     reward: str
@@ -64,6 +69,8 @@ class Objective:
     alpha: float = 0.0
     prover_k: int = 1
     trust_outcome: bool = True
+    n_mc: int = 0
+    refresh_every: int = 0
 
     def __post_init__(self):
         for name, known in (("reward", REWARDS), ("baseline", BASELINES)):
@@ -72,25 +79,59 @@ class Objective:
                     f"{name} {getattr(self, name)!r} of an RL method is unknown;"
                     f" there are {', '.join(known)}"
                 )
+        if 0 < self.n_mc < self.prover_k:
+            raise UserError(
+                f"n_mc={self.n_mc} of an RL method is too few: the value of"
+                f" Bo{self.prover_k} cannot be told without bias from fewer than"
+                f" {self.prover_k} continuations; raise n_mc, or lower prover_k"
+            )
+        if self.refresh_every and not self.reads_verifier:
+            raise UserError(
+                f"refresh_every={self.refresh_every} of an RL method that reads no"
+                " verifier: its reward is the outcome, or it has n_mc continuations"
+            )
 
     @property
-    def is_scored(self) -> bool:
-        """Whether a verifier is needed."""
+    def is_paid_by_step(self) -> bool:
+        """Whether steps have rewards of their own."""
         return self.reward != "outcome"
 
+    @property
+    def reads_verifier(self) -> bool:
+        """Whether a verifier says what steps are worth."""
+        return self.is_paid_by_step and not self.n_mc
 
-def process_rewards(q: np.ndarray, correct: bool, objective: Objective) -> np.ndarray:
-    """The process reward of each step, float32 `[H]` (Eq. 5 without its `Q^π`).
+
+def predicted_values(q: np.ndarray, correct: bool, objective: Objective) -> np.ndarray:
+    """The prover's value of each prefix by a verifier, `Q^μ`, float32 `[H + 1]`.
 
     Args:
       q: predicted `Q^π` of a response's prefixes, `[H + 1]`, the bare prompt first.
       correct: Rex.
-      objective: what the reward is.
+      objective: what the prover is.
     """
     q = np.array(q, np.float32)
     if objective.trust_outcome:
         q[-1] = correct
-    value = best_of_k(q, objective.prover_k)
+    return best_of_k(q, objective.prover_k)
+
+
+def sampled_values(labels: StepLabels, objective: Objective) -> np.ndarray:
+    """The prover's value of each prefix by continuations, float32 `[H + 1]`.
+
+    Without bias, and with it the gradient: what is not linear in `Q^π` is not
+    computed from its estimate.
+    """
+    return (1.0 - failure_power(labels, objective.prover_k)).astype(np.float32)
+
+
+def process_rewards(value: np.ndarray, objective: Objective) -> np.ndarray:
+    """The process reward of each step, float32 `[H]` (Eq. 5 without its `Q^π`).
+
+    Args:
+      value: `Q^μ` of a response's prefixes, `[H + 1]`, the bare prompt first.
+      objective: what the reward is.
+    """
     paid = value[1:] if objective.reward == "value" else np.diff(value)
     return np.float32(objective.alpha) * paid
 
@@ -265,6 +306,7 @@ class RLState:
       policy_opt: its optimizer's state.
       value: the baseline's parameters; None without one.
       value_opt: its optimizer's state.
+      verifier: as refreshed; None where it is frozen, and no part of a checkpoint.
     """
 
     step: jax.Array
@@ -272,6 +314,7 @@ class RLState:
     policy_opt: optax.OptState
     value: ValueParams | None
     value_opt: optax.OptState | None
+    verifier: VerifierParams | None = None
 
 
 def init_state(
@@ -280,9 +323,13 @@ def init_state(
     optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
     *,
     config: TransformerConfig,
+    verifier: VerifierParams | None = None,
 ) -> RLState:
-    """The state before the first iteration; copies `policy`, which stays usable."""
+    """The state before the first iteration; copies what it is given."""
     state = new_state(policy, objective, optimizers, config=config)
+    if objective.refresh_every:
+        copied = jax.tree.map(jnp.copy, verifier)
+        state = dataclasses.replace(state, verifier=copied)
     # Placed as an update leaves it, so that the second one is not compiled anew.
     return mesh.place(state, mesh.TRAIN)
 
@@ -379,7 +426,9 @@ def make_update(
             "progress": _mean(own_progress(batch), mask),
             "advantage_spread": _spread(advantages, mask),
         }
-        state = RLState(state.step + 1, policy, policy_opt, value, value_opt)
+        state = RLState(
+            state.step + 1, policy, policy_opt, value, value_opt, state.verifier
+        )
         return mesh.constrain_params(state, mesh.TRAIN), metrics
 
     return jax.jit(update, donate_argnums=0)

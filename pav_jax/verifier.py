@@ -7,14 +7,18 @@ The prover's value comes from it in closed form: `Q^BoK = 1 - (1 - Q^π)^K`, and
 progress is the difference of consecutive values, `A^μ` (Sec. 3).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pav_jax.gemma import forward
 from pav_jax.gemma.config import TransformerConfig
+from pav_jax.labels import Response
 from pav_jax.policy import language_loss
+from pav_jax.train.data import pad_rows
 from pav_jax.train.state import Batch
 
 VerifierParams = dict[str, Any]  # {"model": forward.Params, "head": ...}
@@ -79,6 +83,46 @@ def step_values(
     """
     hidden = forward.hidden_states(params["model"], tokens, config=config)
     return jax.nn.sigmoid(step_logits(params["head"], hidden))
+
+
+def verifier_rows(
+    responses: Sequence[Response],
+    steps: Sequence[Sequence[tuple[int, float]]],
+    *,
+    balance: bool,
+) -> dict[str, np.ndarray]:
+    """Training rows for `verifier_loss`.
+
+    Args:
+      responses: whole responses.
+      steps: for each, (response tokens in the prefix, value) of labelled ones.
+      balance: let values below and above one half weigh alike in sum (App. D's
+        two buckets); ranks rare values better, but is no longer calibrated.
+
+    Returns:
+      `tokens` int32, `mask`, `value` and `weight` float32, all `[N, T]`.
+    """
+    values = [value for row in steps for _, value in row]
+    high = np.mean([value >= 0.5 for value in values])
+    buckets = [0.5 / max(1 - high, 1e-6), 0.5 / max(high, 1e-6)] if balance else [1, 1]
+    width = max(len(r.prompt) + len(r.tokens) for r in responses)
+    shape = (len(responses), width)
+    value, weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for i, (response, row) in enumerate(zip(responses, steps, strict=True)):
+        for end, q in row:
+            place = len(response.prompt) + end - 1
+            value[i, place] = q
+            weight[i, place] = buckets[q >= 0.5]
+    return {
+        "tokens": pad_rows([r.prompt + r.tokens for r in responses], width),
+        "mask": pad_rows(
+            [[0] * len(r.prompt) + [1] * len(r.tokens) for r in responses],
+            width,
+            np.float32,
+        ),
+        "value": value,
+        "weight": weight,
+    }
 
 
 def verifier_loss(

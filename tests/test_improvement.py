@@ -134,7 +134,7 @@ def test_every_stage_at_the_smallest_size(tmp_path):
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "run" / "improvement" / "improvement.json").read_text()
     results = json.loads(text)
-    trained = {"orm_rl", "grpo", "pav_rl"}
+    trained = {"orm_rl", "grpo", "pav_rl", "pav_mc", "pav_refreshed"}
     assert results["policies"].keys() == trained | {"sft", "rft"}
     assert results["curves"].keys() == trained
     for policy in results["policies"].values():
@@ -143,6 +143,7 @@ def test_every_stage_at_the_smallest_size(tmp_path):
         assert passed[0] == pytest.approx(policy["sampled"]["accuracy"])
     for curve in results["curves"].values():
         assert curve["step"] == [0, 2, 4] and curve["tokens"][0] == 0
+    assert [row["prover_k"] for row in results["provers"]] == [1, 2]
     # All start from the same policy.
     starts = {curve["greedy"]["mean"][0] for curve in results["curves"].values()}
     assert len(starts) == 1

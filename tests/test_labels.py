@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pav_jax import labels, pipeline, rollout
+from pav_jax import labels, rollout, verifier
 from pav_jax.gemma import forward
 from pav_jax.gemma.config import tiny_gemma2
 from pav_jax.labels import Response, StepLabels, step_ends
@@ -257,7 +257,7 @@ def test_a_label_of_three_tenths_stays_so():
     np.testing.assert_allclose(found.q, [0.3, 0.35, 1.0], rtol=1e-6)
     response = Response(0, (2, 5, 6), (8, 4, 8, 8, 3), (-1.0,) * 5, True)
     steps = [list(zip(found.ends.tolist(), found.q.tolist(), strict=True))]
-    rows = pipeline.verifier_rows([response], steps, balance=False)
+    rows = verifier.verifier_rows([response], steps, balance=False)
     batch = Batches(rows, batch_size=1, seed=0)(0)
     assert batch["value"].dtype == np.float32
     np.testing.assert_allclose(

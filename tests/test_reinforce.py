@@ -12,7 +12,16 @@ import ml_collections
 import numpy as np
 import pytest
 
-from pav_jax import experiment, pipeline, reinforce, rl, stopping, verifier
+from pav_jax import (
+    draws,
+    experiment,
+    labels,
+    pipeline,
+    reinforce,
+    rl,
+    stopping,
+    verifier,
+)
 from pav_jax.errors import UserError
 from pav_jax.gemma import forward
 from pav_jax.ledger import Ledger
@@ -50,6 +59,21 @@ SETTINGS = ml_collections.ConfigDict(
         samples=2,
         max_kl=5.0,
         measure_every=3,
+        measure_samples=2,
+    )
+)
+REFRESH = ml_collections.ConfigDict(
+    dict(
+        problems=4,
+        n_mc=2,
+        language_weight=0.1,
+        steps=3,
+        batch_size=2,
+        warmup_steps=1,
+        learning_rate=1e-2,
+        final_learning_rate=0.1,
+        weight_decay=0.0,
+        clip_norm=1.0,
     )
 )
 OBJECTIVE = rl.Objective(
@@ -128,10 +152,11 @@ def make(labs, networks, tmp_path):
             train=labs[0],
             test=labs[1],
             initial=policy,
-            verifier=scores if objective.is_scored else None,
+            verifier=scores if objective.reads_verifier else None,
             seed=seed,
             directory=tmp_path / folder,
             name="test",
+            refresh=REFRESH,
         )
 
     return trainer
@@ -219,6 +244,41 @@ def test_steps_are_paid_by_the_verifier(make):
     assert ledger.scored == sum(lengths) + sum(len(r.prompt) for r in scored.responses)
 
 
+def test_steps_are_paid_by_continuations(make):
+    """The policy's own, each of which depends on its own key alone."""
+    objective = dataclasses.replace(OBJECTIVE, n_mc=3)
+    trainer, ledger = make(objective=objective), Ledger()
+    assert trainer.verifier is None
+    scored = trainer.roll_out(trainer.initial, 2, ledger)
+    by_verifier = make().roll_out(trainer.initial, 2, Ledger())
+    assert scored.responses == by_verifier.responses
+    lab, paid_for = trainer.train, Ledger()
+    for response, paid, q in zip(
+        scored.responses, scored.process, scored.q, strict=True
+    ):
+        ((_, steps),) = labels.label_steps(
+            trainer.initial,
+            [response],
+            [lab.problems[response.problem].id],
+            n_mc=3,
+            seed=draws.stream(7, 105, 2),
+            is_step_end=lab.is_step_end,
+            are_correct=lab.grader.are_correct,
+            config=lab.model,
+            sampling=lab.sampling(1.0, branches=12),
+            ledger=paid_for,
+        )
+        np.testing.assert_array_equal(q, steps.q)
+        # Pairs of three continuations without a right one.
+        wrong = steps.count - steps.correct
+        fails = np.append(wrong[:-1] * (wrong[:-1] - 1) / 6, wrong[-1])
+        np.testing.assert_allclose(paid, -0.5 * np.diff(fails), atol=1e-6)
+    assert np.any(np.concatenate(scored.process) != 0)
+    lengths = [len(r.tokens) for r in scored.responses]
+    assert ledger.decoded == sum(lengths) + paid_for.decoded
+    assert ledger.scored == 0
+
+
 # A run.
 
 
@@ -270,6 +330,42 @@ def test_terminated_saves_and_goes_on_bit_for_bit(make, monkeypatch, whole, stop
     assert [row["step"] for row in _lines(trainer, "metrics")] == done
     _check_goes_on(trainer, whole)
     assert done == [1, 2, 3, 4, 5, 6]  # nothing was done twice
+
+
+def test_a_refreshed_verifier_goes_on_bit_for_bit(make, monkeypatch):
+    objective = dataclasses.replace(OBJECTIVE, refresh_every=2)
+    whole = make("whole", objective)
+    wanted = whole.fit()
+    rows = _lines(whole, "metrics")
+    extra = [row["decoded"] - 6 * row["response_tokens"] for row in rows]
+    # Before the third iteration and the fifth: rollouts and their continuations.
+    assert [x > 0 for x in extra] == [False, False, True, False, True, False]
+    moved = jax.tree.map(
+        lambda a, b: float(np.max(np.abs(a - b))), wanted.verifier, whole.verifier
+    )
+    assert max(jax.tree.leaves(moved)) > 1e-3
+    # A verifier that moves is what later steps are paid by.
+    frozen = make("frozen")
+    frozen.fit()
+    rewards = [row["progress"] for row in rows]
+    theirs = [row["progress"] for row in _lines(frozen, "metrics")]
+    assert rewards[:2] == theirs[:2] and rewards[2] != theirs[2]
+    # Killed after the fourth iteration, with what came before on disk.
+    monkeypatch.setattr(reinforce, "_SAVE_EVERY", -1.0)
+    trainer = make("killed", objective)
+    append = reinforce.Trainer._append
+
+    def die(self, name, row):
+        if name == "metrics" and row["step"] == 4:
+            raise Killed
+        append(self, name, row)
+
+    monkeypatch.setattr(reinforce.Trainer, "_append", die)
+    with pytest.raises(Killed):
+        trainer.fit()
+    monkeypatch.setattr(reinforce.Trainer, "_append", append)
+    _check_same(trainer.fit(), wanted)
+    assert _lines(trainer, "metrics") == rows
 
 
 class Killed(BaseException):

@@ -97,11 +97,16 @@ def _prover_values():
     ]
 
 
+def _paid(q, correct, objective):
+    values = rl.predicted_values(q, correct, objective)
+    return rl.process_rewards(values, objective)
+
+
 def _batch(objective, q=None, length=LENGTH):
     process = [np.zeros(len(ends), np.float32) for ends in ENDS]
     if q is not None:
         process = [
-            rl.process_rewards(values, response.correct, objective)
+            _paid(values, response.correct, objective)
             for values, response in zip(q, RESPONSES, strict=True)
         ]
     batch = rl.make_batch(RESPONSES, ENDS, process, length=length)
@@ -254,7 +259,7 @@ def test_the_kl_gradient():
 
 def test_process_rewards_by_hand():
     q = np.array([0.5, 0.25, 0.75], np.float32)
-    paid = functools.partial(rl.process_rewards, q, True)
+    paid = functools.partial(_paid, q, True)
     ours = paid(_objective(alpha=2.0, trust_outcome=False))
     np.testing.assert_allclose(ours, [-0.5, 1.0])
     assert ours.dtype == np.float32
@@ -264,6 +269,22 @@ def test_process_rewards_by_hand():
     bad = _objective(alpha=2.0, reward="value", trust_outcome=False)
     np.testing.assert_allclose(paid(bad), [0.5, 1.5])
     assert q[-1] == 0.75  # not written to
+
+
+def test_values_by_continuations():
+    counts = labels.StepLabels(
+        np.array([0, 2, 5]), np.array([1, 3, 0]), np.array([4, 4, 1])
+    )
+    ours = rl.sampled_values(counts, _objective(prover_k=2, n_mc=4))
+    # Of the pairs of continuations, 3 of 6 hold the only right one; then all do.
+    np.testing.assert_allclose(ours, [0.5, 1.0, 0.0])
+    assert ours.dtype == np.float32
+    own = rl.sampled_values(counts, _objective(prover_k=1, n_mc=4))
+    np.testing.assert_allclose(own, [0.25, 0.75, 0.0])
+    with pytest.raises(UserError, match="n_mc=3 .* Bo4 .* fewer than 4"):
+        _objective(prover_k=4, n_mc=3)
+    with pytest.raises(UserError, match="refresh_every=9 .* no verifier"):
+        _objective(n_mc=4, refresh_every=9)
 
 
 def _one():

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from pav_jax import pipeline, verifier
+from pav_jax import verifier
 from pav_jax.gemma import forward
 from pav_jax.gemma.config import tiny_gemma2
 from pav_jax.labels import Response
@@ -86,7 +86,7 @@ STEPS = [
 
 
 def _batch(balance=False):
-    rows = pipeline.verifier_rows(RESPONSES, STEPS, balance=balance)
+    rows = verifier.verifier_rows(RESPONSES, STEPS, balance=balance)
     return jax.tree.map(jnp.asarray, rows)
 
 
@@ -245,7 +245,7 @@ def test_a_batch_without_labels_teaches_nothing():
 @pytest.mark.parametrize("label", [0.0, 0.3, 0.5, 1.0])
 def test_the_loss_is_least_at_the_label(label):
     """The head's bias is the prediction where its other weights are zero."""
-    rows = pipeline.verifier_rows(RESPONSES, [[(0, label)], [], []], balance=False)
+    rows = verifier.verifier_rows(RESPONSES, [[(0, label)], [], []], balance=False)
     batch = jax.tree.map(jnp.asarray, rows)
     head = jax.tree.map(jnp.zeros_like, _params()["head"])
 
@@ -268,7 +268,7 @@ def test_the_loss_is_least_at_the_label(label):
 
 
 def test_rows():
-    rows = pipeline.verifier_rows(RESPONSES, STEPS, balance=False)
+    rows = verifier.verifier_rows(RESPONSES, STEPS, balance=False)
     assert {k: (v.shape, v.dtype.name) for k, v in rows.items()} == {
         "tokens": ((3, 10), "int32"),
         "mask": ((3, 10), "float32"),
@@ -290,8 +290,8 @@ def test_rows():
 
 
 def test_balanced_rows_weigh_both_halves_alike():
-    plain = pipeline.verifier_rows(RESPONSES, STEPS, balance=False)
-    rows = pipeline.verifier_rows(RESPONSES, STEPS, balance=True)
+    plain = verifier.verifier_rows(RESPONSES, STEPS, balance=False)
+    rows = verifier.verifier_rows(RESPONSES, STEPS, balance=True)
     for name in ("tokens", "mask", "value"):
         np.testing.assert_array_equal(rows[name], plain[name])
     labelled, high = plain["weight"] > 0, rows["value"] >= 0.5
@@ -304,7 +304,7 @@ def test_balanced_rows_weigh_both_halves_alike():
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_balance_of_one_kind_alone(value):
     steps = [[(2, value)], [(1, value)], [(2, value)]]
-    rows = pipeline.verifier_rows(RESPONSES, steps, balance=True)
+    rows = verifier.verifier_rows(RESPONSES, steps, balance=True)
     weights = rows["weight"][rows["weight"] > 0]
     assert len(weights) == 3 and np.isfinite(weights).all()
     assert len(set(weights.tolist())) == 1
@@ -329,7 +329,7 @@ def test_training_reaches_the_soft_labels():
     ]
     targets = [{0: 0.3, 2: 0.65, 7: 1.0}, {0: 0.3, 1: 0.55, 3: 0.25}]
     batch = jax.tree.map(
-        jnp.asarray, pipeline.verifier_rows(responses, steps, balance=False)
+        jnp.asarray, verifier.verifier_rows(responses, steps, balance=False)
     )
     model = jax.tree.map(jnp.copy, _params()["model"])  # it will be donated
     params = verifier.init_verifier(jax.random.key(1), model, CONFIG)

@@ -173,9 +173,35 @@ def load_params(
     )
     try:
         with _checkpointer(ocp, _by_itself) as checkpointer:
+            _check_names(checkpointer.metadata(path.absolute()), like, path)
             return checkpointer.restore(path.absolute(), like)
+    except UserError:
+        raise
     except Exception as error:  # Orbax and TensorStore raise many kinds
         raise UserError(
             f"the checkpoint {path} cannot be read as the architecture that the"
             f" config describes: {error}"
         ) from error
+
+
+def _check_names(found: Any, like: Any, path: pathlib.Path) -> None:
+    """Refuses parameters that lack some or have others, and names them."""
+    there, wanted = (
+        {
+            jax.tree_util.keystr(key, simple=True, separator="/")
+            for key, _ in jax.tree_util.tree_flatten_with_path(tree)[0]
+        }
+        for tree in (found.item_metadata.tree, like)
+    )
+    if there == wanted:
+        return
+    told = [
+        f"{word} {', '.join(sorted(names)[:4])}{' and more' if len(names) > 4 else ''}"
+        for word, names in (("lacks", wanted - there), ("has", there - wanted))
+        if names
+    ]
+    raise UserError(
+        f"the checkpoint {path} {' and '.join(told)}, unlike what the config describes:"
+        " it is of another architecture, or an earlier version of this program wrote"
+        f" it; if so, delete {path.parent} and run its stage again"
+    )
