@@ -101,7 +101,14 @@ def _resubmit(params, scorer, prompts, beam: BeamConfig) -> int:
     beams = [[list(prompt)] * beam.beams for prompt in prompts]
     before = [[0.5] * beam.beams for _ in prompts]
     for step in range(beam.max_steps):
-        texts = [(p, b, t) for p, kept in enumerate(beams) for b, t in enumerate(kept)]
+        texts, candidates = [], [[] for _ in prompts]
+        for problem, kept in enumerate(beams):
+            for place, text in enumerate(kept):
+                if len(text) < width:
+                    texts.append((problem, place, text))
+                else:  # has all its tokens, and stays what it is
+                    row = (text, before[problem][place])
+                    candidates[problem] += [row] * beam.candidates
         requests = [
             Request(
                 trunk=text,
@@ -116,7 +123,6 @@ def _resubmit(params, scorer, prompts, beam: BeamConfig) -> int:
             )
             for problem, place, text in texts
         ]
-        candidates = [[] for _ in prompts]
         for i, samples in rollout.sample(
             params, requests, config=CONFIG, sampling=sampling, ledger=none
         ):
