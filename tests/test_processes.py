@@ -282,8 +282,10 @@ def test_training_that_is_stopped_goes_on(train, tmp_path, alone):
         time.sleep(0.1)
     helper.kill()
     _, said = leader.communicate(timeout=120)
-    assert leader.returncode == 75, said
-    assert "another process is gone" in said.splitlines()[-1]
+    # Who notices first: the leader in its next step, or jax, which ends the process.
+    if leader.returncode != -signal.SIGABRT:
+        assert leader.returncode == 75, said
+        assert "another process is gone" in said.splitlines()[-1]
 
     both = train(sizes, 2, devices=2)
     for out in _check_trained(both, tmp_path / "out", alone):
