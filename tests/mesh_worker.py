@@ -30,7 +30,7 @@ OPTIMIZER = ConfigDict(
     dict(
         steps=10,
         warmup_steps=1,
-        learning_rate=1e-2,
+        learning_rate=1e-3,  # Adam makes steps of this out of roundings near zero
         final_learning_rate=1.0,
         weight_decay=0.0,
         clip_norm=1.0,
