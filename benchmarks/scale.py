@@ -22,10 +22,10 @@ FOUND, PAGE = ROOT / "docs" / "scale.json", ROOT / "docs" / "scale.md"
 CELLS = [
     ("2b", "v5e:4x4", {"fsdp": 4, "tensor": 4}, 32),
     ("2b", "v5p:2x2x4", {"fsdp": 16}, 64),
-    ("2b", "v6e:4x4", {"fsdp": 8, "tensor": 2}, 64),
+    ("2b", "v6e:4x4", {"fsdp": 4, "tensor": 4}, 64),
     ("9b", "v5e:8x8", {"fsdp": 8, "tensor": 8}, 32),
-    ("9b", "v5p:4x4x4", {"fsdp": 32, "tensor": 2}, 64),
-    ("9b", "v6e:8x8", {"fsdp": 16, "tensor": 4}, 64),
+    ("9b", "v5p:4x4x4", {"fsdp": 16, "tensor": 4}, 64),
+    ("9b", "v6e:8x8", {"fsdp": 8, "tensor": 8}, 64),
     ("27b", "v5e:16x16", {"fsdp": 16, "tensor": 16}, 32),
     ("27b", "v5p:4x4x4", {"fsdp": 16, "tensor": 4}, 64),
     ("27b", "v6e:8x8", {"fsdp": 8, "tensor": 8}, 32),
@@ -115,7 +115,8 @@ def _labelling(config, decode: dict, chips: int) -> str:
 
 
 def _span(pair) -> str:
-    return f"{pair[0]:,.3g} to {pair[1]:,.3g}"
+    low, high = (f"{float(f'{x:.3g}'):,.10g}" for x in pair)
+    return f"{low} to {high}"
 
 
 if __name__ == "__main__":
