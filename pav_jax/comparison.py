@@ -5,7 +5,7 @@ import functools
 import numpy as np
 from ml_collections import ConfigDict
 
-from pav_jax import artifacts, evaluation, experiment, labels, oracle, records
+from pav_jax import artifacts, draws, evaluation, experiment, labels, oracle, records
 from pav_jax.ledger import Ledger
 from pav_jax.progress import progress
 from pav_jax.search import BeamConfig, Scorer, VerifierScorer, beam_search
@@ -17,25 +17,6 @@ _SEED_VALIDATION, _SEED_ORACLE, _SEED_TEST, _SEED_BEAMS = 3, 4, 5, 6
 _SHARD = 80  # problems
 
 
-def _sample(context, lab, params, *, count, seed, temperature, ledger, indices):
-    """`count` responses to each of the problems `indices`, in order."""
-    found: list[list[labels.Response]] = [[] for _ in indices]
-    for index, responses in labels.sample_responses(
-        params,
-        [lab.prompts[i] for i in indices],
-        [lab.problems[i].id for i in indices],
-        problem_indices=indices,
-        count=count,
-        seed=context.config.seed + seed,
-        are_correct=lab.grader.are_correct,
-        config=lab.model,
-        sampling=lab.sampling(temperature, branches=count),
-        ledger=ledger,
-    ):
-        found[index] = responses
-    return [response for row in found for response in row]
-
-
 def run_evaluation(context: StageContext) -> None:
     """How well the verifiers tell good from bad, within a problem."""
     config = context.config
@@ -44,15 +25,14 @@ def run_evaluation(context: StageContext) -> None:
     prm = lab.load_verifier(context.input("prm"))
     orm = lab.load_verifier(context.input("orm"))
     ledger = Ledger()
-    responses = _sample(
-        context,
-        lab,
+    responses = draws.sample(
         params,
+        lab,
+        range(len(lab.problems)),
         count=config.evaluation.n,
-        seed=_SEED_VALIDATION,
-        temperature=config.search.temperature,
+        seed=config.seed + _SEED_VALIDATION,
+        sampling=lab.sampling(config.search.temperature, branches=config.evaluation.n),
         ledger=ledger,
-        indices=list(range(len(lab.problems))),
     )
     ends = [
         np.concatenate([[0], labels.step_ends(r.tokens, lab.is_step_end)])
@@ -149,16 +129,24 @@ def run_samples(context: StageContext) -> None:
     orm = lab.load_verifier(context.input("orm"))
 
     def work(part, path, ledger, advance):
-        draws = dict(context=context, lab=lab, params=params, indices=part)
-        responses = _sample(
-            **draws,
-            count=config.search.samples,
-            seed=_SEED_TEST,
-            temperature=config.search.temperature,
+        count, seed = config.search.samples, config.seed + _SEED_TEST
+        responses = draws.sample(
+            params,
+            lab,
+            part,
+            count=count,
+            seed=seed,
+            sampling=lab.sampling(config.search.temperature, branches=count),
             ledger=ledger,
         )
-        greedy = _sample(
-            **draws, count=1, seed=_SEED_TEST, temperature=0.0, ledger=Ledger()
+        greedy = draws.sample(
+            params,
+            lab,
+            part,
+            count=1,
+            seed=seed,
+            sampling=lab.sampling(0.0, branches=1),
+            ledger=Ledger(),
         )
         last = [np.array([len(r.tokens)]) for r in responses]
         scores = {

@@ -332,6 +332,26 @@ def test_terminated_saves_and_goes_on_bit_for_bit(make, monkeypatch, whole, stop
     assert done == [1, 2, 3, 4, 5, 6]  # nothing was done twice
 
 
+class Killed(BaseException):
+    """What no clean-up hears of."""
+
+
+def _kill(trainer, monkeypatch, name, step):
+    """Trains until a step is written to a file; every step before it is saved."""
+    append = reinforce.Trainer._append
+
+    def die(self, file, row):
+        if (file, row["step"]) == (name, step):
+            raise Killed
+        append(self, file, row)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reinforce.Trainer, "_append", die)
+        patched.setattr(reinforce, "_SAVE_EVERY", -1.0)
+        with pytest.raises(Killed):
+            trainer.fit()
+
+
 def test_a_refreshed_verifier_goes_on_bit_for_bit(make, monkeypatch):
     objective = dataclasses.replace(OBJECTIVE, refresh_every=2)
     whole = make("whole", objective)
@@ -351,43 +371,17 @@ def test_a_refreshed_verifier_goes_on_bit_for_bit(make, monkeypatch):
     theirs = [row["progress"] for row in _lines(frozen, "metrics")]
     assert rewards[:2] == theirs[:2] and rewards[2] != theirs[2]
     # Killed after the fourth iteration, with what came before on disk.
-    monkeypatch.setattr(reinforce, "_SAVE_EVERY", -1.0)
     trainer = make("killed", objective)
-    append = reinforce.Trainer._append
-
-    def die(self, name, row):
-        if name == "metrics" and row["step"] == 4:
-            raise Killed
-        append(self, name, row)
-
-    monkeypatch.setattr(reinforce.Trainer, "_append", die)
-    with pytest.raises(Killed):
-        trainer.fit()
-    monkeypatch.setattr(reinforce.Trainer, "_append", append)
+    _kill(trainer, monkeypatch, "metrics", 4)
     _check_same(trainer.fit(), wanted)
     assert _lines(trainer, "metrics") == rows
-
-
-class Killed(BaseException):
-    """What no clean-up hears of."""
 
 
 def test_killed_in_the_middle_of_a_measurement(make, monkeypatch, whole):
     """A checkpoint is behind what was written by then."""
     trainer = make()
-    monkeypatch.setattr(reinforce, "_SAVE_EVERY", -1.0)
-    append = reinforce.Trainer._append
-
-    def die(self, name, row):
-        if name == "accuracy" and row["step"] == 3:
-            raise Killed
-        append(self, name, row)
-
-    monkeypatch.setattr(reinforce.Trainer, "_append", die)
-    with pytest.raises(Killed):
-        trainer.fit()
+    _kill(trainer, monkeypatch, "accuracy", 3)
     assert {row["step"] for row in _lines(trainer, "responses")} == {0, 3}
-    monkeypatch.setattr(reinforce.Trainer, "_append", append)
     _check_goes_on(trainer, whole)
 
 
