@@ -14,7 +14,7 @@ over the devices of all (`everywhere`) to train on.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -162,6 +162,37 @@ def constrain(x: jax.Array, *axes: Any) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))
+
+
+def by_shares(f: Callable, in_specs: Any, out_specs: Any) -> Callable:
+    """`f`, run by every device for its own rows of a batch, within a jit.
+
+    Left to itself the partitioner gathers all rows where an update names the rows that
+    it is for, as that of a cache does: two gathers a layer, at every token. Here
+    nothing goes from rows to rows but what `f` says (`sum_of_shares`). `tensor` is left
+    to the partitioner.
+
+    Args:
+      f: takes and gives arrays; it sees a device's rows of those that are shared out.
+      in_specs: a `PartitionSpec` for each argument, of no axes but `BATCH`.
+      out_specs: the same of the results.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return f
+    return jax.shard_map(
+        f,
+        in_specs=in_specs,
+        out_specs=out_specs,
+        axis_names=set(BATCH),
+        check_vma=False,
+    )
+
+
+def sum_of_shares(x: jax.Array) -> jax.Array:
+    """The sum of what the devices that share out a batch have, in `by_shares`."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.psum(x, BATCH)
 
 
 def constrain_batch(tree: Any) -> Any:

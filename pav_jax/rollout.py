@@ -34,6 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from pav_jax import mesh
 from pav_jax.errors import UserError
 from pav_jax.gemma import branches, forward
 from pav_jax.gemma.branches import KeyValues
@@ -406,13 +407,25 @@ def run_segment(
       The grid; which slots still have work, bool `[G]`; and the int32 counts of
       tokens decoded and of row-steps run.
     """
-    here = jnp.arange(sampling.trunks)[:, None]
+    run = functools.partial(_run_share, config=config, sampling=sampling)
+    rows, whole = PartitionSpec(BATCH), PartitionSpec()
+    return mesh.by_shares(run, (whole, rows, whole), (rows, rows, whole, whole))(
+        params, grid, patience
+    )
+
+
+def _run_share(params, grid, patience, *, config, sampling):
+    """`run_segment` of the trunks that one device has, with all others in step."""
+    here = jnp.arange(len(grid.queued))[:, None]
 
     def has_work(grid):
         return jnp.any(grid.active, axis=1) | (grid.next < grid.queued)
 
+    def working(grid):
+        return mesh.sum_of_shares(jnp.sum(has_work(grid), dtype=jnp.int32))
+
     def step(carry):
-        grid, decoded, slots = carry
+        grid, _, decoded, slots = carry
         suffix, hidden = branches.extend(
             params,
             grid.trunk,
@@ -443,14 +456,15 @@ def run_segment(
             token=token,
             suffix=suffix,
         )
-        return _on_mesh(_refill(grid)), decoded, slots + token.size
+        grid = _refill(grid)
+        return grid, working(grid), decoded, slots + token.size
 
+    grid = _refill(grid)
     zero = jnp.zeros((), jnp.int32)
-    grid, decoded, slots = jax.lax.while_loop(
-        lambda carry: jnp.sum(has_work(carry[0])) > patience,
-        step,
-        (_refill(grid), zero, zero),
+    grid, _, decoded, slots = jax.lax.while_loop(
+        lambda carry: carry[1] > patience, step, (grid, working(grid), zero, zero)
     )
+    decoded, slots = mesh.sum_of_shares(jnp.stack([decoded, slots]))
     return grid, has_work(grid), decoded, slots
 
 
@@ -507,6 +521,7 @@ def sample(
     waiting = list(range(len(requests)))[::-1]
     flying: dict[int, int] = {}  # slot -> request
     static = dict(config=config, sampling=sampling)
+    for_steps = branches.for_extend(params)
     # Trunks that are loaded at a time. A wider load waits for more trunks to end,
     # while their rows idle; a narrower one asks the host more often.
     width = max(1, g // 16)
@@ -540,7 +555,7 @@ def sample(
         # With nothing left to load, run to the end; else until there is room
         # worth a load.
         patience = np.int32(max(0, len(flying) - width) if waiting else 0)
-        grid, *told = run_segment(params, grid, patience, **static)
+        grid, *told = run_segment(for_steps, grid, patience, **static)
         has_work, decoded, slots_run = jax.device_get(told)
         ledger.decoded += int(decoded)
         ledger.slots += int(slots_run)

@@ -79,6 +79,22 @@ def empty_suffix(
     return zero_key_values(shape, config=config, dtype=dtype)
 
 
+def for_extend(params: Params) -> Params:
+    """Parameters in the form that `extend` reads fastest, where they are.
+
+    A CPU copies what it slices, of stacked layers all weights at every token: there
+    each layer gets buffers of its own. Elsewhere the slice is read in place.
+    """
+    on_cpu = all(d.platform == "cpu" for d in params["embed"].devices())
+    return _unstack(params) if on_cpu else params
+
+
+@jax.jit
+def _unstack(params: Params) -> Params:
+    count = len(params["layers"]["q"])
+    return params | {"layers": tuple(_layer(params, i) for i in range(count))}
+
+
 def copy_rows(suffix: KeyValues, parents: jax.Array, used: jax.Array) -> KeyValues:
     """Branch m of trunk g becomes what branch `parents[g, m]` of it was.
 
@@ -127,7 +143,7 @@ def extend(
     dropped.
 
     Args:
-      params: the tree of `forward.init_params`.
+      params: the tree of `forward.init_params`, or what `for_extend` makes of it.
       trunk: `[G, K, T, H]` a layer; read once for all branches of a group.
       suffix: `[G, M, K, C, H]` a layer.
       tokens: int32 `[G, M, S]`.
@@ -199,6 +215,8 @@ def _layer(params: Params, i: int) -> Params:
     Pairs come apart in the same slice as the layer: of a slice that two products read,
     a TPU's compiler makes a copy, at every token.
     """
+    if isinstance(params["layers"], tuple):
+        return params["layers"][i]
     return {
         name: (a[i, 0], a[i, 1]) if name in ("kv", "gate") else a[i]
         for name, a in params["layers"].items()

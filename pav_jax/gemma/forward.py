@@ -90,11 +90,17 @@ def rope_angles(
 
 
 def _rotate(x: jax.Array, angle: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Applies RoPE to `x [..., N, H]` by angles `[..., H/2]`."""
-    sin, cos = (a[..., None, :] for a in angle)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    rotated = [first * cos - second * sin, second * cos + first * sin]
-    return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
+    """Applies RoPE to `x [..., N, H]` by angles `[..., H/2]`.
+
+    Each half times the cosine, plus the other half times the sine, of which the first
+    is negative. Turning the halves around is an index of the same loop, where laying
+    two results end to end is a branch for every element: on a CPU, a tenth of decoding.
+    """
+    sin, cos = (a[..., None, None, :] for a in angle)
+    halves = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, -1)
+    sin = jnp.concatenate([-sin, sin], axis=-2)
+    rotated = halves * cos + jnp.flip(halves, axis=-2) * sin
+    return rotated.reshape(x.shape).astype(x.dtype)
 
 
 def embed(params: Params, tokens: jax.Array) -> jax.Array:
