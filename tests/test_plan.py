@@ -10,11 +10,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, PartitionSpec
 
 from pav_jax import main, plan
 from pav_jax.errors import UserError
-from pav_jax.mesh import AXES
+from pav_jax.mesh import AXES, BATCH, by_shares
 from pav_jax.planning import compiled, estimate, program, steps, topology
 
 DEMO = Path(__file__).parents[1] / "experiments" / "demo.py"
@@ -71,6 +71,15 @@ def test_flops_of_products_loops_and_gradients():
     assert program.flops(gradient.jaxpr) == 15 * one
     again = jax.make_jaxpr(jax.grad(jax.checkpoint(products), argnums=(0, 1)))(a, b)
     assert program.flops(again.jaxpr) == 20 * one
+
+
+def test_flops_of_rows_that_devices_share():
+    kinds = (jax.sharding.AxisType.Auto,) * 3
+    with jax.sharding.use_abstract_mesh(AbstractMesh((4, 2, 2), AXES, kinds)):
+        rows, whole = PartitionSpec(BATCH), PartitionSpec()
+        product = by_shares(jnp.matmul, (rows, whole), rows)
+        jaxpr = jax.make_jaxpr(product)(jnp.zeros((16, 3)), jnp.zeros((3, 5))).jaxpr
+    assert program.flops(jaxpr) == 2 * 16 * 3 * 5
 
 
 HLO = """

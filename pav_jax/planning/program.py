@@ -35,8 +35,19 @@ def flops(jaxpr: Any) -> float:
             total += 2.0 * math.prod(equation.outvars[0].aval.shape) * depth
             continue
         times = equation.params.get("length", 1)
+        if equation.primitive.name == "shard_map":
+            times = _shares(equation)
         total += times * sum(flops(inner) for inner in _inner(equation.params))
     return total
+
+
+def _shares(equation: Any) -> int:
+    """How many devices each have a share of what a `shard_map` is given."""
+    inside = equation.params["jaxpr"].invars
+    return max(
+        whole.aval.size // share.aval.size
+        for whole, share in zip(equation.invars, inside, strict=True)
+    )
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:
