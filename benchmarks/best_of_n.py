@@ -16,7 +16,6 @@ from benchmarks.harness import Side
 from benchmarks.labelling import CONFIG
 from pav_jax import rollout
 from pav_jax.gemma import forward
-from pav_jax.ledger import Ledger
 from pav_jax.rollout import Request, SamplingConfig
 
 PROMPTS, PROMPT, SAMPLES, LONGEST = 8, 64, 16, 128
@@ -52,11 +51,7 @@ def _ours(params: forward.Params, prompts: np.ndarray) -> int:
         )
         for i, prompt in enumerate(prompts)
     ]
-    ledger = Ledger()
-    for _ in rollout.sample(
-        params, requests, config=CONFIG, sampling=SAMPLING, ledger=ledger
-    ):
-        pass
+    ledger = harness.sample(params, requests, config=CONFIG, sampling=SAMPLING)
     print(f"  occupancy {ledger.decoded / ledger.slots:.3f}")
     return ledger.decoded
 

@@ -7,16 +7,24 @@ compiles, is timed apart. The figures are medians over the rounds.
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
+from pav_jax import mesh, rollout
+from pav_jax.gemma import forward
 from pav_jax.gemma.config import TransformerConfig
+from pav_jax.ledger import Ledger
+from pav_jax.rollout import Request, SamplingConfig
 
+# Before jax starts. Each device still computes with all cores where it is the only one
+# at work, so this takes nothing from a peer.
+jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 ROUNDS = 5
 
 
@@ -74,6 +82,28 @@ def compare(
     print(f"  ratio by CPU seconds: {cpu[0] / cpu[1]:.2f}")
     rates = [statistics.median(seen.rates) for seen in times]
     return report(benchmark, *rates, unit=f"{unit}/s", model=model)
+
+
+def sample(
+    params: forward.Params,
+    requests: Sequence[Request],
+    *,
+    config: TransformerConfig,
+    sampling: SamplingConfig,
+) -> Ledger:
+    """What our engine pays for all requests, with some of the trunks on each device.
+
+    That is `config.mesh.data`; on a CPU a device is a core.
+    """
+    count = math.gcd(jax.device_count(), sampling.trunks)
+    ledger = Ledger()
+    with jax.set_mesh(mesh.make_mesh({"data": count}, jax.devices()[:count])):
+        params = mesh.place(params, mesh.DECODE)
+        for _ in rollout.sample(
+            params, requests, config=config, sampling=sampling, ledger=ledger
+        ):
+            pass
+    return ledger
 
 
 def report(

@@ -12,7 +12,9 @@ does anything. Of several processes each has a mesh of its own devices active, a
 over the devices of all (`everywhere`) to train on.
 """
 
+import contextlib
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -111,7 +113,8 @@ def activate(config: Any) -> None:
     """Makes the mesh of a config the one of this process.
 
     There is none without a `mesh` section, or with a single device. With several
-    processes the section is of the devices of all; this process gets its share.
+    processes the section is of the devices of all; this process gets its share. On a
+    CPU they may be its cores, where jax has not started yet and no size is -1.
 
     Raises:
       UserError: the section does not go with the devices.
@@ -119,6 +122,7 @@ def activate(config: Any) -> None:
     global _everywhere
     if not config.get("mesh"):
         return
+    _offer_cores(math.prod(dict(config["mesh"]).values()))
     mesh = make_mesh(config["mesh"])
     if mesh.is_multi_process:
         _everywhere = mesh
@@ -126,6 +130,17 @@ def activate(config: Any) -> None:
         mesh = make_mesh(share_of_process(mesh.shape, len(here)), here)
     if mesh.size > 1:
         jax.set_mesh(mesh)
+
+
+def _offer_cores(wanted: int) -> None:
+    """Lets each of `wanted` cores be a device of its own, where there are that many.
+
+    A CPU is one device otherwise, whose cores share out one product at a time; with
+    rows of its own, a core seldom waits for another. It says nothing to accelerators.
+    """
+    if 1 < wanted <= (os.cpu_count() or 1):
+        with contextlib.suppress(RuntimeError):  # jax has started: as it is
+            jax.config.update("jax_num_cpu_devices", wanted)
 
 
 def everywhere() -> Mesh | None:

@@ -70,6 +70,19 @@ def test_nothing_large_is_gathered(report, sizes, job):
         assert max(shape, default=0) < whole["vocabulary"]
 
 
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="has one core")
+def test_cores_are_devices_of_a_mesh_that_asks_for_them():
+    asks = (
+        "import jax; from pav_jax import mesh; mesh.activate({'mesh': {'data': 2}});"
+        "print(jax.device_count(), jax.sharding.get_mesh().shape['data'])"
+    )
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", asks], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["2", "2"], done.stderr
+
+
 # The rules.
 
 GEMMA2, GEMMA3 = (sizes.by_name(name) for name in ("gemma2_2b", "gemma3_4b"))
