@@ -1,10 +1,11 @@
 """The engine: sample many branches from shared trunks.
 
 Every sampling job is a `Request`: a trunk of tokens, and branches that leave it
-after some prefix. `sample` keeps a fixed grid of G trunks by M rows busy: a row
-whose branch has ended takes the next branch of its trunk inside the compiled
-loop (a few integers change, no keys or values move); when trunks run out of
-branches the host replaces them. The host waits once a segment, not once a token.
+after some prefix. `sample` keeps a fixed grid of G groups by M rows busy, of which
+each group has S trunks: a row whose branch has ended takes the next branch of any of
+them inside the compiled loop (a few integers change, no keys or values move); a trunk
+that has run out of branches is replaced by the host, while the rows of its group work
+for the others. The host waits once a segment, not once a token.
 
 The first tokens of all branches of a trunk are drawn when it is loaded, from the
 hidden states of that pass, and the last token of a branch is never read: a branch
@@ -17,8 +18,8 @@ do not change it.
 Memory, in bytes, for trunks of capacity T, suffixes of capacity C, and J branches of
 a trunk of up to N tokens:
 
-    parameters + 2 * layers * kv_heads * head_dim * itemsize * G * (T + M * C)
-      + 8 * G * J * N + 4 * G * M * max(2 * V, 3 * heads * (T + C))
+    parameters + 2 * layers * kv_heads * head_dim * itemsize * G * (S * T + M * C)
+      + 8 * G * S * J * N + 4 * G * M * max(2 * V, 3 * heads * (S * T + C))
 
 which is the weights, keys and values, the tokens and log-probabilities sampled, and
 what a step works with: logits, or a layer's attention scores.
@@ -52,8 +53,11 @@ class SamplingConfig:
       max_tokens: most tokens a whole response may have, its prefix included.
       end_ids: tokens that end a response.
       temperature: 0 takes the most likely token.
-      trunks: trunks in flight (G).
-      rows: rows that each trunk has in flight (M).
+      trunks: trunks in flight (G * S).
+      rows: rows in flight for each trunk (M = S * rows).
+      share: trunks that have their rows in common (S), a divisor of `trunks`. A row
+        scores all of them: more work for a token, and fewer rows that wait for the
+        last branches of a trunk.
     """
 
     max_tokens: int
@@ -61,6 +65,14 @@ class SamplingConfig:
     temperature: float = 1.0
     trunks: int = 32
     rows: int = 8
+    share: int = 1
+
+    def __post_init__(self):
+        if self.trunks % self.share:
+            raise UserError(
+                f"sampling.trunks={self.trunks} has to be a multiple of"
+                f" sampling.share={self.share}, the trunks that have rows in common"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,31 +216,31 @@ def _first_above(weights: jax.Array, uniform: jax.Array) -> jax.Array:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Everything in flight: G trunks, M rows of each, J branches queued.
+    """Everything in flight: G groups of M rows and S trunks, J branches a trunk.
+
+    The branches of a group are numbered from one trunk to the next, B = S * J of them.
 
     Attributes:
-      trunk: keys and values, `[G, K, T, H]` a layer.
-      prefix: int32 `[G, J]`, trunk tokens that each branch sees.
-      limit: int32 `[G, J]`, tokens that each branch may have.
-      keys: uint32 `[G, J, 2]`.
-      queued: int32 `[G]`, branches of each trunk; the rest of J is unused.
-      next: int32 `[G]`, branches handed to rows so far.
+      trunk: keys and values of a group's trunks end to end, `[G, K, S * T, H]` a layer.
+      prefix: int32 `[G, B]`, tokens of its trunk that each branch sees.
+      limit: int32 `[G, B]`, tokens that each branch may have.
+      keys: uint32 `[G, B, 2]`.
+      waiting: bool `[G, B]`, branches that no row has taken yet.
       suffix: the rows' keys and values, `[G, M, K, C, H]` a layer.
       branch: int32 `[G, M]`, the branch that each row works on.
       active: bool `[G, M]`.
       length: int32 `[G, M]`, tokens sampled in the current branch.
       token: int32 `[G, M]`, the last of them, which no layer has read yet.
-      tokens: int32 `[G, J, N]`, the output.
-      log_probs: float32 `[G, J, N]`.
-      lengths: int32 `[G, J]`, 0 while a branch is unfinished.
+      tokens: int32 `[G, B, N]`, the output.
+      log_probs: float32 `[G, B, N]`.
+      lengths: int32 `[G, B]`, 0 while a branch is unfinished.
     """
 
     trunk: KeyValues
     prefix: jax.Array
     limit: jax.Array
     keys: jax.Array
-    queued: jax.Array
-    next: jax.Array
+    waiting: jax.Array
     suffix: KeyValues
     branch: jax.Array
     active: jax.Array
@@ -240,7 +252,7 @@ class Grid:
 
 
 def grid_specs(grid: Grid) -> Grid:
-    """Where a grid is on a mesh: trunks along the batch axes, heads along `tensor`.
+    """Where a grid is on a mesh: groups along the batch axes, heads along `tensor`.
 
     Returns:
       A `PartitionSpec` for each array.
@@ -274,8 +286,10 @@ def empty_grid(
     dtype: jnp.dtype,
 ) -> Grid:
     """A grid with nothing in flight; the capacities are those of `capacities`."""
-    g, m, n = sampling.trunks, sampling.rows, sampling.max_tokens
-    shape = (g, config.num_kv_heads, trunk_capacity, config.head_dim)
+    share = sampling.share
+    g, m, n = sampling.trunks // share, sampling.rows * share, sampling.max_tokens
+    shape = (g, config.num_kv_heads, share * trunk_capacity, config.head_dim)
+    queue *= share
 
     def ints(*shape):
         return jnp.zeros(shape, jnp.int32)
@@ -285,8 +299,7 @@ def empty_grid(
         prefix=ints(g, queue),
         limit=ints(g, queue),
         keys=jnp.zeros((g, queue, 2), jnp.uint32),
-        queued=ints(g),
-        next=ints(g),
+        waiting=jnp.zeros((g, queue), bool),
         suffix=branches.empty_suffix(g, m, suffix_capacity, config=config, dtype=dtype),
         branch=ints(g, m),
         active=jnp.zeros((g, m), bool),
@@ -300,18 +313,19 @@ def empty_grid(
 
 
 def _refill(grid: Grid) -> Grid:
-    """Gives every idle row the next branch of its trunk, if there is one."""
+    """Gives every idle row the next waiting branch of its group, if there is one."""
     idle = ~grid.active
-    rank = jnp.cumsum(idle, axis=1) - 1
-    branch = grid.next[:, None] + rank
-    takes = idle & (branch < grid.queued[:, None])
+    place = jnp.cumsum(grid.waiting, axis=1)  # of each waiting branch, from 1
+    wanted = jnp.cumsum(idle, axis=1)
+    takes = idle & (wanted <= place[:, -1:])
+    branch = jnp.sum(place[:, None] < wanted[..., None], axis=-1, dtype=jnp.int32)
     branch = jnp.where(takes, branch, grid.branch)
     first = jnp.take_along_axis(grid.tokens[:, :, 0], branch, axis=1)
     # Of some branches the first token was the last.
     goes_on = jnp.take_along_axis(grid.lengths, branch, axis=1) == 0
     return dataclasses.replace(
         grid,
-        next=grid.next + jnp.sum(takes, axis=1, dtype=jnp.int32),
+        waiting=grid.waiting & (place > jnp.sum(takes, axis=1, keepdims=True)),
         branch=branch,
         active=grid.active | (takes & goes_on),
         length=jnp.where(takes, 1, grid.length),
@@ -341,7 +355,7 @@ def _load(
     config: TransformerConfig,
     sampling: SamplingConfig,
 ) -> Grid:
-    """Puts new trunks and their branches in `slots`; a slot of G is dropped."""
+    """Puts new trunks and their branches in `slots`; one past the last is dropped."""
     trunk, hidden = branches.prefill(params, tokens, config=config)
 
     def draw_first(trunk):
@@ -355,21 +369,31 @@ def _load(
     exists = jnp.arange(prefix.shape[1])[None] < queued[:, None]
     done = exists & _ends(token, 1, limit, sampling)
 
+    share = sampling.share
+    at = (slots // share, slots % share)
+
     def put(old, new):
-        return old.at[slots].set(new, mode="drop")
+        shape = old.shape
+        old = old.reshape(shape[0], share, -1, *shape[2:])
+        return old.at[at].set(new, mode="drop").reshape(shape)
 
     def put_first(old, new):
         new = jnp.where(exists, new, 0)
-        return put(old, 0).at[slots, :, 0].set(new, mode="drop")
+        rest = ((0, 0), (0, 0), (0, old.shape[-1] - 1))
+        return put(old, jnp.pad(new[..., None], rest))
+
+    def put_trunk(old, new):
+        shape = old.shape
+        old = old.reshape(*shape[:2], share, -1, shape[-1])
+        return old.at[at[0], :, at[1]].set(new, mode="drop").reshape(shape)
 
     grid = dataclasses.replace(
         grid,
-        trunk=jax.tree.map(put, grid.trunk, trunk),
+        trunk=jax.tree.map(put_trunk, grid.trunk, trunk),
         prefix=put(grid.prefix, prefix),
         limit=put(grid.limit, limit),
         keys=put(grid.keys, keys),
-        queued=put(grid.queued, queued),
-        next=put(grid.next, jnp.zeros_like(queued)),
+        waiting=put(grid.waiting, exists),
         lengths=put(grid.lengths, done.astype(jnp.int32)),
         tokens=put_first(grid.tokens, token),
         log_probs=put_first(grid.log_probs, log_prob),
@@ -377,10 +401,14 @@ def _load(
     return _on_mesh(grid)
 
 
-@jax.jit
-def _output(grid: Grid, slots: jax.Array) -> tuple[jax.Array, ...]:
+@functools.partial(jax.jit, static_argnames="sampling")
+def _output(grid: Grid, slots: jax.Array, *, sampling) -> tuple[jax.Array, ...]:
     """Tokens, log-probs and lengths of the trunks in `slots`, an int32 vector."""
-    return tuple(a[slots] for a in (grid.tokens, grid.log_probs, grid.lengths))
+    at = (slots // sampling.share, slots % sampling.share)
+    return tuple(
+        a.reshape(len(a), sampling.share, -1, *a.shape[2:])[at]
+        for a in (grid.tokens, grid.log_probs, grid.lengths)
+    )
 
 
 @functools.partial(
@@ -404,7 +432,7 @@ def run_segment(
       sampling: how tokens are drawn.
 
     Returns:
-      The grid; which slots still have work, bool `[G]`; and the int32 counts of
+      The grid; which slots still have work, bool `[G, S]`; and the int32 counts of
       tokens decoded and of row-steps run.
     """
     run = functools.partial(_run_share, config=config, sampling=sampling)
@@ -415,11 +443,16 @@ def run_segment(
 
 
 def _run_share(params, grid, patience, *, config, sampling):
-    """`run_segment` of the trunks that one device has, with all others in step."""
-    here = jnp.arange(len(grid.queued))[:, None]
+    """`run_segment` of the groups that one device has, with all others in step."""
+    groups, count = grid.waiting.shape
+    share, queue = sampling.share, count // sampling.share
+    room = grid.trunk.keys[0].shape[2] // share  # of a trunk
+    here = jnp.arange(groups)[:, None]
 
     def has_work(grid):
-        return jnp.any(grid.active, axis=1) | (grid.next < grid.queued)
+        waiting = jnp.any(grid.waiting.reshape(groups, share, queue), axis=-1)
+        slot = (grid.branch // queue)[..., None] == jnp.arange(share)[None, None]
+        return waiting | jnp.any(grid.active[..., None] & slot, axis=1)
 
     def working(grid):
         return mesh.sum_of_shares(jnp.sum(has_work(grid), dtype=jnp.int32))
@@ -433,6 +466,7 @@ def _run_share(params, grid, patience, *, config, sampling):
             grid.token[..., None],
             jnp.take_along_axis(grid.prefix, grid.branch, axis=1),
             grid.length - 1,
+            trunk_start=grid.branch // queue * room,
             config=config,
         )
         logits = forward.logits(params, hidden[:, :, 0], config=config)
@@ -440,8 +474,8 @@ def _run_share(params, grid, patience, *, config, sampling):
         token, log_prob = sample_token(
             key, grid.length, logits, temperature=sampling.temperature
         )
-        # An idle row writes to branch J, which is out of bounds and dropped.
-        at = (here, jnp.where(grid.active, grid.branch, grid.prefix.shape[1]))
+        # An idle row writes to branch B, which is out of bounds and dropped.
+        at = (here, jnp.where(grid.active, grid.branch, count))
         length = grid.length + grid.active
         limit = jnp.take_along_axis(grid.limit, grid.branch, axis=1)
         ended = grid.active & _ends(token, length, limit, sampling)
@@ -525,8 +559,10 @@ def sample(
     # Trunks that are loaded at a time. A wider load waits for more trunks to end,
     # while their rows idle; a narrower one asks the host more often.
     width = max(1, g // 16)
+    # The first trunk of every group, then the second: few requests are spread out.
+    slots_in_order = sorted(range(g), key=lambda slot: slot % sampling.share)
     while waiting or flying:
-        free = [slot for slot in range(g) if slot not in flying]
+        free = [slot for slot in slots_in_order if slot not in flying]
         while waiting and free:
             batch, free = free[:width], free[width:]
             slots = np.full(width, g, np.int32)
@@ -557,12 +593,15 @@ def sample(
         patience = np.int32(max(0, len(flying) - width) if waiting else 0)
         grid, *told = run_segment(for_steps, grid, patience, **static)
         has_work, decoded, slots_run = jax.device_get(told)
+        has_work = has_work.reshape(-1)
         ledger.decoded += int(decoded)
         ledger.slots += int(slots_run)
         finished = [slot for slot in flying if not has_work[slot]]
         for first in range(0, len(finished), width):
             slots = finished[first : first + width]
-            out = jax.device_get(_output(grid, np.resize(slots, width)))
+            out = jax.device_get(
+                _output(grid, np.resize(slots, width), sampling=sampling)
+            )
             for i, slot in enumerate(slots):
                 index = flying.pop(slot)
                 count = len(requests[index].prefixes)

@@ -222,10 +222,12 @@ def test_no_requests():
 
 
 @pytest.mark.parametrize(
-    ("trunks", "rows"), [(1, 1), pytest.param(2, 3, marks=pytest.mark.slow), (8, 16)]
+    ("trunks", "rows", "share"),
+    [(1, 1, 1), pytest.param(2, 3, 1, marks=pytest.mark.slow), (8, 16, 1), (6, 1, 3)],
 )
-def test_the_grid_does_not_change_a_sample(trunks, rows):
-    sampling = dataclasses.replace(SAMPLING, trunks=trunks, rows=rows)
+def test_the_grid_does_not_change_a_sample(trunks, rows, share):
+    grid = dict(trunks=trunks, rows=rows, share=share)
+    sampling = dataclasses.replace(SAMPLING, **grid)
     ours, ledger = _labelling_samples()
     others, other_ledger = _sample(_labelling_job(), sampling)
     for one, other in zip(ours, others, strict=True):
@@ -538,6 +540,27 @@ def test_a_labelling_stage_compiles_once_a_bucket():
     assert rollout.run_segment._cache_size() - before == len(buckets)
 
 
+def test_rows_in_common_wait_less():
+    """Of ragged branches, where each trunk has few."""
+    rng = np.random.default_rng(7)
+    requests = [
+        _request(i, rng.integers(0, VOCAB, 5).tolist(), 5, [5], samples=4)
+        for i in range(16)
+    ]
+    apart = dataclasses.replace(SAMPLING, max_tokens=40, trunks=4, rows=2)
+    together = dataclasses.replace(apart, share=4)
+    (ours, alone), (others, common) = (_sample(requests, s) for s in (apart, together))
+    for one, other in zip(ours, others, strict=True):
+        _check_equal(one, other)
+    assert common.decoded == alone.decoded
+    assert common.slots < 0.9 * alone.slots
+
+
+def test_trunks_that_do_not_share_evenly_are_told():
+    with pytest.raises(UserError, match="sampling.trunks=3 .* sampling.share=2"):
+        dataclasses.replace(SAMPLING, share=2)
+
+
 def test_the_host_waits_once_a_segment(monkeypatch):
     """Once for what the segment tells, and then to fetch what it finished."""
     counts = {"segments": 0, "waits": 0, "fetches": 0}
@@ -576,8 +599,10 @@ def test_the_host_waits_once_a_segment(monkeypatch):
     ids=["scores", "logits"],
 )
 def test_peak_memory_is_what_the_formula_says(config):
-    g, m, t, c, j, n, v = 4, 8, 96, 64, 32, 64, config.vocab_size
-    sampling = SamplingConfig(max_tokens=n, end_ids=END, trunks=g, rows=m)
+    g, s, m, t, c, j, n, v = 2, 2, 16, 48, 64, 16, 64, config.vocab_size
+    sampling = SamplingConfig(
+        max_tokens=n, end_ids=END, trunks=g * s, rows=m // s, share=s
+    )
     params = jax.eval_shape(
         functools.partial(forward.init_params, config=config), jax.random.key(0)
     )
@@ -594,6 +619,7 @@ def test_peak_memory_is_what_the_formula_says(config):
     peak = found.argument_size_in_bytes + found.temp_size_in_bytes
     peak += found.output_size_in_bytes - found.alias_size_in_bytes
     key_values = 2 * config.num_layers * config.num_kv_heads * config.head_dim * 4
-    expected = 4 * config.num_params + key_values * g * (t + m * c)
-    expected += 8 * g * j * n + 4 * g * m * max(2 * v, 3 * config.num_heads * (t + c))
+    expected = 4 * config.num_params + key_values * g * (s * t + m * c)
+    scores = 3 * config.num_heads * (s * t + c)
+    expected += 8 * g * s * j * n + 4 * g * m * max(2 * v, scores)
     assert peak == pytest.approx(expected, rel=0.1)

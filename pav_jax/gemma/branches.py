@@ -135,6 +135,7 @@ def extend(
     suffix_length: jax.Array,
     *,
     config: TransformerConfig,
+    trunk_start: jax.Array | None = None,
 ) -> tuple[KeyValues, jax.Array]:
     """Appends S tokens to every branch, in one pass.
 
@@ -150,6 +151,8 @@ def extend(
       trunk_length: int32 `[G, M]`, how much of its trunk each branch sees.
       suffix_length: int32 `[G, M]`, tokens that the suffix holds before this.
       config: the architecture.
+      trunk_start: int32 `[G, M]`, where in T each branch's trunk begins, if several
+        are laid end to end; else all begin at 0.
 
     Returns:
       The suffix with the tokens' keys and values, and hidden states
@@ -161,7 +164,8 @@ def extend(
     offset = suffix_length[..., None] + jnp.arange(count)[None, None]  # [G, M, S]
     position = trunk_length[..., None] + offset
     angles = forward.rope_angles(position, config)
-    on_trunk, on_suffix = _masks(trunk, suffix, position, offset, config=config)
+    start = jnp.zeros_like(trunk_length) if trunk_start is None else trunk_start
+    on_trunk, on_suffix = _masks(trunk, suffix, start, position, offset, config=config)
     # Every axis but the last is indexed. A window over kv heads too would have a TPU
     # turn the cache around for the update, and back, at every token.
     row = (
@@ -237,6 +241,7 @@ def _by_trunk(x: jax.Array) -> jax.Array:
 def _masks(
     trunk: KeyValues,
     suffix: KeyValues,
+    start: jax.Array,
     position: jax.Array,
     offset: jax.Array,
     *,
@@ -247,6 +252,7 @@ def _masks(
     Args:
       trunk: `[G, K, T, H]` a layer.
       suffix: `[G, M, K, C, H]` a layer.
+      start: int32 `[G, M]`, where each trunk begins.
       position: int32 `[G, M, S]`, of the new tokens.
       offset: int32 `[G, M, S]`, their places in the suffix.
       config: the architecture.
@@ -260,8 +266,8 @@ def _masks(
     trunk_time = jnp.arange(trunk.keys[0].shape[2])[None, None, None]
     suffix_time = jnp.arange(suffix.keys[0].shape[3])[None, None, None]
     position, offset = position[..., None], offset[..., None]
-    trunk_length = position - offset
-    far = {"global": trunk_time < trunk_length}
+    trunk_time = trunk_time - start[..., None, None]
+    far = {"global": (trunk_time >= 0) & (trunk_time < position - offset)}
     near = {"global": suffix_time <= offset}
     far["local"] = far["global"] & (position - trunk_time < config.window)
     near["local"] = near["global"] & (offset - suffix_time < config.window)
