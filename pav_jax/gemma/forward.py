@@ -15,11 +15,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
+from pav_jax.gemma import vocabulary
 from pav_jax.gemma.config import TransformerConfig
 from pav_jax.mesh import BATCH, constrain
 
 Params = dict[str, Any]
+_NARROW = "narrow"  # products as wide as the residuals
 _MASKED = -2.3819763e38  # what the gemma package uses; finite, so no NaN rows
 
 
@@ -170,10 +173,12 @@ def finish_layer(layer: Params, x: jax.Array, encoded: jax.Array) -> jax.Array:
       The layer's output `[..., D]`.
     """
     out = jnp.einsum("...nh,nhd->...d", encoded, layer["o"])
+    out = checkpoint_name(out, _NARROW)
     x = x + rms_norm(out, layer["post_attn_norm"])
     y = rms_norm(x, layer["pre_mlp_norm"])
     gate, up = (_widen(y, matrix, y.dtype) for matrix in layer["gate"])
     out = jnp.einsum("...f,fd->...d", jax.nn.gelu(gate) * up, layer["down"])
+    out = checkpoint_name(out, _NARROW)
     return x + rms_norm(out, layer["post_mlp_norm"])
 
 
@@ -214,7 +219,8 @@ def hidden_states(
 
     Causal attention lets right padding follow the real tokens unmasked: no
     real token sees it, and what padding computes is not read. The backward pass
-    computes each layer again, from its input, which is all that is stored of it.
+    computes each layer again, from its input. That is all that is stored of it, but for
+    a batch so small that what its two blocks give to the residuals can be as well.
 
     Args:
       params: the tree of `init_params`.
@@ -247,20 +253,22 @@ def hidden_states(
         kv = (k.swapaxes(1, 2), v.swapaxes(1, 2)) if return_kv else None
         return constrain(finish_layer(layer, x, encoded), BATCH), kv
 
+    # A third of what is computed again, for an eighth of the parameters at most.
+    small = 16 * tokens.size * config.embed_dim * config.num_layers <= config.num_params
+    names = (_NARROW,) if small else ()
+    block = jax.checkpoint(
+        block,
+        prevent_cse=False,  # which a scan does not need
+        policy=jax.checkpoint_policies.save_only_these_names(*names),
+    )
     is_local = jnp.array([kind == "local" for kind in config.layers])
     x, kv = jax.lax.scan(
-        jax.checkpoint(block, prevent_cse=False),  # which a scan does not need
+        block,
         _scaled(_look_up(params["embed"], tokens)),
         (params["layers"], is_local),
     )
     x = rms_norm(x, params["final_norm"])
     return (x, kv) if return_kv else x
-
-
-def _softcapped(out: jax.Array, config: TransformerConfig) -> jax.Array:
-    if config.final_softcap is None:
-        return out
-    return jnp.tanh(out / config.final_softcap) * config.final_softcap
 
 
 def logits(
@@ -270,7 +278,7 @@ def logits(
     out = jnp.einsum(
         "...d,vd->...v", hidden, params["embed"], preferred_element_type=jnp.float32
     )
-    return _softcapped(out, config)
+    return vocabulary.softcap(out, config.final_softcap)
 
 
 def token_log_probs(
@@ -286,33 +294,9 @@ def token_log_probs(
     Of a vocabulary larger than `chunk`, at most that many logits of a token are
     there at once, in the backward pass too, which computes them again.
     """
-    table = params["embed"]
-    size = len(table)
-    if size <= chunk:
-        out = _softcapped(_widen(hidden, table.T, jnp.dtype(jnp.float32)), config)
-        log_probs = jax.nn.log_softmax(out)
-        return jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
-
-    # Outside the loop, where the gradient of the gather is scattered only once.
-    gold = jnp.einsum(
-        "btd,btd->bt",
-        hidden,
-        _look_up(table, targets),
-        preferred_element_type=jnp.float32,
-    )
-    chunks = -(-size // chunk)
-    rows = -(-size // chunks)
-    table = jnp.pad(table, ((0, rows * chunks - size), (0, 0)))
-    # Every chunk takes rows from all over the table, so that a table sharded by rows
-    # stays so: no device waits for another's chunk.
-    parts = table.reshape(rows, chunks, -1).swapaxes(0, 1)
-    real = (jnp.arange(rows * chunks) < size).reshape(rows, chunks).T
-
-    @jax.checkpoint
-    def log_sum(part):
-        table, real = part
-        out = logits({"embed": table}, hidden, config=config)
-        return jax.nn.logsumexp(jnp.where(real[None, None], out, _MASKED), axis=-1)
-
-    total = jax.nn.logsumexp(jax.lax.map(log_sum, (parts, real)), axis=0)
-    return _softcapped(gold, config) - total
+    table, cap = params["embed"], config.final_softcap
+    if len(table) > chunk:
+        return vocabulary.log_probs(table, hidden, targets, cap, chunk)
+    out = vocabulary.softcap(_widen(hidden, table.T, jnp.dtype(jnp.float32)), cap)
+    log_probs = jax.nn.log_softmax(out)
+    return jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
