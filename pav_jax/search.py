@@ -4,7 +4,8 @@ From each of N states C candidate steps are sampled; a scorer reads only the new
 tokens; the N candidates of highest effective reward `Q^π + αA^μ` are kept; at
 the end the response of highest `Q^π` is the answer. Nothing is read twice: a
 candidate's keys and values are copied to its children, for the policy and for
-the verifier. The host is asked once a step, whether all responses have ended.
+the verifier. The host is asked a few times a step: how many rows have not ended it, so
+that a few long steps do not keep all rows waiting, and whether all responses have.
 
 Candidates that spell the same response are one candidate: a copy would take a
 place in the beam and add nothing to it.
@@ -29,6 +30,7 @@ from pav_jax.train.data import pad_rows
 from pav_jax.verifier import VerifierParams
 
 _CHUNK = 8  # tokens that the verifier reads in one pass
+_NARROWEST = 3  # rows of a problem, of which no fewer go on by themselves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,19 +157,23 @@ class VerifierScorer:
         return value
 
     def score(self, beams):
-        self._suffix, self._evidence, q, read = _read_steps(
-            self._params,
-            self._trunk,
-            self._suffix,
-            self._evidence,
-            beams.prompt_length,
-            beams.tokens,
-            beams.start,
-            beams.length,
-            beams.q,
-            config=self._config,
-        )
-        self._scored = self._scored + read
+        self._scored = self._scored + _new_tokens(beams.start, beams.length)
+        carry = (self._suffix, self._evidence, beams.q, beams.start)
+        width = left = beams.length.shape[1]
+        while left:
+            width = _width(left, width)
+            *carry, most = _read_steps(
+                self._params,
+                self._trunk,
+                *carry,
+                beams.prompt_length,
+                beams.tokens,
+                beams.length,
+                config=self._config,
+                width=width,
+            )
+            left = int(most)
+        self._suffix, self._evidence, q, _ = carry
         return q
 
     def keep(self, parents, used):
@@ -193,19 +199,77 @@ def _read_prompts(params, prompts, lengths, *, config):
     return trunk, jax.nn.sigmoid(value + evidence), evidence
 
 
+def _width(left: int, width: int) -> int:
+    """Rows of a problem that go on together, of which at most `left` have work.
+
+    A batch waits for its longest step. Where a fourth of the rows is left, they go on
+    without the others: a fourth at a time, so that there are few programs.
+    """
+    while _narrower(width) >= left and width > _NARROWEST:
+        width = _narrower(width)
+    return width
+
+
+def _narrower(width: int) -> int:
+    return -(-width // 4)
+
+
+def _goes_on(active: jax.Array, done: jax.Array, width: int) -> jax.Array:
+    """Whether a batch of this width does, bool, after `done` tokens of each row.
+
+    Moving rows costs about as much as some tokens.
+    """
+    most = jnp.max(jnp.sum(active, axis=1))
+    few = most <= (_narrower(width) if width > _NARROWEST else 0)
+    return (most > 0) & ((done < _CHUNK) | ~few)
+
+
+def _pick(active: jax.Array, width: int) -> jax.Array:
+    """`width` rows of each problem, those with work among them, int32 `[G, width]`."""
+    return jnp.argsort(~active, axis=1, stable=True)[:, :width]
+
+
+@jax.jit
+def _new_tokens(start, length):
+    return jnp.sum(length - start, axis=1, dtype=jnp.int32)
+
+
 @functools.partial(
-    jax.jit, static_argnames="config", donate_argnames=("suffix", "evidence")
+    jax.jit,
+    static_argnames=("config", "width"),
+    donate_argnames=("suffix", "evidence"),
 )
 def _read_steps(
-    params, trunk, suffix, evidence, prompt_length, tokens, start, length, q, *, config
+    params,
+    trunk,
+    suffix,
+    evidence,
+    q,
+    read,
+    prompt_length,
+    tokens,
+    length,
+    *,
+    config,
+    width,
 ):
-    """Reads tokens `start` to `length` of each row; Q at the last of them."""
-    width = tokens.shape[-1]
+    """Reads tokens `read` to `length` of rows; Q where they end.
 
-    def body(carry):
-        suffix, evidence, q, read = carry
+    Returns:
+      The suffix, evidence, q and read, and the most rows of a problem with work left.
+    """
+    carry, whole = (suffix, evidence, q, read), length
+    if is_part := width < length.shape[1]:
+        at = _pick(read < length, width)
+        carry, prompt_length, tokens, length = _gather_rows(
+            (carry, prompt_length, tokens, length), at
+        )
+
+    def body(state):
+        (suffix, evidence, q, read), done = state
         places = read[..., None] + jnp.arange(_CHUNK)[None, None]
-        chunk = jnp.take_along_axis(tokens, jnp.minimum(places, width - 1), axis=-1)
+        places = jnp.minimum(places, tokens.shape[-1] - 1)
+        chunk = jnp.take_along_axis(tokens, places, axis=-1)
         suffix, hidden = branches.extend(
             params["model"], trunk, suffix, chunk, prompt_length, read, config=config
         )
@@ -219,12 +283,17 @@ def _read_steps(
         ends = (last >= 0) & (last < _CHUNK)
         q = jnp.where(ends, jax.nn.sigmoid(value + total), q)
         evidence = jnp.where(last >= 0, total, evidence)
-        return suffix, evidence, q, jnp.minimum(read + _CHUNK, length)
+        read = jnp.minimum(read + _CHUNK, length)
+        return (suffix, evidence, q, read), done + _CHUNK
 
-    suffix, evidence, q, _ = jax.lax.while_loop(
-        lambda carry: jnp.any(carry[3] < length), body, (suffix, evidence, q, start)
+    carry, _ = jax.lax.while_loop(
+        lambda state: _goes_on(state[0][3] < length, state[1], width),
+        body,
+        (carry, jnp.int32(0)),
     )
-    return suffix, evidence, q, jnp.sum(length - start, axis=1, dtype=jnp.int32)
+    if is_part:
+        carry = _put_rows((suffix, evidence, q, read), carry, at)
+    return *carry, jnp.max(jnp.sum(carry[3] < whole, axis=1))
 
 
 @functools.partial(jax.jit, donate_argnums=(0, 1))
@@ -240,6 +309,12 @@ def _gather_rows(tree, parents):
         return jnp.take_along_axis(array, index, axis=1)
 
     return jax.tree.map(gather, tree)
+
+
+def _put_rows(tree, rows, at):
+    """Row `at[g, r]` becomes row r of `rows`, in every `[G, R, ...]` array."""
+    group = jnp.arange(len(at))[:, None]
+    return jax.tree.map(lambda old, new: old.at[group, at].set(new), tree, rows)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "beam"))
@@ -273,19 +348,48 @@ def _row_key(key, digest, row):
     return jax.random.key_data(jax.random.fold_in(key, row))
 
 
-@functools.partial(jax.jit, static_argnames=("config", "beam"), donate_argnames="beams")
+@functools.partial(jax.jit, donate_argnames="beams")
+def _start_steps(beams: Beams) -> tuple[Beams, jax.Array]:
+    """Steps begin; the keys of their tokens, uint32 `[G, R, 2]`."""
+    # A sample is named by (seed, problem, prefix, sample index, position).
+    row = jnp.broadcast_to(jnp.arange(beams.done.shape[1])[None], beams.done.shape)
+    keys = jax.vmap(jax.vmap(_row_key, (None, 0, 0)))(beams.keys, beams.digest, row)
+    return dataclasses.replace(beams, start=jnp.copy(beams.length)), keys
+
+
 def _sample_steps(params: Params, beams: Beams, *, config, beam) -> Beams:
     """Decodes until every row has ended its step."""
-    shape = beams.length.shape
-    here = (jnp.arange(shape[0])[:, None], jnp.arange(shape[1])[None, :])
-    # A sample is named by (seed, problem, prefix, sample index, position).
-    keys = jax.vmap(jax.vmap(_row_key, (None, 0, 0)))(
-        beams.keys, beams.digest, jnp.broadcast_to(here[1], shape)
-    )
-    beams = dataclasses.replace(beams, start=beams.length)
+    beams, keys = _start_steps(beams)
+    active = ~beams.done
+    width = left = active.shape[1]
+    while left:
+        width = _width(left, width)
+        beams, active, most = _decode(
+            params, beams, keys, active, config=config, beam=beam, width=width
+        )
+        left = int(most)
+    return beams
 
-    def body(carry):
-        beams, active = carry
+
+@functools.partial(
+    jax.jit, static_argnames=("config", "beam", "width"), donate_argnames="beams"
+)
+def _decode(params, beams, keys, active, *, config, beam, width):
+    """Decodes until rows have ended their steps, or few enough are left.
+
+    Returns:
+      The beams; which rows have work left, bool `[G, R]`; the most of a problem.
+    """
+    whole = beams, active
+    if is_part := width < active.shape[1]:
+        at = _pick(active, width)
+        rows = {name: getattr(beams, name) for name in _OF_ROWS}
+        rows, keys, active = _gather_rows((rows, keys, active), at)
+        beams = dataclasses.replace(beams, **rows)
+    here = (jnp.arange(len(active))[:, None], jnp.arange(width)[None])
+
+    def body(state):
+        beams, active, done = state
         logits = forward.logits(params, beams.hidden, config=config)
         token, _ = rollout.sample_token(
             keys, beams.length - beams.start, logits, temperature=beam.temperature
@@ -303,8 +407,8 @@ def _sample_steps(params: Params, beams: Beams, *, config, beam) -> Beams:
         at = (*here, jnp.where(active, beams.length, beam.max_tokens))
         length = beams.length + active
         ends = jnp.isin(token, jnp.array(beam.end_ids, jnp.int32))
-        done = active & (ends | (length >= beam.max_tokens))
-        stops = done | jnp.isin(token, jnp.array(beam.step_end_ids, jnp.int32))
+        ended = active & (ends | (length >= beam.max_tokens))
+        stops = ended | jnp.isin(token, jnp.array(beam.step_end_ids, jnp.int32))
         digest = beams.digest * jnp.uint32(1_000_003) + token.astype(jnp.uint32) + 1
         beams = dataclasses.replace(
             beams,
@@ -313,18 +417,28 @@ def _sample_steps(params: Params, beams: Beams, *, config, beam) -> Beams:
             tokens=beams.tokens.at[at].set(token, mode="drop"),
             length=length,
             digest=jnp.where(active, digest, beams.digest),
-            done=beams.done | done,
+            done=beams.done | ended,
             decoded=beams.decoded + jnp.sum(active, axis=1, dtype=jnp.int32),
         )
-        return beams, active & ~stops
+        return beams, active & ~stops, done + 1
 
-    beams, _ = jax.lax.while_loop(
-        lambda carry: jnp.any(carry[1]), body, (beams, ~beams.done)
+    beams, active, _ = jax.lax.while_loop(
+        lambda state: _goes_on(state[1], state[2], width),
+        body,
+        (beams, active, jnp.int32(0)),
     )
-    return beams
+    if is_part:
+        before, was_active = whole
+        old, new = (
+            {name: getattr(b, name) for name in _OF_ROWS} for b in (before, beams)
+        )
+        beams = dataclasses.replace(beams, **_put_rows(old, new, at))
+        active = _put_rows(was_active, active, at)
+    return beams, active, jnp.max(jnp.sum(active, axis=1))
 
 
 _ROWS = ("hidden", "tokens", "length", "digest", "q", "score", "done")
+_OF_ROWS = ("suffix", "prompt_length", "start", *_ROWS)
 
 
 @functools.partial(jax.jit, static_argnames="beam", donate_argnames="beams")

@@ -337,6 +337,33 @@ def test_values_are_those_of_an_uncached_pass():
     assert np.std([step.q[:3] for step in steps]) > 0.1
 
 
+def test_the_longest_steps_go_on_without_the_others(monkeypatch):
+    """And find what they do in the company of all, as the slow search says."""
+    widths = {"_decode": set(), "_read_steps": set()}
+
+    def noted(name, function):
+        def call(*args, width, **static):
+            widths[name].add(width)
+            return function(*args, width=width, **static)
+
+        return call
+
+    for name in widths:
+        monkeypatch.setattr(search, name, noted(name, getattr(search, name)))
+    found = _search(_verifier_scorer())
+    assert found == _recorded()[0]
+    for name in widths:
+        assert widths[name] == {6, 2}, name
+
+
+@pytest.mark.parametrize(
+    ("left", "width", "expected"),
+    [(48, 48, 48), (13, 48, 48), (12, 48, 12), (4, 48, 12), (3, 48, 3), (1, 12, 3)],
+)
+def test_rows_go_on_a_fourth_at_a_time(left, width, expected):
+    assert search._width(left, width) == expected
+
+
 def test_a_candidate_goes_on_from_its_parent():
     """Rows move with their tokens and values; what was sampled stays."""
     _, recorder = _recorded()

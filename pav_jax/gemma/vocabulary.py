@@ -88,9 +88,12 @@ class _Chunks:
 
     def read(self, table: jax.Array, i: jax.Array) -> jax.Array:
         """Chunk `i` of a table, `[R, D]`."""
-        parts = table.reshape(self.shares, self.size, -1)
+        where = ("tensor", None, "fsdp")
+        parts = constrain(table.reshape(self.shares, self.size, -1), *where)
         part = jax.lax.dynamic_slice_in_dim(parts, self.start(i), self.rows, axis=1)
-        return constrain(part, "tensor").reshape(-1, table.shape[-1])
+        # Whole along `fsdp` only now: the chunk is gathered, and not the table.
+        part = constrain(constrain(part, *where), "tensor")
+        return part.reshape(-1, table.shape[-1])
 
     def write(self, parts: jax.Array, part: jax.Array, i: jax.Array) -> jax.Array:
         """`parts [shares, V / shares, D]` with chunk `i` of it replaced."""
