@@ -138,6 +138,7 @@ class VerifierScorer:
         self, params: VerifierParams, config: TransformerConfig, max_tokens: int
     ):
         self._params = params
+        self._for_steps = params | {"model": branches.for_extend(params["model"])}
         self._config = config
         self._max_tokens = max_tokens
 
@@ -163,7 +164,7 @@ class VerifierScorer:
         while left:
             width = _width(left, width)
             *carry, most = _read_steps(
-                self._params,
+                self._for_steps,
                 self._trunk,
                 *carry,
                 beams.prompt_length,
@@ -513,6 +514,7 @@ def beam_search(
     Yields:
       What was found for each problem, in order.
     """
+    for_steps = branches.for_extend(params)
     rows = beam.beams * beam.candidates
     groups = max(1, beam.rows // rows)
     width = -(-max(map(len, prompts)) // 16) * 16
@@ -534,7 +536,7 @@ def beam_search(
             beam=beam,
         )
         for _ in range(beam.max_steps):
-            beams = _sample_steps(params, beams, config=config, beam=beam)
+            beams = _sample_steps(for_steps, beams, config=config, beam=beam)
             q = scorer.score(beams)
             beams, parents, used, all_done = _select(
                 beams, q, np.float32(alpha), beam=beam
