@@ -15,14 +15,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from pav_jax.gemma import vocabulary
 from pav_jax.gemma.config import TransformerConfig
 from pav_jax.mesh import BATCH, constrain
 
 Params = dict[str, Any]
-_NARROW = "narrow"  # products as wide as the residuals
 _MASKED = -2.3819763e38  # what the gemma package uses; finite, so no NaN rows
 
 
@@ -173,12 +171,10 @@ def finish_layer(layer: Params, x: jax.Array, encoded: jax.Array) -> jax.Array:
       The layer's output `[..., D]`.
     """
     out = jnp.einsum("...nh,nhd->...d", encoded, layer["o"])
-    out = checkpoint_name(out, _NARROW)
     x = x + rms_norm(out, layer["post_attn_norm"])
     y = rms_norm(x, layer["pre_mlp_norm"])
     gate, up = (_widen(y, matrix, y.dtype) for matrix in layer["gate"])
     out = jnp.einsum("...f,fd->...d", jax.nn.gelu(gate) * up, layer["down"])
-    out = checkpoint_name(out, _NARROW)
     return x + rms_norm(out, layer["post_mlp_norm"])
 
 
@@ -219,8 +215,7 @@ def hidden_states(
 
     Causal attention lets right padding follow the real tokens unmasked: no
     real token sees it, and what padding computes is not read. The backward pass
-    computes each layer again, from its input. That is all that is stored of it, but for
-    a batch so small that what its two blocks give to the residuals can be as well.
+    computes each layer again, from its input, which is all that is stored of it.
 
     Args:
       params: the tree of `init_params`.
@@ -253,17 +248,9 @@ def hidden_states(
         kv = (k.swapaxes(1, 2), v.swapaxes(1, 2)) if return_kv else None
         return constrain(finish_layer(layer, x, encoded), BATCH), kv
 
-    # A third of what is computed again, for an eighth of the parameters at most.
-    small = 16 * tokens.size * config.embed_dim * config.num_layers <= config.num_params
-    names = (_NARROW,) if small else ()
-    block = jax.checkpoint(
-        block,
-        prevent_cse=False,  # which a scan does not need
-        policy=jax.checkpoint_policies.save_only_these_names(*names),
-    )
     is_local = jnp.array([kind == "local" for kind in config.layers])
     x, kv = jax.lax.scan(
-        block,
+        jax.checkpoint(block, prevent_cse=False),  # which a scan does not need
         _scaled(_look_up(params["embed"], tokens)),
         (params["layers"], is_local),
     )
