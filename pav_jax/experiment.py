@@ -189,14 +189,18 @@ def load_policy(
 
 
 def load_verifier(
-    directory: Path, model: ConfigDict, architecture: TransformerConfig
+    directory: Path,
+    model: ConfigDict,
+    architecture: TransformerConfig,
+    use: dict[str, str | None] = mesh.DECODE,
 ) -> verifier.VerifierParams:
-    """The parameters that a verifier's stage wrote.
+    """The parameters that a verifier's stage wrote, where `use` has them.
 
     Args:
       directory: the stage's folder.
       model: may have a `dtype`.
       architecture: what `model_config` makes of it.
+      use: sampling and scoring, or training.
     """
 
     def init():
@@ -204,7 +208,7 @@ def load_verifier(
         policy = forward.init_params(key, architecture, dtype_of(model))
         return verifier.init_verifier(key, policy, architecture)
 
-    return checkpoint.load_params(directory / "params", jax.eval_shape(init))
+    return checkpoint.load_params(directory / "params", jax.eval_shape(init), use)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,6 +276,8 @@ class Lab:
         """The parameters that a policy's stage wrote, where `use` has them."""
         return load_policy(directory, self.config.model, self.model, use)
 
-    def load_verifier(self, directory: Path) -> verifier.VerifierParams:
-        """The parameters that a verifier's stage wrote."""
-        return load_verifier(directory, self.config.model, self.model)
+    def load_verifier(
+        self, directory: Path, use: dict[str, str | None] = mesh.DECODE
+    ) -> verifier.VerifierParams:
+        """The parameters that a verifier's stage wrote, where `use` has them."""
+        return load_verifier(directory, self.config.model, self.model, use)

@@ -22,6 +22,7 @@ from pav_jax import (
     policy,
     records,
     reinforce,
+    shares,
 )
 from pav_jax.errors import UserError
 from pav_jax.estimators import best_of_n, mean_interval, pass_at_n
@@ -33,8 +34,10 @@ from pav_jax.rl import Objective
 from pav_jax.shards import write_ledger
 from pav_jax.stages import Stage, StageContext
 from pav_jax.train import checkpoint
+from pav_jax.train.agreement import gather
 from pav_jax.train.data import pad_rows
 from pav_jax.training import run_training, together
+from pav_jax.verifier import VerifierParams
 
 _STREAM_FINAL = 104  # of draws; reinforce has the others
 
@@ -52,6 +55,7 @@ def stages(config: ConfigDict) -> list[Stage]:
             ("data", "rft", "prm"),
             (*sampled, "rl.training", "rl.measured", f"rl.methods.{method}")
             + (refresh if config.rl.methods[method].get("refresh_every") else ()),
+            shared=True,
         )
         for method in config.rl.methods
         for seed in config.rl.seeds
@@ -115,10 +119,11 @@ def run_rft(context: StageContext) -> None:
     run_training(context, params, loss, rows, context.config.rl.rft)
 
 
+@together
 def run_rl(context: StageContext, *, method: str, seed: int) -> None:
     """One RL run from the RFT policy, with a frozen verifier (Sec. 5)."""
     final = context.directory / "params"
-    if final.exists():  # killed between this and the manifest
+    if gather(final.exists())[0]:  # killed between this and the manifest
         return
     config, data = context.config, context.input("data")
     train = experiment.Lab.load(config, data, "labels")
@@ -128,23 +133,35 @@ def run_rl(context: StageContext, *, method: str, seed: int) -> None:
         settings=config.rl.training,
         train=train,
         test=experiment.Lab.load(config, data, config.rl.measured),
-        initial=train.load_policy(context.input("rft")),
-        verifier=train.load_verifier(context.input("prm"))
-        if objective.reads_verifier
-        else None,
+        initial=train.load_policy(context.input("rft"), mesh.TRAIN),
+        verifier=_load_verifier(train, context.input("prm"), objective),
         seed=draws.stream(config.seed, seed),
         directory=context.directory,
         name=context.stage,
         refresh=config.rl.get("refresh"),
     )
     state = trainer.fit()
-    ledger = Ledger()
-    for row in _lines(context.directory / "metrics.jsonl"):
-        for name in ("decoded", "prefilled", "scored", "trained"):
-            setattr(ledger, name, getattr(ledger, name) + row[name])
-    write_ledger(context.directory, ledger)
+    if context.crew.leads:
+        ledger = Ledger()
+        for row in _lines(context.directory / "metrics.jsonl"):
+            for name in ("decoded", "prefilled", "scored", "trained"):
+                setattr(ledger, name, getattr(ledger, name) + row[name])
+        write_ledger(context.directory, ledger)
     checkpoint.save_params(final, state.policy)
-    shutil.rmtree(context.directory / "checkpoints")
+    if context.crew.leads:
+        shutil.rmtree(context.directory / "checkpoints")
+
+
+def _load_verifier(
+    lab: experiment.Lab, directory: Path, objective: Objective
+) -> VerifierParams | None:
+    """Where `Trainer` wants it, if it does."""
+    if objective.refresh_every:
+        return lab.load_verifier(directory, mesh.TRAIN)
+    if not objective.reads_verifier:
+        return None
+    with shares.apart():
+        return lab.load_verifier(directory)
 
 
 def _objective(config: ConfigDict, method: str) -> Objective:

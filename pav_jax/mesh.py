@@ -13,6 +13,7 @@ over the devices of all (`everywhere`) to train on.
 """
 
 import contextlib
+import functools
 import math
 import os
 import re
@@ -27,6 +28,7 @@ from pav_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")  # the axes that share out the rows of a batch
+PROCESS = "process"  # of the mesh that `by_process` makes
 
 TRAIN = {"vocab": "tensor", "heads": "tensor", "mlp": "tensor", "embed": "fsdp"}
 DECODE = TRAIN | {"embed": None}
@@ -126,8 +128,7 @@ def activate(config: Any) -> None:
     mesh = make_mesh(config["mesh"])
     if mesh.is_multi_process:
         _everywhere = mesh
-        here = jax.local_devices()
-        mesh = make_mesh(share_of_process(mesh.shape, len(here)), here)
+        mesh = of_this_process(mesh)
     if mesh.size > 1:
         jax.set_mesh(mesh)
 
@@ -152,6 +153,36 @@ def is_shared() -> bool:
     """Whether the active mesh has devices of several processes."""
     mesh = jax.sharding.get_mesh()
     return not mesh.empty and mesh.is_multi_process
+
+
+@functools.cache
+def by_process(mesh: Mesh) -> Mesh:
+    """The devices of a mesh over all processes, an axis `PROCESS` before the others.
+
+    Those of a process lie as on the mesh of its own, which has the same `tensor`. So
+    what is shared out over `tensor` alone is whole in every process, wherever the
+    topology of the devices has put the axes of `mesh`.
+
+    Raises:
+      UserError: `tensor` goes beyond one process.
+    """
+    devices = sorted(mesh.devices.flat, key=lambda d: (d.process_index, d.id))
+    count = len({device.process_index for device in devices})
+    share = share_of_process(mesh.shape, len(devices) // count)
+    own = [
+        make_mesh(share, part.tolist()).devices
+        for part in np.split(np.array(devices), count)
+    ]
+    axes = (PROCESS, *AXES)
+    kinds = (jax.sharding.AxisType.Auto,) * len(axes)
+    return Mesh(np.stack(own), axes, axis_types=kinds)
+
+
+def of_this_process(mesh: Mesh) -> Mesh:
+    """Of a mesh over all processes, the mesh of this one's devices."""
+    devices = by_process(mesh).devices[jax.process_index()]
+    kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
+    return Mesh(devices, AXES, axis_types=kinds)
 
 
 def share_of_process(sizes: Mapping[str, int], count: int) -> dict[str, int]:
@@ -242,14 +273,20 @@ def place_batch(batch: dict[str, np.ndarray]) -> dict[str, Any]:
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
         return batch
-    share = math.prod(mesh.shape[axis] for axis in BATCH)
-    if rows := {len(array) for array in batch.values() if len(array) % share}:
-        raise UserError(
-            f"a batch of {rows.pop()} rows is not a multiple of data x fsdp = {share},"
-            " the devices of config.mesh that share them out"
-        )
+    for array in batch.values():
+        check_rows(len(array), mesh)
     sharding = NamedSharding(mesh, PartitionSpec(BATCH))
     return jax.tree.map(lambda array: _put(array, sharding), batch)
+
+
+def check_rows(count: int, mesh: Mesh) -> None:
+    """Raises UserError if a mesh does not divide the rows of a batch."""
+    share = math.prod(mesh.shape[axis] for axis in BATCH)
+    if count % share:
+        raise UserError(
+            f"a batch of {count} rows is not a multiple of data x fsdp = {share},"
+            " the devices of config.mesh that share them out"
+        )
 
 
 def _put(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from pav_jax import draws, experiment, verifier
+from pav_jax import draws, experiment, mesh, shares, verifier
 from pav_jax.gemma.forward import Params
 from pav_jax.ledger import Ledger
 from pav_jax.train.data import Batches
@@ -43,19 +43,41 @@ class Refresher:
     ) -> VerifierParams:
         """The verifier after training on rollouts of `policy`.
 
+        Processes share out the rollouts, and train together.
+
         Args:
           params: the verifier so far; stays usable.
-          policy: whose `Q` it shall predict.
+          policy: whose `Q` it shall predict; on this process's own mesh.
           seed: names problems, draws and the order of rows.
-          ledger: counts are added to it.
+          ledger: this process's counts are added to it.
         """
+        settings = self._settings
+        chosen = np.random.default_rng(seed).choice(
+            len(self._lab.problems), settings.problems, replace=False
+        )
+        chosen = chosen[shares.of(settings.problems)].tolist()
+        with shares.apart():
+            own = self._label(policy, chosen, seed, ledger)
+        rows = shares.collect(own)
+        batches = Batches(rows, batch_size=settings.batch_size, seed=seed)
+        state = init_state(jax.tree.map(jnp.copy, params), self._optimizer)
+        for step in range(settings.steps):
+            batch = batches(step)
+            if shares.leads():
+                ledger.trained += int(np.count_nonzero(batch["tokens"]))
+            state, _ = self._step(state, mesh.place_batch(batch))
+            jax.block_until_ready(state)  # many at once can block each other on CPUs
+        return state.params
+
+    def _label(
+        self, policy: Params, problems: list[int], seed: int, ledger: Ledger
+    ) -> dict[str, np.ndarray]:
+        """Training rows of a labelled rollout of each of some problems."""
         lab, settings = self._lab, self._settings
         responses = draws.sample(
             policy,
             lab,
-            np.random.default_rng(seed)
-            .choice(len(lab.problems), settings.problems, replace=False)
-            .tolist(),
+            problems,
             count=1,
             seed=draws.stream(seed, 0),
             sampling=lab.sampling(1.0, branches=1),
@@ -74,11 +96,4 @@ class Refresher:
         limits = lab.config.limits
         # As wide as can be: one shape, and so one compilation.
         spare = limits.max_prompt_tokens + limits.max_tokens - rows["tokens"].shape[1]
-        rows = {name: np.pad(x, ((0, 0), (0, spare))) for name, x in rows.items()}
-        batches = Batches(rows, batch_size=settings.batch_size, seed=seed)
-        state = init_state(jax.tree.map(jnp.copy, params), self._optimizer)
-        for step in range(settings.steps):
-            batch = batches(step)
-            ledger.trained += int(np.count_nonzero(batch["tokens"]))
-            state, _ = self._step(state, batch)
-        return state.params
+        return {name: np.pad(x, ((0, 0), (0, spare))) for name, x in rows.items()}

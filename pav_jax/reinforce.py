@@ -2,7 +2,9 @@
 
 Everything that an iteration depends on is a function of the state and of how many
 came before: the problems are a row of a permutation, the sampler's keys are folded
-from a seed of the iteration. So a run that was interrupted goes on to the same bits.
+from a seed of the iteration. So a run that was interrupted goes on to the same bits,
+and processes that train as one (`shares.py`) draw what one would: each samples and
+scores its share of the problems, and all of them do the update.
 """
 
 import contextlib
@@ -19,7 +21,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from pav_jax import draws, evaluation, experiment, labels, rl, stopping
+from pav_jax import draws, evaluation, experiment, labels, rl, shares, stopping
 from pav_jax.draws import stream
 from pav_jax.errors import UserError
 from pav_jax.gemma.forward import Params
@@ -29,6 +31,7 @@ from pav_jax.progress import progress
 from pav_jax.refresh import Refresher
 from pav_jax.rl import Objective, RLState
 from pav_jax.rollout import SamplingConfig
+from pav_jax.train.agreement import Agreement, Word, gather
 from pav_jax.train.checkpoint import Checkpoints
 from pav_jax.train.data import Batches
 from pav_jax.train.events import Events
@@ -37,7 +40,7 @@ from pav_jax.train.state import make_optimizer
 from pav_jax.verifier import VerifierParams
 
 _SAVE_EVERY = 30.0  # seconds: what a kill may cost
-_SHOWN = 4  # responses written down with each measurement
+_SHOWN = 4  # problems, a response to each of which is written down at a measurement
 _WIDTHS = 8  # of batches, at most: each is a compilation
 
 # Streams of draws, apart from each other and from those of other stages.
@@ -45,20 +48,26 @@ _STREAM_PROBLEMS, _STREAM_SAMPLES, _STREAM_TEST = 101, 102, 103
 _STREAM_LABELS, _STREAM_REFRESH = 105, 109
 
 
-def accuracy(
-    policy: Params, lab: experiment.Lab, *, temperature: float, count: int, seed: int
-) -> float:
-    """Share of `count` responses to each of a lab's problems that are correct."""
+def count_correct(
+    policy: Params,
+    lab: experiment.Lab,
+    indices: Sequence[int],
+    *,
+    temperature: float,
+    count: int,
+    seed: int,
+) -> int:
+    """How many of `count` responses to each of some problems are correct."""
     responses = draws.sample(
         policy,
         lab,
-        range(len(lab.problems)),
+        indices,
         count=count,
         seed=seed,
         sampling=lab.sampling(temperature, branches=count),
         ledger=Ledger(),
     )
-    return float(np.mean([response.correct for response in responses]))
+    return sum(response.correct for response in responses)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +92,8 @@ class Scored:
 class Trainer:
     """One RL run: what it trains, on what, and where it writes.
 
+    On a mesh of several processes all make one of the same arguments.
+
     Attributes:
       objective: the method.
       settings: `steps`, `warmup_steps`, `learning_rate`, `final_learning_rate`,
@@ -91,11 +102,12 @@ class Trainer:
         iterations, and `measure_samples` of each problem then.
       train: the problems to train on.
       test: the problems to measure on.
-      initial: the policy to start from and stay near.
-      verifier: predicts `Q^π`; None for a method that reads none.
+      initial: the policy to start from and stay near, where training has it.
+      verifier: predicts `Q^π`; None for a method that reads none. Where sampling has it
+        if it is frozen, on the process's own mesh; else where training has it.
       seed: names problems and draws.
       directory: gets `checkpoints/`, `metrics.jsonl`, `accuracy.jsonl` and
-        `responses.jsonl`.
+        `responses.jsonl`; process 0 writes the last three.
       name: what messages call the run.
       refresh: `Refresher`'s settings, where the method has `refresh_every`.
     """
@@ -116,9 +128,12 @@ class Trainer:
 
         Raises:
           UserError: the loss stopped being finite, or the policy went too far from
-            the initial one; names the iteration and the last good checkpoint.
+            the initial one; names the iteration and the last good checkpoint. Or the
+            problems of an iteration cannot be shared out.
           Terminated: on SIGTERM, once the iterations done are saved.
+          PeerStopped: another process got SIGTERM; likewise.
         """
+        self._check_shares()
         optimizers = self._optimizers()
         update = rl.make_update(
             self.objective,
@@ -138,6 +153,18 @@ class Trainer:
             state = checkpoints.restore(state) or state
             return self._loop(state, update, checkpoints)
 
+    def _check_shares(self) -> None:
+        if (problems := self.settings.problems) % shares.count():
+            raise UserError(
+                f"rl.training.problems={problems} has to be a multiple of the"
+                f" {shares.count()} processes, each of which samples as many"
+            )
+        if self.objective.refresh_every and self.refresh.problems < shares.count():
+            raise UserError(
+                f"rl.refresh.problems={self.refresh.problems} must be at least one for"
+                f" each of {shares.count()} processes"
+            )
+
     def _optimizers(self):
         value = ConfigDict(self.settings)
         value.learning_rate = self.settings.value_learning_rate
@@ -145,19 +172,18 @@ class Trainer:
 
     def _loop(self, state: RLState, update, checkpoints: Checkpoints) -> RLState:
         first, steps = int(state.step), self.settings.steps
-        for name in ("metrics", "accuracy"):
-            forget_after(self._file(name), first)
-        # The accuracy is the last that is written of a measurement.
-        measured = self._file("accuracy").read_text().splitlines()
-        cut = self._is_measured(first) and not any(
-            json.loads(line)["step"] == first for line in measured
-        )
-        forget_after(self._file("responses"), first - 1 if cut else first)
-        if cut:
+        if gather(shares.leads() and self._forget_after(first))[0]:
             self._measure(state)
         saved, at = time.monotonic(), first
-        events = Events(self.directory, first)
-        bar = progress(total=steps, initial=first, unit="iteration", desc=self.name)
+        agree, word = Agreement(late=0), Word.GO_ON
+        bar = progress(
+            total=steps,
+            initial=first,
+            unit="iteration",
+            desc=self.name,
+            disable=not shares.leads(),
+        )
+        events = Events(self.directory if shares.leads() else None, first)
         with bar, contextlib.closing(events), stopping.deferred() as stopped:
             for step in range(first, steps):
                 state, metrics = self._iterate(state, update)
@@ -175,14 +201,31 @@ class Trainer:
                 events.write(done, metrics)
                 if self._is_measured(done):
                     events.write(done, self._measure(state))
-                leave = stopped()
-                if leave or time.monotonic() - saved > _SAVE_EVERY:
+                due = time.monotonic() - saved > _SAVE_EVERY
+                word = Word.SAVE if due else Word.GO_ON
+                word = agree(Word.LEAVE if stopped() else word)
+                if word is not Word.GO_ON:
                     checkpoints.save(done, state)
                     saved, at = time.monotonic(), done
-                if leave:
+                if word is Word.LEAVE:
                     checkpoints.close()
                     break
+        if word is Word.LEAVE:
+            raise stopping.PeerStopped("another process was terminated; all have saved")
         return state
+
+    def _forget_after(self, step: int) -> bool:
+        """Drops what was written of later iterations, and says whether that step's
+        measurement is to be done again."""
+        for name in ("metrics", "accuracy"):
+            forget_after(self._file(name), step)
+        # The accuracy is the last that is written of a measurement.
+        measured = self._file("accuracy").read_text().splitlines()
+        cut = self._is_measured(step) and not any(
+            json.loads(line)["step"] == step for line in measured
+        )
+        forget_after(self._file("responses"), step - 1 if cut else step)
+        return cut
 
     def _is_measured(self, step: int) -> bool:
         return step % self.settings.measure_every == 0 or step == self.settings.steps
@@ -206,37 +249,62 @@ class Trainer:
         ledger = Ledger()
         if self._is_refreshed(state):
             state = self._refresh(state, ledger)
-        scored = self.roll_out(
-            state.policy, int(state.step), ledger, verifier=state.verifier
-        )
+        own, step = shares.of(self.settings.problems), int(state.step)
+        policy, verifier = self._fetch(state)
+        with shares.apart():
+            scored = self.roll_out(policy, step, ledger, verifier=verifier, own=own)
+        del policy, verifier  # which the update needs the memory of
+        longest, counts = self._count(scored, ledger)
         batch = rl.make_batch(
             scored.responses,
             scored.ends,
             scored.process,
-            length=self._width(scored.responses),
+            length=self._width(longest),
         )
-        state, found = update(state, self.initial, batch)
+        state, found = update(state, self.initial, shares.join(batch))
         metrics = {name: float(x) for name, x in jax.device_get(found).items()}
         seconds = time.monotonic() - start
-        responses = scored.responses
+        responses = counts.pop("responses")
         return state, metrics | {
-            "accuracy": float(np.mean([r.correct for r in responses])),
-            "response_steps": float(np.mean([len(ends) for ends in scored.ends])),
-            "response_tokens": float(np.mean([len(r.tokens) for r in responses])),
+            "accuracy": counts.pop("correct") / responses,
+            "response_steps": counts.pop("steps") / responses,
+            "response_tokens": counts.pop("tokens") / responses,
+            **counts,
+            "seconds": seconds,
+            "tokens_per_second": counts["decoded"] / seconds,
+        }
+
+    def _fetch(self, state: RLState) -> tuple[Params, VerifierParams | None]:
+        """Policy and verifier as they are, on this process's own mesh."""
+        if state.verifier is None:
+            return shares.fetch(state.policy), self.verifier
+        return shares.fetch(state.policy), shares.fetch(state.verifier)
+
+    def _count(self, scored: Scored, ledger: Ledger) -> tuple[int, dict[str, int]]:
+        """The longest prompt and response, and sums, over all processes."""
+        responses = scored.responses
+        tokens = sum(len(r.tokens) for r in responses)
+        counts = {
+            "responses": len(responses),
+            "correct": sum(r.correct for r in responses),
+            "steps": sum(map(len, scored.ends)),
+            "tokens": tokens,
             "decoded": ledger.decoded,
             "prefilled": ledger.prefilled,
             "scored": ledger.scored,
-            "trained": ledger.trained + int(np.sum(batch["mask"])),
-            "seconds": seconds,
-            "tokens_per_second": ledger.decoded / seconds,
+            "trained": ledger.trained + tokens,
         }
+        longest = max(len(r.prompt) + len(r.tokens) for r in responses)
+        # All wait here for the slowest, before they compute as one.
+        told = gather([longest, *counts.values()])
+        sums = told[:, 1:].sum(axis=0, dtype=np.int64).tolist()
+        return int(told[:, 0].max()), dict(zip(counts, sums, strict=True))
 
-    def _width(self, responses: Sequence[Response]) -> int:
+    def _width(self, longest: int) -> int:
         """Of a batch: few widths, and none much wider than the longest response."""
         limits = self.train.config.limits
         most = limits.max_prompt_tokens + limits.max_tokens
         unit = -(-most // _WIDTHS)
-        longest = max(len(r.prompt) + len(r.tokens) for r in responses)
         return min(most, -(-longest // unit) * unit)
 
     def _is_refreshed(self, state: RLState) -> bool:
@@ -245,9 +313,8 @@ class Trainer:
 
     def _refresh(self, state: RLState, ledger: Ledger) -> RLState:
         seed = stream(self.seed, _STREAM_REFRESH, int(state.step))
-        verifier = self._refresher(
-            state.verifier, state.policy, seed=seed, ledger=ledger
-        )
+        policy = shares.fetch(state.policy)
+        verifier = self._refresher(state.verifier, policy, seed=seed, ledger=ledger)
         return dataclasses.replace(state, verifier=verifier)
 
     @functools.cached_property
@@ -261,10 +328,12 @@ class Trainer:
         ledger: Ledger,
         *,
         verifier: VerifierParams | None = None,
+        own: slice = slice(None),  # noqa: B008
     ) -> Scored:
         """Samples and scores what iteration `step`, counted from 0, trains on.
 
-        `verifier` is one to score by in place of the trainer's.
+        `verifier` is one to score by in place of the trainer's; `own` are the problems
+        of the iteration to do that for.
         """
         settings = self.settings
         batches = Batches(
@@ -275,7 +344,7 @@ class Trainer:
         responses = draws.sample(
             policy,
             self.train,
-            batches(step)["problem"].tolist(),
+            batches(step)["problem"][own].tolist(),
             count=settings.samples,
             seed=stream(self.seed, _STREAM_SAMPLES, step),
             sampling=SamplingConfig(
@@ -320,16 +389,32 @@ class Trainer:
 
     def _measure(self, state: RLState) -> dict[str, float]:
         """Test accuracy, and some responses with what their steps are paid."""
-        step = int(state.step)
-        seed = stream(self.seed, _STREAM_TEST)
-        measure = functools.partial(accuracy, state.policy, self.test, seed=seed)
-        greedy = measure(temperature=0.0, count=1)
-        sampled = measure(temperature=1.0, count=self.settings.measure_samples)
-        scored = self.roll_out(state.policy, step, Ledger(), verifier=state.verifier)
-        for i in range(0, len(scored.responses), max(1, self.settings.samples)):
-            if i // self.settings.samples < _SHOWN:
+        settings, step = self.settings, int(state.step)
+        own = shares.of(len(self.test.problems))
+        policy, verifier = self._fetch(state)
+        count = functools.partial(
+            count_correct,
+            policy,
+            self.test,
+            range(len(self.test.problems))[own],
+            seed=stream(self.seed, _STREAM_TEST),
+        )
+        with shares.apart():
+            greedy = count(temperature=0.0, count=1)
+            sampled = count(temperature=1.0, count=settings.measure_samples)
+        if shares.leads():
+            with shares.apart():
+                scored = self.roll_out(
+                    policy, step, Ledger(), verifier=verifier, own=slice(_SHOWN)
+                )
+            for i in range(0, len(scored.responses), settings.samples):
                 self._append("responses", {"step": step, **self._shown(scored, i)})
-        row = {"greedy": greedy, "sampled": sampled}
+        greedy, sampled = gather([greedy, sampled]).sum(axis=0).tolist()
+        problems = len(self.test.problems)
+        row = {
+            "greedy": greedy / problems,
+            "sampled": sampled / (problems * settings.measure_samples),
+        }
         self._append("accuracy", {"step": step, **row})
         return row
 
@@ -357,5 +442,6 @@ class Trainer:
         return self.directory / f"{name}.jsonl"
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
-        with self._file(name).open("a") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        if shares.leads():
+            with self._file(name).open("a") as file:
+                file.write(json.dumps(row, allow_nan=False) + "\n")

@@ -326,12 +326,15 @@ def init_state(
     verifier: VerifierParams | None = None,
 ) -> RLState:
     """The state before the first iteration; copies what it is given."""
-    state = new_state(policy, objective, optimizers, config=config)
-    if objective.refresh_every:
-        copied = jax.tree.map(jnp.copy, verifier)
-        state = dataclasses.replace(state, verifier=copied)
+
+    def init(policy: Params, verifier: VerifierParams | None) -> RLState:
+        state = new_state(policy, objective, optimizers, config=config)
+        return dataclasses.replace(state, verifier=jax.tree.map(jnp.copy, verifier))
+
+    given = (policy, verifier if objective.refresh_every else None)
     # Placed as an update leaves it, so that the second one is not compiled anew.
-    return mesh.place(state, mesh.TRAIN)
+    where = mesh.shardings(jax.eval_shape(init, *given), mesh.TRAIN)
+    return jax.jit(init, out_shardings=where)(*given)
 
 
 def new_state(

@@ -19,7 +19,7 @@ from pav_jax.train.data import Batches
 from pav_jax.train.state import Loss, init_state, make_optimizer, make_train_step
 
 
-def together(run: Callable[[StageContext], None]) -> Callable[[StageContext], None]:
+def together(run: Callable[..., None]) -> Callable[..., None]:
     """What a stage that trains runs: all processes at once, as one program.
 
     Without a mesh of all their devices the leader trains alone, as in a run of one.
@@ -27,16 +27,16 @@ def together(run: Callable[[StageContext], None]) -> Callable[[StageContext], No
     """
 
     @functools.wraps(run)
-    def run_together(context: StageContext) -> None:
+    def run_together(context: StageContext, **settings: Any) -> None:
         crew, everywhere = context.crew, mesh.everywhere()
         if crew.count == 1:
-            run(context)
+            run(context, **settings)
         elif everywhere:
             with jax.set_mesh(everywhere), crew.lockstep():
-                run(context)
+                run(context, **settings)
         elif crew.leads:
             context.log("process 0 trains alone, since the config has no mesh")
-            run(context)
+            run(context, **settings)
 
     return run_together
 

@@ -79,7 +79,7 @@ def prm(programs):
 
 
 def reinforce(programs):
-    params = mesh.place(parameters()[0], mesh.DECODE)
+    params = mesh.place(parameters()[0], mesh.TRAIN)
     optimizers = (make_optimizer(OPTIMIZER), make_optimizer(OPTIMIZER))
     state = rl.init_state(params, OBJECTIVE, optimizers, config=CONFIG)
     update = rl.make_update(OBJECTIVE, optimizers, config=CONFIG, group=2)

@@ -5,6 +5,7 @@ They may only save, leave or read a checkpoint together: each of these waits for
 
 import collections
 import enum
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from pav_jax import mesh
 
 
-def gather(word: int) -> np.ndarray:
-    """What each process says, int32 `[processes]`; waits for all of them."""
+def gather(words: int | Sequence[int] | np.ndarray) -> np.ndarray:
+    """What each process says, int32 `[processes, ...]`; waits for all of them."""
+    words = np.asarray(words, np.int32)
     if not mesh.is_shared():
-        return np.array([word], np.int32)
-    return multihost_utils.process_allgather(np.int32(word))
+        return words[None]
+    return multihost_utils.process_allgather(words)
 
 
 class Word(enum.IntEnum):

@@ -14,18 +14,19 @@ class Events:
     the last attempt counts.
 
     Args:
-      directory: gets the file.
+      directory: gets the file; without one, nothing is written.
       first: steps done before.
     """
 
-    def __init__(self, directory: Path, first: int):
+    def __init__(self, directory: Path | None, first: int):
         # `tensorboard.summary` itself would import TensorFlow to open a file.
         from tensorboard.compat.proto import event_pb2
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._event = event_pb2.Event
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
-        self._file = (directory / f"{name}.{os.getpid()}.{first}").open("ab")
+        name = f"{name}.{os.getpid()}.{first}"
+        self._file = (directory / name if directory else Path(os.devnull)).open("ab")
         self._records = RecordWriter(self._file)
         self._put(event_pb2.Event(file_version="brain.Event:2"))
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
