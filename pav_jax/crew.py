@@ -13,13 +13,14 @@ others which RUN it is.
 """
 
 import contextlib
+import glob
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pav_jax import artifacts
 from pav_jax.errors import UserError
@@ -27,6 +28,8 @@ from pav_jax.mirror import local_folder
 from pav_jax.processes import Processes
 from pav_jax.stopping import PeerStopped, unstuck
 from pav_jax.workdir import SETTINGS, claim
+
+T = TypeVar("T")
 
 _POLL_SECONDS = 0.3
 # How long the leader, when it fails, waits for the others to hear of that: with it ends
@@ -77,6 +80,9 @@ class Alone:
 
     def end(self, stage: str) -> None:
         """The leader: a stage is complete."""
+
+    def disband(self) -> None:
+        """The leader: nothing is left to do; waits for the others, and tidies up."""
 
 
 class Crew(Alone):
@@ -143,6 +149,11 @@ class Crew(Alone):
     def end(self, stage: str) -> None:
         self.close(stage)
 
+    def disband(self) -> None:
+        self.leave()
+        self._await_others()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
     def await_begin(self, stage: str) -> bool:
         """Waits until a stage is begun or complete; returns whether it is to be run."""
         while not self.closed(stage):
@@ -164,14 +175,72 @@ class Crew(Alone):
             left = self._left(self._index)
             artifacts.write_atomically(left, lambda file: file.write(text.encode()))
         if why and self.leads:
-            end = time.monotonic() + _FAREWELL_SECONDS
-            while time.monotonic() < end and not all(
-                self._left(other).exists() for other in self._others
-            ):
-                time.sleep(_POLL_SECONDS)
+            self._await_others()
+
+    def _await_others(self) -> None:
+        end = time.monotonic() + _FAREWELL_SECONDS
+        while time.monotonic() < end and not all(
+            self._left(other).exists() for other in self._others
+        ):
+            time.sleep(_POLL_SECONDS)
 
     def _left(self, index: int) -> Path:
         return self._folder / f"left-{index}"
+
+
+@contextlib.contextmanager
+def meet(
+    place: Path,
+    processes: Processes,
+    claim: Callable[[], contextlib.AbstractContextManager[T]],
+    *,
+    flag: str,
+) -> Iterator[tuple[Alone, T | None]]:
+    """Those who work at one thing, and what the leader holds of it meanwhile.
+
+    All processes of the run come here at about the same time.
+
+    Args:
+      place: a path that all see; folders called so, and -RUN, are made beside it.
+      processes: those of the run.
+      claim: the leader's hold on the thing.
+      flag: what the user gave as the place.
+
+    Raises:
+      UserError: as `claim`; or this process does not see the leader's folder.
+      PeerStopped: the leader could not claim it.
+    """
+    if processes.count == 1:
+        with claim() as held:
+            yield Alone(), held
+        return
+    with contextlib.ExitStack() as stack:
+        held, run = None, 0  # which tells the others that there is none
+        if processes.index == 0:
+            try:
+                held = stack.enter_context(claim())
+                for old in place.parent.glob(f"{glob.escape(place.name)}-*"):
+                    shutil.rmtree(old)
+                run = 1 + secrets.randbelow(2**31 - 1)
+                _folder(place, run).mkdir()
+            finally:
+                _broadcast(run)
+        elif not (run := _broadcast(0)):
+            raise PeerStopped(f"process 0 could not claim {flag}")
+        folder = _folder(place, run)
+        if not folder.is_dir():
+            raise UserError(
+                f"{flag} is not what process 0 works at; all processes need a folder"
+                " that they all see, such as an NFS mount (for a workdir in a bucket,"
+                " PAV_SCRATCH has to be there)"
+            )
+        crew = Crew(folder, processes)
+        try:
+            yield crew, held
+        except BaseException as error:
+            crew.leave(str(error) or type(error).__name__)
+            raise
+        crew.leave()
 
 
 @contextlib.contextmanager
@@ -181,65 +250,26 @@ def muster(
     values: dict[str, Any],
     processes: Processes,
 ) -> Iterator[tuple[Path, Alone]]:
-    """The claimed workdir, and who works in it; see `workdir.claim`.
-
-    All processes of the run come here at about the same time.
+    """The claimed workdir, and who works in it; see `workdir.claim` and `meet`.
 
     Raises:
-      UserError: as `claim`; or this process was given another config or folder.
-      PeerStopped: the leader could not claim it.
+      UserError: as these; or this process was given another config than the leader.
     """
-    if processes.count == 1:
-        with claim(workdir, name, values) as root:
-            yield root, Alone()
-        return
-    lead = _lead if processes.index == 0 else _follow
-    with lead(workdir, name, values) as (root, folder):
-        crew = Crew(folder, processes)
-        try:
-            yield root, crew
-        except BaseException as error:
-            crew.leave(str(error) or type(error).__name__)
-            raise
-        crew.leave()
-
-
-@contextlib.contextmanager
-def _lead(workdir, name, values) -> Iterator[tuple[Path, Path]]:
-    with contextlib.ExitStack() as stack:
-        run = 0  # which tells the others that there is none
-        try:
-            root = stack.enter_context(claim(workdir, name, values))
-            for old in root.glob(".crew-*"):
-                shutil.rmtree(old)
-            run = 1 + secrets.randbelow(2**31 - 1)
-            folder = _folder(root, run)
-            folder.mkdir()
-        finally:
-            _broadcast(run)
-        yield root, folder
-
-
-@contextlib.contextmanager
-def _follow(workdir, name, values) -> Iterator[tuple[Path, Path]]:
-    run = _broadcast(0)
-    if not run:
-        raise PeerStopped("process 0 could not claim the workdir")
     root = local_folder(workdir)
-    folder = _folder(root, run)
-    if not folder.is_dir():
-        raise UserError(
-            f"--workdir={workdir} is not the folder that process 0 works in; all"
-            " processes need one that they all see, such as an NFS mount (for one in a"
-            " bucket, PAV_SCRATCH has to be there)"
-        )
-    if artifacts.read_json(root / SETTINGS) != {"name": name, "config": values}:
-        raise UserError("this process was given another config than process 0")
-    yield root, folder
+    with meet(
+        root / ".crew",
+        processes,
+        lambda: claim(workdir, name, values),
+        flag=f"--workdir={workdir}",
+    ) as (crew, _):
+        settings = {"name": name, "config": values}
+        if not crew.leads and artifacts.read_json(root / SETTINGS) != settings:
+            raise UserError("this process was given another config than process 0")
+        yield root, crew
 
 
-def _folder(root: Path, run: int) -> Path:
-    return root / f".crew-{run:08x}"
+def _folder(place: Path, run: int) -> Path:
+    return place.with_name(f"{place.name}-{run:08x}")
 
 
 def _broadcast(value: int) -> int:

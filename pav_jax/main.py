@@ -121,8 +121,9 @@ def _report(arguments: argparse.Namespace, _: list[str]) -> None:
 
 
 def _score(arguments: argparse.Namespace, _: list[str]) -> None:
-    from pav_jax import mesh, score_file, scoring
+    from pav_jax import mesh, processes, score_file, scoring
 
+    joined = processes.join(_coordinator(arguments))
     if arguments.mesh is None:
         try:
             mesh.activate({"mesh": scoring.mesh_of(arguments.verifier)})
@@ -131,7 +132,9 @@ def _score(arguments: argparse.Namespace, _: list[str]) -> None:
     else:
         mesh.activate({"mesh": mesh.parse(arguments.mesh)})
     verifiers = scoring.Verifiers.load(arguments.verifier, arguments.prover_k)
-    tally = score_file.score_file(verifiers, arguments.input, arguments.output)
+    tally = score_file.score_file(verifiers, arguments.input, arguments.output, joined)
+    if tally is None:  # process 0 says it
+        return
     said = f"{arguments.output}: {tally.scored:,} responses scored"
     if tally.bad:
         said += f"; {tally.bad:,} lines could not be, and have a pav.error there"
@@ -227,6 +230,7 @@ def _make_parser() -> argparse.ArgumentParser:
         help="how devices are shared out, such as fsdp=-1,tensor=2; default: as in the"
         " run",
     )
+    _add_coordinator(score)
     score.set_defaults(command=_score, takes_changes=False)
 
     export = commands.add_parser(
@@ -307,7 +311,7 @@ def _make_parser() -> argparse.ArgumentParser:
 def _add_coordinator(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "many processes",
-        "Of one run, in one workdir that all of them see. Each also reads"
+        "Of one run, in one workdir, or of one output, that all see. Each also reads"
         " JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
     )
     group.add_argument(

@@ -4,23 +4,33 @@ Input and output have a line for a line, in order. Lines are read, scored and wr
 few hundred at a time, so that files may be of any length. What is written goes to
 `OUTPUT.partial`, which takes its place at OUTPUT when it is complete: a run that was
 killed goes on after the last whole line.
+
+Several processes share out these pieces: whoever comes to one first scores it. Process
+0 appends them in order; one whose turn has not come waits in `OUTPUT.parts/`, called by
+its first line.
 """
 
+import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import itertools
 import json
 import math
 import os
+import shutil
 import sys
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from tqdm import tqdm
 
-from pav_jax import scoring
+from pav_jax import artifacts, scoring
+from pav_jax.crew import Alone, meet
 from pav_jax.errors import UserError
+from pav_jax.processes import Processes
 from pav_jax.progress import progress
 
 KEY = "pav"  # of what is added to each line
@@ -28,6 +38,10 @@ KEY = "pav"  # of what is added to each line
 _CHUNK_LINES = 512  # that are scored together, and done again after a kill
 _CHUNK_BYTES = _LONGEST = 1 << 24  # of those lines together, and of any one
 _TOLD = 20  # bad lines that are told one by one
+
+# What several processes share; in OUTPUT.parts, what the pieces there are of, and the
+# lines that were done before.
+_NAME, _ABOUT, _START = "score", "about.json", "start.json"
 
 
 @dataclasses.dataclass
@@ -46,7 +60,8 @@ def score_file(
     verifiers: scoring.Verifiers,
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-) -> Tally:
+    processes: Processes = Processes(),  # noqa: B008
+) -> Tally | None:
     """Scores each line of a JSONL file.
 
     Args:
@@ -56,41 +71,32 @@ def score_file(
       target: the same lines, each with an object `pav` added: `line`, counted from 1,
         `prover_k` and `verifier`; and `prompt_q`, `steps` with `text`, `q` and
         `advantage` each, and `orm`, or of a bad line `error`. Values have six decimals.
+      processes: those that share the work, which all call this with the same arguments.
 
     Returns:
-      The lines of the whole file.
+      The lines of the whole file; None in a process that does not lead.
 
     Raises:
       UserError: a file cannot be used, or what is at `target` already is not of these
         verifiers and that input.
+      PeerStopped: another process failed.
     """
     source, target = Path(source), Path(target)
+    place, flag = target.with_name(f".{target.name}.crew"), f"--output={target}"
     try:
-        total = _count(source)
-        if target.exists():
-            if source.samefile(target):
-                raise UserError(f"{target} is the input; give another --output")
-            with target.open("rb") as done, source.open("rb") as lines:
-                tally, _ = _resume(done, target, lines, verifiers)
-            if tally.lines != total:
-                raise UserError(
-                    f"{target} exists, with {tally.lines} lines where {source} has"
-                    f" {total}; delete it, or give another --output"
-                )
-            return tally
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.partial")
-        with partial.open("a+b") as out, source.open("rb") as lines:
-            try:
-                fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"another process is writing {partial}; wait until it ends"
-                ) from None
-            tally, whole = _resume(out, partial, lines, verifiers)
-            out.truncate(whole)  # a line that a kill cut short
-            _score_rest(verifiers, lines, out, tally, total)
-            partial.replace(target)
+        with meet(place, processes, lambda: _claim(source, target), flag=flag) as (
+            crew,
+            claimed,
+        ):
+            parts = target.with_name(f"{target.name}.parts")
+            work, tally = _Work(verifiers, source, parts, crew), None
+            if crew.leads:
+                tally = work.lead(target, *claimed)
+                crew.end(_NAME)
+            elif crew.await_begin(_NAME):
+                work.help()
+                crew.await_end(_NAME)
+            crew.disband()
     except OSError as error:
         raise UserError(
             f"cannot use {error.filename or target}: {error.strerror}"
@@ -98,29 +104,146 @@ def score_file(
     return tally
 
 
-def _score_rest(
-    verifiers: scoring.Verifiers,
-    lines: BinaryIO,
-    out: BinaryIO,
-    tally: Tally,
-    total: int,
-) -> None:
-    """Scores what is left of `lines`, and appends it to `out`."""
-    bar = progress(total=total, initial=tally.lines, unit="line", desc="score")
-    with bar:
-        while chunk := list(_chunk(lines)):
-            records = _score_chunk(verifiers, chunk, tally.lines + 1)
-            for record in records:
-                error = record[KEY].get("error")
-                if error is None:
-                    tally.scored += 1
-                else:
-                    tally.bad += 1
-                    _tell(record[KEY]["line"], error, tally.bad)
-            out.write(b"".join(json.dumps(r).encode() + b"\n" for r in records))
+@contextlib.contextmanager
+def _claim(source: Path, target: Path) -> Iterator[tuple[BinaryIO | None, int, str]]:
+    """The unfinished output, for this process alone, or None where it is finished; and
+    what `_survey` says of the input."""
+    about = _survey(source)
+    if target.exists():
+        yield None, *about
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.partial")
+    with partial.open("a+b") as out:
+        try:
+            fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is writing {partial}; wait until it ends"
+            ) from None
+        yield out, *about
+
+
+class _Work:
+    """What one process does of a file.
+
+    Args:
+      verifiers: those in use.
+      source: the input.
+      parts: the folder of pieces whose turn has not come.
+      crew: who else is at work.
+    """
+
+    def __init__(
+        self, verifiers: scoring.Verifiers, source: Path, parts: Path, crew: Alone
+    ):
+        self._verifiers, self._source = verifiers, source
+        self._parts, self._crew = parts, crew
+        self._bad = 0  # lines that this process has met
+
+    def lead(
+        self, target: Path, out: BinaryIO | None, total: int, digest: str
+    ) -> Tally:
+        """Does what is left of the file, with the help of others."""
+        source, parts, crew = self._source, self._parts, self._crew
+        if out is None:
+            if source.samefile(target):
+                raise UserError(f"{target} is the input; give another --output")
+            with target.open("rb") as done, source.open("rb") as lines:
+                tally, _ = _resume(done, target, lines, self._verifiers)
+            if tally.lines != total:
+                raise UserError(
+                    f"{target} exists, with {tally.lines} lines where {source} has"
+                    f" {total}; delete it, or give another --output"
+                )
+            return tally
+        partial = Path(out.name)
+        with source.open("rb") as lines:
+            tally, whole = _resume(out, partial, lines, self._verifiers)
+        out.truncate(whole)  # a line that a kill cut short
+        about = {"input": digest, **_terms(self._verifiers)}
+        if not (parts / _ABOUT).exists() or _about(parts) != about:
+            shutil.rmtree(parts, ignore_errors=True)
+            parts.mkdir()
+            artifacts.write_json(parts / _ABOUT, about)
+        artifacts.write_json(parts / _START, tally.lines)
+        crew.begin(_NAME)
+        self._score_rest(out, tally, total)
+        partial.replace(target)
+        shutil.rmtree(parts)
+        return tally
+
+    def help(self) -> None:
+        """Scores pieces that nobody else does."""
+        about = {"input": _survey(self._source)[1], **_terms(self._verifiers)}
+        if _about(self._parts) != about:
+            raise UserError(
+                "this process was given another --input or --verifier than process 0"
+            )
+        start = artifacts.read_json(self._parts / _START)
+        for name, first, lines in _pieces(self._source, start):
+            self._crew.check()
+            if self._crew.claim(name):
+                self._write(name, first, lines)
+
+    def _score_rest(self, out: BinaryIO, tally: Tally, total: int) -> None:
+        """Appends all that is left to `out`, and scores what of it nobody else does."""
+        crew = self._crew
+        waiting: deque[str] = deque()  # pieces that come after one that is not there
+        bar = progress(total=total, initial=tally.lines, unit="line", desc="score")
+
+        def append(piece: bytes) -> None:
+            out.write(piece)
             out.flush()
             os.fsync(out.fileno())
-            bar.update(len(chunk))
+            lines = piece.splitlines()
+            bad = sum("error" in json.loads(line)[KEY] for line in lines)
+            tally.bad += bad
+            tally.scored += len(lines) - bad
+            bar.update(len(lines))
+
+        def append_next() -> None:
+            path = self._parts / waiting.popleft()
+            append(path.read_bytes())
+            path.unlink()
+
+        with bar:
+            for name, first, lines in _pieces(self._source, tally.lines):
+                crew.check()
+                if not crew.claim(name):
+                    waiting.append(name)
+                elif waiting or (self._parts / name).exists():
+                    self._write(name, first, lines)
+                    waiting.append(name)
+                else:
+                    append(self._score(first, lines))
+                while waiting and crew.closed(waiting[0]):
+                    append_next()
+            while waiting:
+                while not crew.closed(waiting[0]):
+                    crew.pause()
+                append_next()
+
+    def _write(self, name: str, first: int, lines: list[bytes | None]) -> None:
+        """Writes a piece, unless it is there from a run that was stopped."""
+        path = self._parts / name
+        if not path.exists():
+            piece = self._score(first, lines)
+            artifacts.write_atomically(path, lambda file: file.write(piece))
+        self._crew.close(name)
+
+    def _score(self, first: int, lines: list[bytes | None]) -> bytes:
+        """Some lines scored, the first of which has the number `first`."""
+        records = _score_chunk(self._verifiers, lines, first)
+        for record in records:
+            if (error := record[KEY].get("error")) is not None:
+                self._bad += 1
+                _tell(record[KEY]["line"], error, self._bad)
+        return b"".join(json.dumps(record).encode() + b"\n" for record in records)
+
+
+def _about(parts: Path) -> Any:
+    return artifacts.read_json(parts / _ABOUT)
 
 
 def _tell(line: int, error: str, number: int) -> None:
@@ -218,9 +341,27 @@ def _chunk(file: BinaryIO) -> Iterator[bytes | None]:
             return
 
 
-def _count(path: Path) -> int:
+def _pieces(source: Path, start: int) -> Iterator[tuple[str, int, list[bytes | None]]]:
+    """Name, first line's number, and lines of all pieces after `start` lines.
+
+    Where a piece ends does not depend on `start`.
+    """
+    with source.open("rb") as file:
+        first = 1
+        while lines := list(_chunk(file)):
+            skipped = min(max(0, start + 1 - first), len(lines))
+            if skipped < len(lines):
+                name = f"{first + skipped:012d}"
+                yield name, first + skipped, lines[skipped:]
+            first += len(lines)
+
+
+def _survey(path: Path) -> tuple[int, str]:
+    """Lines of a file, and a hash of what is in it."""
     with path.open("rb") as file:
-        return sum(1 for _ in _lines(file))
+        count = sum(1 for _ in _lines(file))
+        file.seek(0)
+        return count, hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _resume(

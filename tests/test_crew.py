@@ -171,15 +171,17 @@ def test_the_leader_cannot_claim(team):
     assert {type(error) for error in errors[1:]} == {PeerStopped}
 
 
-def test_another_folder_and_another_config(team, tmp_path):
-    errors = team(
-        lambda index: _stages(index, []),
-        configs={1: _config(size=3)},
-        workdirs={2: tmp_path / "local"},
-    )
-    assert type(errors[1]) is UserError and "another config" in str(errors[1])
-    assert type(errors[2]) is UserError and "is not the folder" in str(errors[2])
+def test_another_folder(team, tmp_path):
+    errors = team(lambda index: _stages(index, []), workdirs={2: tmp_path / "local"})
+    assert type(errors[2]) is UserError and "is not what process 0" in str(errors[2])
     assert not (tmp_path / "local").exists()
+
+
+def test_another_config_stops_all(team):
+    errors = team(lambda index: _stages(index, []), configs={1: _config(size=3)})
+    assert type(errors.pop(1)) is UserError
+    assert {type(error) for error in errors} == {PeerStopped}
+    assert all("another config" in str(error) for error in errors)
 
 
 @pytest.fixture
