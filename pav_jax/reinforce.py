@@ -148,8 +148,7 @@ class Trainer:
             config=self.train.model,
             verifier=self.verifier,
         )
-        checkpoints = Checkpoints(self.directory / "checkpoints")
-        with contextlib.closing(checkpoints):
+        with Checkpoints(self.directory / "checkpoints") as checkpoints:
             state = checkpoints.restore(state) or state
             return self._loop(state, update, checkpoints)
 

@@ -17,17 +17,12 @@ from pav_jax.main import main
 from pav_jax.stages import Stage
 from pav_jax.train import checkpoint
 
-_PAV = dict(reward="progress", alpha=0.5, prover_k=2)
-METHODS = dict(
-    verified=_PAV | dict(baseline="value"),
-    continued=_PAV | dict(baseline="group", n_mc=2),
-    refreshed=_PAV | dict(baseline="group", refresh_every=2),
-)
-STEPS = 4
+PAV = dict(reward="progress", baseline="value", alpha=0.5, prover_k=2)
+STEPS = 3
 
 
-def config(sizes=None, methods=tuple(METHODS)) -> ConfigDict:
-    """Of the stages; `sizes` are the mesh's."""
+def config(sizes=None, **changes) -> ConfigDict:
+    """Of the stages; `sizes` are the mesh's, and `changes` of the method."""
     optimizer = dict(
         warmup_steps=1,
         learning_rate=1e-3,
@@ -64,14 +59,14 @@ def config(sizes=None, methods=tuple(METHODS)) -> ConfigDict:
                     samples=2,
                     kl=0.01,
                     max_kl=5.0,
-                    measure_every=2,
+                    measure_every=STEPS,
                     measure_samples=2,
                 ),
                 refresh=optimizer
                 | dict(problems=5, n_mc=2, language_weight=0.1, steps=2, batch_size=4),
                 measured="test",
                 seeds=(0,),
-                methods={name: METHODS[name] for name in methods},
+                methods=dict(pav=PAV | changes),
                 final={},
             ),
         )
@@ -82,7 +77,7 @@ def config(sizes=None, methods=tuple(METHODS)) -> ConfigDict:
 
 
 def stages(config) -> list[Stage]:
-    """The problems, a policy and a verifier that no one has trained, and the RL runs."""
+    """Problems, a policy and a verifier that no one has trained, and an RL run."""
     model = ("task", "model", "limits", "seed")
     fields = ("task", "problems", "limits", "tokenizer")
     return [
@@ -91,6 +86,12 @@ def stages(config) -> list[Stage]:
         Stage("prm", _verifier, ("data", "rft"), model),
         *(s for s in improvement.stages(config) if s.name.startswith("rl-")),
     ]
+
+
+def read(workdir):
+    """The policy that a run left, on the host."""
+    lab = experiment.Lab.load(config(), workdir / "data", "labels")
+    return jax.device_get(lab.load_policy(workdir / "rl-pav-0"))
 
 
 def _lab(context):

@@ -23,10 +23,19 @@ from pav_jax.processes import Coordinator
 from pav_jax.stages import run_stages
 
 ROOT = Path(__file__).resolve().parents[1]
-WORKER = Path(__file__).with_name("train_worker.py")
-_spec = importlib.util.spec_from_file_location("train_worker", WORKER)
-train_worker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(train_worker)
+
+
+def _worker(name):
+    """A program beside this file, as a module; its `__file__` starts it."""
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SHARES = Path(__file__).with_name("shares_worker.py")
+train_worker, rl_worker = _worker("train_worker"), _worker("rl_worker")
 
 # A shared stage, of which process 1 never finishes the shard that it takes.
 STUCK = """
@@ -81,10 +90,10 @@ def _together(host="127.0.0.1", count=2):
 def run(tmp_path):
     """Starts a program of the arguments of `pav run`; ends what a test leaves."""
     (tmp_path / "demo.py").write_text(CONFIG)
-    run = ["run", f"--config={tmp_path / 'demo.py'}", f"--workdir={tmp_path / 'out'}"]
     started = []
 
-    def start(*program, flags=(), prefix=(), devices=1):
+    def start(*program, flags=(), prefix=(), devices=1, workdir=tmp_path / "out"):
+        run = ["run", f"--config={tmp_path / 'demo.py'}", f"--workdir={workdir}"]
         count = f"--xla_force_host_platform_device_count={devices}"
         process = subprocess.Popen(
             [*prefix, sys.executable, *program, *run, *flags],
@@ -96,6 +105,7 @@ def run(tmp_path):
             | {
                 "XLA_FLAGS": count,
                 "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles sooner
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",  # and only once
                 "PYTHONPATH": str(ROOT),
             },
         )
@@ -221,7 +231,7 @@ def train(run, tmp_path):
         (tmp_path / "demo.py").write_text(
             f"from ml_collections import ConfigDict\n\nget_config = lambda: {config}\n"
         )
-        program = (WORKER, str(pause), str(hang))
+        program = (train_worker.__file__, str(pause), str(hang))
         return [
             run(*program, flags=flags, devices=devices, **kwargs)
             for flags in _together(count=count)
@@ -280,6 +290,15 @@ def test_training_that_is_stopped_goes_on(train, tmp_path, alone):
     _step(helper, done + 4)
     while not (saved / str(done + 3)).exists():
         time.sleep(0.1)
+    _kill(helper, leader)
+
+    both = train(sizes, 2, devices=2)
+    for out in _check_trained(both, tmp_path / "out", alone):
+        assert f"step {done + 3}\n" in out and f"step {done + 2}\n" not in out
+
+
+def _kill(helper, leader):
+    """Kills one of two that train as one; the other is to stop, and to say why."""
     helper.kill()
     _, said = leader.communicate(timeout=120)
     # Who notices first: the leader in its next step, or jax, which ends the process.
@@ -287,9 +306,91 @@ def test_training_that_is_stopped_goes_on(train, tmp_path, alone):
         assert leader.returncode == 75, said
         assert "another process is gone" in said.splitlines()[-1]
 
-    both = train(sizes, 2, devices=2)
-    for out in _check_trained(both, tmp_path / "out", alone):
-        assert f"step {done + 3}\n" in out and f"step {done + 2}\n" not in out
+
+# RL as one program, for which each samples.
+
+
+@pytest.mark.slow
+def test_weights_and_rows_between_meshes():
+    """Where the mesh of all has devices in an order that its topology wants."""
+    address = f"127.0.0.1:{_port()}"
+    both = [
+        subprocess.Popen(
+            [sys.executable, SHARES, address, str(index)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ
+            | {
+                "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+                "PYTHONPATH": str(ROOT),
+            },
+        )
+        for index in range(2)
+    ]
+    said = [process.communicate(timeout=240) for process in both]
+    assert all("all is well" in out for out, _ in said), said
+
+
+@pytest.fixture
+def reinforce(run, tmp_path):
+    """Starts processes that do RL on a mesh; see rl_worker.py."""
+
+    def start(sizes, count, hang=-1, **kwargs):
+        config = rl_worker.config(sizes, refresh_every=2)
+        (tmp_path / "demo.py").write_text(
+            "from ml_collections import ConfigDict\n\n"
+            f"get_config = lambda: ConfigDict({config.to_dict()})\n"
+        )
+        each = _together(count=count) if count > 1 else [()]
+        program = (rl_worker.__file__, str(hang))
+        return [run(*program, flags=flags, **kwargs) for flags in each]
+
+    return start
+
+
+@pytest.mark.slow
+def test_two_processes_do_rl_as_one(reinforce, tmp_path):
+    """One is killed while it samples; then both go on to what one process has."""
+    leader, helper = reinforce({"fsdp": 2}, 2, hang=2)
+    _step(helper, 2)
+    while not (tmp_path / "out/rl-pav-0.new/checkpoints/2").exists():
+        time.sleep(0.1)
+    _kill(helper, leader)
+    for process in reinforce({"fsdp": 2}, 2):
+        out, said = process.communicate(timeout=400)
+        assert process.returncode == 0, said
+        assert "step 2\n" in out and "step 1\n" not in out
+    (process,) = reinforce(None, 1, workdir=tmp_path / "alone")
+    _, said = process.communicate(timeout=400)
+    assert process.returncode == 0, said
+
+    ours, wanted = tmp_path / "out", tmp_path / "alone"
+    moved = jax.tree.map(np.subtract, *map(rl_worker.read, (ours, wanted)))
+    assert max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(moved)) < 1e-5
+    ours, wanted = ours / "rl-pav-0", wanted / "rl-pav-0"
+    for name in ("metrics", "accuracy", "responses"):
+        rows, theirs = (_rows(folder / f"{name}.jsonl") for folder in (ours, wanted))
+        assert len(rows) == len(theirs)
+        for row, their in zip(rows, theirs, strict=True):
+            for a, b in zip(_flat(row), _flat(their), strict=True):
+                assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
+    ledgers = [(folder / "ledger.json").read_text() for folder in (ours, wanted)]
+    assert ledgers[0] == ledgers[1]
+
+
+def _rows(path):
+    """Without what the clock says."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    clock = ("seconds", "tokens_per_second")
+    return [{k: v for k, v in row.items() if k not in clock} for row in rows]
+
+
+def _flat(row):
+    """Names and values; those of dictionaries and lists within, too."""
+    found = jax.tree.leaves_with_path(row)
+    return [value for pair in found for value in (str(pair[0]), pair[1])]
 
 
 # Are the devices there?

@@ -2,8 +2,12 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +15,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from pav_jax import evaluation, experiment, score_file, scoring, verifier
+from pav_jax import crew, evaluation, experiment, score_file, scoring, verifier
 from pav_jax.errors import UserError
 from pav_jax.gemma import checkpoint as published
 from pav_jax.gemma import forward
@@ -19,6 +23,7 @@ from pav_jax.gemma.tokenizer import byte_tokenizer
 from pav_jax.labels import Response
 from pav_jax.ledger import Ledger
 from pav_jax.main import main
+from pav_jax.processes import Processes
 from pav_jax.stages import Stage, run_stages
 from pav_jax.train import checkpoint
 
@@ -412,6 +417,126 @@ def test_no_line_is_held_that_is_too_long(verifiers, source, tmp_path, monkeypat
     assert "longer than 200 bytes" in said[10]["error"]
     assert "longer than 200 bytes" in said[11]["error"]
     assert "error" not in said[15]
+
+
+@pytest.fixture
+def share(verifiers, source, monkeypatch):
+    """Scores `source` as three processes that are threads; what each returned."""
+    local = threading.local()
+    monkeypatch.setattr(crew, "_broadcast", lambda run: local.meet(run))
+    monkeypatch.setattr(crew, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(score_file, "_CHUNK_LINES", 3)
+
+    def run(target, **others):
+        told = Future()
+
+        def meet(run):
+            if local.index == 0:
+                told.set_result(run)
+            return told.result(timeout=60)
+
+        def process(index):
+            local.index, local.meet = index, meet
+            given = {"verifiers": verifiers, "source": source} | others.get(
+                f"process_{index}", {}
+            )
+            return score_file.score_file(
+                target=target, processes=Processes(index, 3), **given
+            )
+
+        with ThreadPoolExecutor(3) as pool:
+            futures = [pool.submit(process, index) for index in range(3)]
+            return [f.exception(timeout=60) or f.result() for f in futures]
+
+    run.index = lambda: local.index
+    return run
+
+
+def test_processes_share_out_a_file(share, verifiers, source, tmp_path, monkeypatch):
+    alone, target = tmp_path / "alone.jsonl", tmp_path / "out" / "scored.jsonl"
+    tally = score_file.score_file(verifiers, source, alone)
+    pieces = {}
+    score_chunk = score_file._score_chunk
+
+    def noting(verifiers, lines, first):
+        assert first not in pieces  # nothing is scored twice
+        pieces[first] = share.index()
+        time.sleep(0.05)
+        return score_chunk(verifiers, lines, first)
+
+    monkeypatch.setattr(score_file, "_score_chunk", noting)
+    assert share(target) == [tally, None, None]
+    assert sorted(pieces) == [1, 4, 7, 10, 13, 16] and len(set(pieces.values())) > 1
+    assert target.read_bytes() == alone.read_bytes()
+    assert [path.name for path in target.parent.iterdir()] == ["scored.jsonl"]
+    assert share(target) == [tally, None, None]  # there is nothing left to do
+
+
+def test_one_that_fails_loses_no_piece(share, verifiers, source, tmp_path, monkeypatch):
+    """What others had done by then waits in pieces, which the next run takes."""
+    target, done = tmp_path / "scored.jsonl", []
+    score_chunk = score_file._score_chunk
+
+    def failing(verifiers, lines, first):
+        if first == 1:
+            while len(done) < 3:
+                time.sleep(0.01)
+            raise UserError("the dog ate it")
+        done.append(first)
+        return score_chunk(verifiers, lines, first)
+
+    monkeypatch.setattr(score_file, "_score_chunk", failing)
+    errors = share(target)
+    assert all("the dog ate it" in str(error) for error in errors), errors
+    kept = list((tmp_path / "scored.jsonl.parts").glob("0*"))
+    assert len(kept) == len(done) >= 3
+
+    scored = []
+
+    def noting(verifiers, lines, first):
+        scored.append(first)
+        return score_chunk(verifiers, lines, first)
+
+    monkeypatch.setattr(score_file, "_score_chunk", noting)
+    tally = score_file.score_file(verifiers, source, target)  # by one process
+    assert sorted(scored + done) == [1, 4, 7, 10, 13, 16]
+    whole = target.read_bytes()
+    target.unlink()
+    assert score_file.score_file(verifiers, source, target) == tally
+    assert target.read_bytes() == whole
+
+
+def test_one_that_was_given_another_file(share, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text("{}\n")
+    errors = share(tmp_path / "scored.jsonl", process_2={"source": other})
+    assert type(errors.pop(2)) is UserError
+    assert all("another --input" in str(error) for error in errors)
+
+
+@pytest.mark.slow
+def test_two_real_processes_score(run, source, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    target = tmp_path / "scored.jsonl"
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "pav_jax", "score", f"--verifier={run}"]
+            + [f"--input={source}", f"--output={target}", "--num_processes=2"]
+            + [f"--coordinator=127.0.0.1:{port}", f"--process_id={index}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        )
+        for index in range(2)
+    ]
+    said = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert f"{16 - len(BAD)} responses scored" in said[0][0]
+    assert "scored" not in said[1][0]
+    assert len(target.read_text().splitlines()) == 16
 
 
 def test_the_commands(run, tmp_path, capsys):

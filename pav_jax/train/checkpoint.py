@@ -140,6 +140,14 @@ class Checkpoints:
         """Waits for saves under way."""
         self._manager.close()
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        # Where a computation failed since a process is gone, closing waits for that.
+        if kind is None or not issubclass(kind, jax.errors.JaxRuntimeError):
+            self.close()
+
 
 def _checkpointer(ocp, who: Callable[[Any], Any]) -> Any:
     return ocp.StandardCheckpointer(multiprocessing_options=who(ocp))
