@@ -10,6 +10,8 @@ others which RUN it is.
     STAGE.open, STAGE.done    the leader began it, or found it or made it complete
     NAME.claim, NAME.done     a shard that one process took, and has dealt with
     left-I                    process I is through, or stopped; it says why
+
+`pav score` shares out a file in the same way; its folder lies beside the output.
 """
 
 import contextlib
@@ -25,7 +27,7 @@ from typing import Any, TypeVar
 from pav_jax import artifacts
 from pav_jax.errors import UserError
 from pav_jax.mirror import local_folder
-from pav_jax.processes import Processes
+from pav_jax.processes import Processes, is_loss
 from pav_jax.stopping import PeerStopped, unstuck
 from pav_jax.workdir import SETTINGS, claim
 
@@ -35,9 +37,6 @@ _POLL_SECONDS = 0.3
 # How long the leader, when it fails, waits for the others to hear of that: with it ends
 # the service that they are connected to, and jax would then end them in its own way.
 _FAREWELL_SECONDS = 10.0
-# What jax says where another process is gone: the means by which CPUs compute together,
-# and the service by which processes meet and wait.
-_SIGNS_OF_LOSS = ("gloo", "coordination service", "barrier")
 
 
 class Alone:
@@ -81,8 +80,8 @@ class Alone:
     def end(self, stage: str) -> None:
         """The leader: a stage is complete."""
 
-    def disband(self) -> None:
-        """The leader: nothing is left to do; waits for the others, and tidies up."""
+    def tidy(self) -> None:
+        """After `meet`: the leader removes what they went by, once all have left."""
 
 
 class Crew(Alone):
@@ -134,12 +133,14 @@ class Crew(Alone):
         try:
             with unstuck(self.check):
                 yield
-        except jax.errors.JaxRuntimeError as error:
-            self._checked = 0.0
-            self.check()
+        except (jax.errors.JaxRuntimeError, ValueError) as error:
+            lost = is_loss(error)
+            if lost or isinstance(error, jax.errors.JaxRuntimeError):
+                self._checked = 0.0
+                self.check()
             # On CPUs this is heard at once; elsewhere jax ends this process when the
             # lost one has been silent for a minute.
-            if any(sign in str(error).lower() for sign in _SIGNS_OF_LOSS):
+            if lost:
                 raise PeerStopped("another process is gone without a word") from error
             raise
 
@@ -149,10 +150,10 @@ class Crew(Alone):
     def end(self, stage: str) -> None:
         self.close(stage)
 
-    def disband(self) -> None:
-        self.leave()
-        self._await_others()
-        shutil.rmtree(self._folder, ignore_errors=True)
+    def tidy(self) -> None:
+        if self.leads:
+            self._await_others()
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def await_begin(self, stage: str) -> bool:
         """Waits until a stage is begun or complete; returns whether it is to be run."""

@@ -17,6 +17,7 @@ from pav_jax.stopping import (
     PeerStopped,
     Terminated,
     again,
+    is_unwinding,
     terminable,
 )
 
@@ -34,12 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             if rest and not arguments.takes_changes:
                 parser.error(f"{rest[0]!r} is not understood")
             code = arguments.command(arguments, rest)
-    except UserError as error:
+    except (UserError, Terminated) as error:
+        if isinstance(error, Terminated) or is_unwinding():
+            _complain(again("terminated"))
+            return _leave(TERMINATED, at_once=argv is None)
         _complain(str(error))
         return _leave(2, at_once=argv is None)
-    except Terminated:
-        _complain(again("terminated"))
-        return _leave(TERMINATED, at_once=argv is None)
     except PeerStopped as error:
         _complain(again(error))
         return _leave(AGAIN, at_once=argv is None)

@@ -9,6 +9,10 @@ AUTO = "auto"
 # jax's own default changed in 0.8.1; launchers and tests that name a port name this.
 PORT = 8476
 
+# What jax says where another process is gone: the means by which CPUs compute together,
+# and the service by which processes meet and wait.
+_SIGNS_OF_LOSS = ("gloo", "coordination service", "barrier")
+
 # A process that has said nothing for so long is taken for dead, and the others stop.
 _HEARTBEAT_SECONDS = 60
 
@@ -83,6 +87,16 @@ class Coordinator:
                 f" since --num_processes={num_processes}"
             )
         return cls(address, num_processes, process_id)
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether a computation of several processes failed since one of them is gone."""
+    import jax
+
+    kinds = (jax.errors.JaxRuntimeError, ValueError)  # jax raises either
+    if not isinstance(error, kinds) or isinstance(error, UserError):
+        return False
+    return any(sign in str(error).lower() for sign in _SIGNS_OF_LOSS)
 
 
 def join(coordinator: Coordinator) -> Processes:

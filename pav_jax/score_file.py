@@ -96,7 +96,7 @@ def score_file(
             elif crew.await_begin(_NAME):
                 work.help()
                 crew.await_end(_NAME)
-            crew.disband()
+        crew.tidy()
     except OSError as error:
         raise UserError(
             f"cannot use {error.filename or target}: {error.strerror}"

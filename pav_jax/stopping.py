@@ -25,6 +25,7 @@ _CHECK_SECONDS = 2.0
 
 _deferring = False
 _asked = False
+_unwinding = False
 
 
 class Terminated(KeyboardInterrupt):
@@ -42,15 +43,18 @@ def terminable() -> Iterator[None]:
     Python drops what is raised while it calls back (a weak reference's callback, say),
     so it is raised again each second for as long as nothing unwinds.
     """
+    global _unwinding
+    _unwinding = False
 
     def stop(number: int, _) -> None:
-        global _asked
+        global _asked, _unwinding
         if _deferring and number == signal.SIGTERM:
             if not _asked:
                 _asked = True
                 signal.setitimer(signal.ITIMER_REAL, _GRACE_SECONDS)
             return
         signal.setitimer(signal.ITIMER_REAL, 1.0)
+        _unwinding = True
         error = sys.exc_info()[1]
         while error is not None:
             if isinstance(error, Terminated):
@@ -66,6 +70,12 @@ def terminable() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+def is_unwinding() -> bool:
+    """Whether SIGTERM has come, so that what fails may fail for that: a library that is
+    interrupted while it reads a file says that the file cannot be read."""
+    return _unwinding
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from pav_jax.main import main
 from pav_jax.stages import Stage
 from pav_jax.train import checkpoint
 
-PAV = dict(reward="progress", baseline="value", alpha=0.5, prover_k=2)
+PAV = dict(reward="progress", baseline="group", alpha=0.5, prover_k=2)
 STEPS = 3
 
 

@@ -227,8 +227,12 @@ def test_errors_of_a_computation_of_all(tmp_path):
     ):
         with pytest.raises(PeerStopped, match="is gone"), alone.lockstep():
             raise jax.errors.JaxRuntimeError(said)
+    with pytest.raises(PeerStopped, match="is gone"), alone.lockstep():
+        raise ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer")
     with pytest.raises(jax.errors.JaxRuntimeError), alone.lockstep():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+    with pytest.raises(UserError), alone.lockstep():
+        raise UserError("no barrier is known")
 
 
 # How a process is told of the others.

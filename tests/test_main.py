@@ -121,6 +121,22 @@ def test_sigterm_handler_is_put_back(pipeline):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_what_fails_since_it_is_terminated(pipeline, capsys):
+    """Libraries that are interrupted say that a file cannot be read, or the like."""
+
+    def stages(config):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Terminated:
+            raise UserError("the file cannot be read") from None
+
+    pipeline.stages = stages
+    assert main(RUN) == 143
+    assert "the same command goes on from here" in capsys.readouterr().err
+    pipeline.stages = lambda config: []  # the next command is another
+    assert main(["run", "--config=absent.py", "--workdir=out"]) == 2
+
+
 # Waits in a stage, in a process of its own; what the stage cleans up is printed.
 WAITING = """
 import signal, sys, time, types

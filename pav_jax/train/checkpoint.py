@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from pav_jax import mesh
 from pav_jax.errors import UserError
+from pav_jax.processes import is_loss
 from pav_jax.train.agreement import gather
 
 
@@ -143,9 +144,8 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
-        # Where a computation failed since a process is gone, closing waits for that.
-        if kind is None or not issubclass(kind, jax.errors.JaxRuntimeError):
+    def __exit__(self, _, error: BaseException | None, *__) -> None:
+        if error is None or not is_loss(error):  # else it would wait for the lost one
             self.close()
 
 
