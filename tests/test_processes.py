@@ -226,15 +226,16 @@ def alone(tmp_path_factory):
 def train(run, tmp_path):
     """Starts processes that train on a mesh; see train_worker.py."""
 
-    def start(sizes, count, devices=1, pause=0.0, hang=-1, **kwargs):
+    def start(sizes, count, devices=1, pause=0.0, hang=-1, hosts=None):
         config = f"ConfigDict({train_worker.config(sizes).to_dict()})"
         (tmp_path / "demo.py").write_text(
             f"from ml_collections import ConfigDict\n\nget_config = lambda: {config}\n"
         )
         program = (train_worker.__file__, str(pause), str(hang))
+        prefixes, address = hosts or ([()] * count, "127.0.0.1")
         return [
-            run(*program, flags=flags, devices=devices, **kwargs)
-            for flags in _together(count=count)
+            run(*program, flags=flags, devices=devices, prefix=prefix)
+            for flags, prefix in zip(_together(address, count), prefixes, strict=True)
         ]
 
     return start
@@ -268,6 +269,11 @@ def test_four_processes_train_as_one(train, tmp_path, alone):
             for workdir in (tmp_path / "out", alone)
         )
         assert ours == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_hosts_train_as_one(train, hosts, tmp_path, alone):
+    _check_trained(train({"fsdp": 2}, 2, hosts=hosts), tmp_path / "out", alone)
 
 
 @pytest.mark.slow
@@ -399,11 +405,14 @@ def _flat(row):
 def test_devices_of_two_processes(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3")
     first, second = _together()
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    told = dict(zip(names, (flag.partition("=")[2] for flag in second), strict=True))
     other = subprocess.Popen(
-        [sys.executable, "-m", "pav_jax", "devices", "--expect=5", *second],
+        [sys.executable, "-m", "pav_jax", "devices", "--expect=5"],
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        env=os.environ | told,
     )
     flags = [flag.partition("=")[2] for flag in first]
     said = devices.check(
