@@ -279,9 +279,14 @@ def place_batch(batch: dict[str, np.ndarray]) -> dict[str, Any]:
     return jax.tree.map(lambda array: _put(array, sharding), batch)
 
 
+def row_shares(mesh: Mesh) -> int:
+    """How many devices of a mesh share out the rows of a batch; 1 without one."""
+    return math.prod(mesh.shape.get(axis, 1) for axis in BATCH)
+
+
 def check_rows(count: int, mesh: Mesh) -> None:
     """Raises UserError if a mesh does not divide the rows of a batch."""
-    share = math.prod(mesh.shape[axis] for axis in BATCH)
+    share = row_shares(mesh)
     if count % share:
         raise UserError(
             f"a batch of {count} rows is not a multiple of data x fsdp = {share},"

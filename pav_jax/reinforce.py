@@ -21,7 +21,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from pav_jax import draws, evaluation, experiment, labels, rl, shares, stopping
+from pav_jax import (
+    draws,
+    evaluation,
+    experiment,
+    labels,
+    mesh,
+    rl,
+    shares,
+    stopping,
+)
 from pav_jax.draws import stream
 from pav_jax.errors import UserError
 from pav_jax.gemma.forward import Params
@@ -340,16 +349,18 @@ class Trainer:
             batch_size=settings.problems,
             seed=stream(self.seed, _STREAM_PROBLEMS),
         )
+        problems = batches(step)["problem"][own].tolist()
+        share = mesh.row_shares(jax.sharding.get_mesh())
         responses = draws.sample(
             policy,
             self.train,
-            batches(step)["problem"][own].tolist(),
+            problems,
             count=settings.samples,
             seed=stream(self.seed, _STREAM_SAMPLES, step),
             sampling=SamplingConfig(
                 max_tokens=self.train.config.limits.max_tokens,
                 end_ids=self.train.tokenizer.end_ids,
-                trunks=settings.problems,
+                trunks=-(-len(problems) // share) * share,
                 rows=settings.samples,
             ),
             ledger=ledger,
@@ -402,11 +413,13 @@ class Trainer:
             greedy = count(temperature=0.0, count=1)
             sampled = count(temperature=1.0, count=settings.measure_samples)
         if shares.leads():
+            # No fewer than it trains on: another grid would be compiled.
+            most = max(_SHOWN, shares.of(settings.problems).stop)
             with shares.apart():
                 scored = self.roll_out(
-                    policy, step, Ledger(), verifier=verifier, own=slice(_SHOWN)
+                    policy, step, Ledger(), verifier=verifier, own=slice(most)
                 )
-            for i in range(0, len(scored.responses), settings.samples):
+            for i in range(0, len(scored.responses), settings.samples)[:_SHOWN]:
                 self._append("responses", {"step": step, **self._shown(scored, i)})
         greedy, sampled = gather([greedy, sampled]).sum(axis=0).tolist()
         problems = len(self.test.problems)
