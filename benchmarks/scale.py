@@ -3,17 +3,18 @@
     python benchmarks/scale.py
 
 Needs libtpu (pip install 'pav_jax[plan]') and no TPU. Compiling takes about two minutes
-a cell on two idle cores; what is found is kept in docs/scale.json, and a cell that is
-there is not compiled again. Delete that file after a change to a step function.
+a cell on two idle cores. What the compiler said is kept in docs/scale.json, step by
+step, and what is there is not compiled again: after a change to a step function delete
+what it concerns.
 """
 
 import json
 import sys
 from pathlib import Path
 
-from pav_jax import artifacts, plan
+from pav_jax import artifacts
 from pav_jax import config as config_lib
-from pav_jax.planning import topology
+from pav_jax.planning import compiled, estimate, steps, topology
 
 ROOT = Path(__file__).resolve().parents[1]
 FOUND, PAGE = ROOT / "docs" / "scale.json", ROOT / "docs" / "scale.md"
@@ -43,39 +44,36 @@ def load(size: str, trunks: int):
 def main() -> None:
     found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
     for size, slice_, sizes, trunks in CELLS:
-        name = f"{size} {slice_}"
-        if name not in found:
-            print(f"compiling {name}", file=sys.stderr)
-            target = topology.parse(slice_)
-            planned = plan.make_plan(load(size, trunks), target, sizes)
-            if planned.code == plan.UNKNOWN:
-                raise SystemExit(plan.text(planned))
-            found[name] = planned.as_json()
-            artifacts.write_json(FOUND, found)
-        write_page(found)
+        config = load(size, trunks)
+        cell = found.setdefault(f"{size} {slice_}", {})
+        for name in steps.names(config):
+            if name not in cell:
+                print(f"compiling {size} {slice_} {name}", file=sys.stderr)
+                cell[name] = compiled.compile_step(name, config, slice_, sizes)
+                artifacts.write_json(FOUND, found)
+    write_page(found)
 
 
 def write_page(found: dict) -> None:
-    """The page, of the cells that are there."""
+    """The page, of the steps that are there."""
     rows, labels, chips = [], [], []
     for size, slice_, sizes, trunks in CELLS:
-        cell = found.get(f"{size} {slice_}")
-        if cell is None:
-            continue
+        cell = found.get(f"{size} {slice_}", {})
+        target, config = topology.parse(slice_), load(size, trunks)
         mesh = " × ".join(f"{axis} {n}" for axis, n in sizes.items())
         where = f"| {size.upper()} | {slice_} | {mesh} |"
-        for name, answer in cell["steps"].items():
-            config = load(size, trunks)
-            batch = f"{trunks} × {config.sampling.rows} rows"
-            if name != "decode":
-                section = config.sft if name == "sft" else config.verifier.prm
-                batch = f"{section.batch_size} × {_length(config)} tokens"
-            rows.append(f"{where} {name} | {batch} | {_memory(answer)} |")
-        decode = cell["steps"]["decode"]
-        if decode["fits"]:
-            labels.append(f"{where} {_labelling(config, decode, cell['chips'])} |")
-        if cell["stages"]:
-            total = [sum(s["chip_hours"][i] for s in cell["stages"]) for i in (0, 1)]
+        for name, answer in cell.items():
+            batch = f"{answer['tokens']:,} rows"
+            if name in ("sft", "verifier"):
+                batch = f"{answer['tokens'] // steps.length(config)} × "
+                batch += f"{steps.length(config)} tokens"
+            rows.append(f"{where} {name} | {batch} | {_memory(answer, target)} |")
+        if cell.get("decode", {}).get("fits"):
+            said = _labelling(config, cell["decode"], target)
+            labels.append(f"{where} {said} |")
+        if set(steps.names(config)) <= {n for n, a in cell.items() if a["fits"]}:
+            stages = estimate.stages(config, cell, target)
+            total = [sum(stage.chip_hours[i] for stage in stages) for i in (0, 1)]
             chips.append(f"{where} {_span(total)} |")
     text = (ROOT / "docs" / "scale.template.md").read_text()
     for name, lines in (("steps", rows), ("labels", labels), ("experiment", chips)):
@@ -83,11 +81,7 @@ def write_page(found: dict) -> None:
     artifacts.write_atomically(PAGE, lambda file: file.write(text.encode()))
 
 
-def _length(config) -> int:
-    return config.limits.max_prompt_tokens + config.limits.max_tokens
-
-
-def _memory(answer: dict) -> str:
+def _memory(answer: dict, target: topology.Topology) -> str:
     parts = answer["parts"]
     cells = [f"{parts.get(name, 0) / _GIB:.2f}" for name in ("weights", "optimizer")]
     cells.append(f"{parts.get('cache', 0) / _GIB:.2f}")
@@ -95,20 +89,20 @@ def _memory(answer: dict) -> str:
         needed, limit = answer["needed"] / _GIB, answer["limit"] / _GIB
         return " | ".join([*cells, "–", f"**{needed:.2f}** of {limit:.2f}", "–", "–"])
     cells += [f"{answer[name] / _GIB:.2f}" for name in ("temporaries", "total")]
-    return " | ".join(
-        [*cells, _span(answer["seconds_a_step"]), _span(answer["tokens_per_second"])]
-    )
+    seconds = estimate.step_seconds(answer, target)
+    speed = estimate.tokens_per_second(answer, target)
+    return " | ".join([*cells, _span(seconds), _span(speed)])
 
 
-def _labelling(config, decode: dict, chips: int) -> str:
+def _labelling(config, decode: dict, target: topology.Topology) -> str:
     """Tokens and chip-hours of the paper's labels, and slices for a day of 100×."""
-    steps = config.limits.max_steps
+    prefixes = config.limits.max_steps
     most = LABELS * config.labels.n_mc * config.limits.max_tokens
-    most *= (steps + 1) / (2 * steps)  # what a prefix leaves, on average
+    most *= (prefixes + 1) / (2 * prefixes)  # what a prefix leaves, on average
     tokens = 0.3 * most, most
-    slow, fast = decode["tokens_per_second"]
+    slow, fast = estimate.tokens_per_second(decode, target)
     hours = tokens[0] / fast / 3600, tokens[1] / slow / 3600
-    chip_hours = [chips * h for h in hours]
+    chip_hours = [target.chips * h for h in hours]
     slices = [100 * h / 24 for h in hours]
     spans = [tuple(t / 1e9 for t in tokens), hours, chip_hours, slices]
     return " | ".join(map(_span, spans))

@@ -203,6 +203,12 @@ def share_of_process(sizes: Mapping[str, int], count: int) -> dict[str, int]:
     return {"data": count // tensor // fsdp, "fsdp": fsdp, "tensor": tensor}
 
 
+def batch_share() -> int:
+    """Devices of the active mesh that share out the rows of a batch; 1 without one."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    return math.prod(sizes.get(axis, 1) for axis in BATCH)
+
+
 def constrain(x: jax.Array, *axes: Any) -> jax.Array:
     """`x`, with its leading dimensions shared out over mesh axes, within a jit."""
     if jax.sharding.get_abstract_mesh().empty:
@@ -239,6 +245,15 @@ def sum_of_shares(x: jax.Array) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.psum(x, BATCH)
+
+
+def constrain_one(x: jax.Array, dimension: int, axis: str) -> jax.Array:
+    """As `constrain`, of one dimension alone; the others stay where they are."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    spec = [PartitionSpec.UNCONSTRAINED] * x.ndim
+    spec[dimension] = axis
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
 def constrain_batch(tree: Any) -> Any:

@@ -81,7 +81,6 @@ def make_plan(
     shape = mesh_lib.axis_sizes(sizes, topology.chips)
     sizes = dict(zip(mesh_lib.AXES, shape, strict=True))
     found: dict[str, dict[str, Any]] = {}
-    seconds: dict[str, estimate.Range] = {}
     for name in steps.names(config):
         try:
             answer = compiled.compile_step(name, config, topology.name, sizes)
@@ -89,16 +88,16 @@ def make_plan(
             found[name] = {"unknown": str(error)}
             continue
         if answer["fits"]:
-            seconds[name] = estimate.step_seconds(answer, topology)
-            speed = estimate.tokens_per_second(name, seconds[name], config)
-            answer |= {"seconds_a_step": seconds[name], "tokens_per_second": speed}
+            seconds = estimate.step_seconds(answer, topology)
+            speed = estimate.tokens_per_second(answer, topology)
+            answer |= {"seconds_a_step": seconds, "tokens_per_second": speed}
         found[name] = answer
-    fits = len(seconds) == len(found)
+    fits = all(answer.get("fits") for answer in found.values())
     return Plan(
         topology,
         sizes,
         found,
-        estimate.stages(config, seconds, topology) if fits else [],
+        estimate.stages(config, found, topology) if fits else [],
         _advice(config, topology, sizes, found),
     )
 
@@ -141,7 +140,7 @@ def _divides(config: ConfigDict, sizes: dict[str, int]) -> bool:
         and model.mlp_dim % tensor == 0
         and model.vocab_size % tensor == 0
         and model.embed_dim % fsdp == 0
-        and all(rows % share == 0 for rows in batches)
+        and all(rows % share == 0 for rows in batches if rows is not None)
     )
 
 
@@ -167,15 +166,18 @@ def _advice(config, topology, sizes, found) -> list[str]:
         fixed = sum(answer["parts"].values())
         share = sizes["data"] * sizes["fsdp"]
         batch = steps.rows(name, config)
+        samples = name in ("decode", "search")
         rest = needed - fixed
-        if fixed < limit:
+        if batch is None:
+            advice.append(f"{name}: fewer than {max(config.search.beams)} beams")
+        elif fixed < limit:
             # What is not weights or optimizer is in proportion to the rows.
             fewer = int(batch * (limit - fixed) / rest) // share * share
             if fewer:
                 advice.append(f"{name}: {fewer} rows rather than {batch} may fit")
-        whole = answer["parts"]["weights"] if name == "decode" else fixed
-        if name == "decode" and sizes["tensor"] < 8 and whole > limit / 2:
-            advice.append(f"decode: a larger mesh.tensor than {sizes['tensor']}")
+        weights = answer["parts"]["weights"]
+        if samples and sizes["tensor"] < 8 and weights > limit / 2:
+            advice.append(f"{name}: a larger mesh.tensor than {sizes['tensor']}")
         if sizes["data"] > 1:
             advice.append(f"{name}: mesh.fsdp in place of mesh.data")
         larger = topology

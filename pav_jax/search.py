@@ -7,6 +7,9 @@ candidate's keys and values are copied to its children, for the policy and for
 the verifier. The host is asked a few times a step: how many rows have not ended it, so
 that a few long steps do not keep all rows waiting, and whether all responses have.
 
+On a mesh the batch axes share out the problems of a batch or, where wide beams leave
+few of them, the rows of each; `tensor` shares out heads.
+
 Candidates that spell the same response are one candidate: a copy would take a
 place in the beam and add nothing to it.
 """
@@ -14,13 +17,14 @@ place in the beam and add nothing to it.
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
-from pav_jax import rollout, verifier
+from pav_jax import mesh, rollout, verifier
 from pav_jax.gemma import branches, forward
 from pav_jax.gemma.branches import KeyValues
 from pav_jax.gemma.config import TransformerConfig
@@ -96,6 +100,55 @@ class Beams:
     decoded: jax.Array
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What a verifier has read of the candidates.
+
+    Attributes:
+      trunk: the prompts' keys and values, `[G, K, P, H]` a layer.
+      suffix: the candidates', `[G, R, K, T, H]` a layer.
+      evidence: float32 `[G, R]`, summed over all tokens read.
+    """
+
+    trunk: KeyValues
+    suffix: KeyValues
+    evidence: jax.Array
+
+
+def groups_at_once(beam: BeamConfig) -> int:
+    """Problems of a batch: of `beam.rows` rows, and as the active mesh needs them."""
+    rows, share = beam.beams * beam.candidates, mesh.batch_share()
+    groups = max(1, beam.rows // rows)
+    return groups if rows % share == 0 else -(-groups // share) * share
+
+
+def specs(state: Any, groups: int, rows: int) -> Any:
+    """Where `Beams` or a `Reading` are on the active mesh, as `PartitionSpec`s."""
+    share = mesh.batch_share()
+    by_group = groups % share == 0
+    group = mesh.BATCH if by_group else None
+    row = mesh.BATCH if not by_group and rows % share == 0 else None
+    of = {
+        "trunk": PartitionSpec(group, "tensor"),
+        "suffix": PartitionSpec(group, row, "tensor"),
+        "keys": PartitionSpec(group),
+        "decoded": PartitionSpec(group),
+    }
+    found = {}
+    for name in (field.name for field in dataclasses.fields(state)):
+        spec = of.get(name, PartitionSpec(group, row))
+        found[name] = jax.tree.map(lambda _, s=spec: s, getattr(state, name))
+    return dataclasses.replace(state, **found)
+
+
+def _on_mesh(state: Any, groups: int, rows: int) -> Any:
+    """`Beams` or a `Reading`, where `specs` says, within a jit."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return state
+    return jax.lax.with_sharding_constraint(state, specs(state, groups, rows))
+
+
 class Scorer(Protocol):
     """What tells the value of candidates; it may keep state for each of them."""
 
@@ -143,53 +196,48 @@ class VerifierScorer:
         self._max_tokens = max_tokens
 
     def begin(self, prompts, lengths, rows):
-        self._trunk, value, evidence = _read_prompts(
-            self._params, prompts, lengths, config=self._config
-        )
-        self._evidence = jnp.repeat(evidence[:, None], rows, axis=1)
-        self._suffix = branches.empty_suffix(
-            len(prompts),
-            rows,
-            self._max_tokens,
+        self._reading, value = read_prompts(
+            self._params,
+            prompts,
+            lengths,
+            rows=rows,
+            max_tokens=self._max_tokens,
             config=self._config,
-            dtype=self._params["model"]["embed"].dtype,
         )
         self._scored = jnp.asarray(lengths)
         return value
 
     def score(self, beams):
         self._scored = self._scored + _new_tokens(beams.start, beams.length)
-        carry = (self._suffix, self._evidence, beams.q, beams.start)
+        q, read = beams.q, beams.start
         width = left = beams.length.shape[1]
         while left:
             width = _width(left, width)
-            *carry, most = _read_steps(
+            self._reading, q, read, most = read_steps(
                 self._for_steps,
-                self._trunk,
-                *carry,
-                beams.prompt_length,
-                beams.tokens,
-                beams.length,
+                self._reading,
+                q,
+                read,
+                beams,
                 config=self._config,
                 width=width,
             )
             left = int(most)
-        self._suffix, self._evidence, q, _ = carry
         return q
 
     def keep(self, parents, used):
-        self._suffix, self._evidence = _keep_rows(
-            self._suffix, self._evidence, parents, used
-        )
+        self._reading = keep_rows(self._reading, parents, used)
 
     @property
     def scored(self):
         return np.asarray(self._scored)
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _read_prompts(params, prompts, lengths, *, config):
-    """The prompts' keys and values; Q and the evidence at the last token of each."""
+@functools.partial(jax.jit, static_argnames=("rows", "max_tokens", "config"))
+def read_prompts(
+    params: VerifierParams, prompts, lengths, *, rows, max_tokens, config
+) -> tuple[Reading, jax.Array]:
+    """What a verifier knows after the prompts; Q of each, float32 `[G]`."""
     trunk, hidden = branches.prefill(params["model"], prompts, config=config)
     value, evidence = verifier.head_terms(params["head"], hidden)
     last = jnp.maximum(lengths - 1, 0)[:, None]
@@ -197,7 +245,12 @@ def _read_prompts(params, prompts, lengths, *, config):
         jnp.take_along_axis(terms, last, axis=1)[:, 0]
         for terms in (value, jnp.cumsum(evidence, axis=1))
     )
-    return trunk, jax.nn.sigmoid(value + evidence), evidence
+    groups = len(prompts)
+    suffix = branches.empty_suffix(
+        groups, rows, max_tokens, config=config, dtype=hidden.dtype
+    )
+    reading = Reading(trunk, suffix, jnp.repeat(evidence[:, None], rows, axis=1))
+    return _on_mesh(reading, groups, rows), jax.nn.sigmoid(value + evidence)
 
 
 def _width(left: int, width: int) -> int:
@@ -236,35 +289,26 @@ def _new_tokens(start, length):
 
 
 @functools.partial(
-    jax.jit,
-    static_argnames=("config", "width"),
-    donate_argnames=("suffix", "evidence"),
+    jax.jit, static_argnames=("config", "width"), donate_argnames="reading"
 )
-def _read_steps(
-    params,
-    trunk,
-    suffix,
-    evidence,
-    q,
-    read,
-    prompt_length,
-    tokens,
-    length,
-    *,
-    config,
-    width,
-):
-    """Reads tokens `read` to `length` of rows; Q where they end.
+def read_steps(
+    params: VerifierParams, reading: Reading, q, read, beams: Beams, *, config, width
+) -> tuple[Reading, jax.Array, jax.Array, jax.Array]:
+    """Reads tokens `read` to `beams.length` of rows; Q where they end.
 
     Returns:
-      The suffix, evidence, q and read, and the most rows of a problem with work left.
+      The reading, q and read, and the most rows of a problem with work left.
     """
-    carry, whole = (suffix, evidence, q, read), length
-    if is_part := width < length.shape[1]:
+    prompt_length, tokens, length = beams.prompt_length, beams.tokens, beams.length
+    shape, trunk = length.shape, reading.trunk
+    if is_part := width < shape[1]:
         at = _pick(read < length, width)
-        carry, prompt_length, tokens, length = _gather_rows(
-            (carry, prompt_length, tokens, length), at
+        whole = reading.suffix, reading.evidence, q, read
+        (suffix, evidence, q, read), prompt_length, tokens, length = _gather_rows(
+            (whole, prompt_length, tokens, length), at
         )
+        reading = _on_mesh(Reading(trunk, suffix, evidence), shape[0], width)
+    carry = reading.suffix, reading.evidence, q, read
 
     def body(state):
         (suffix, evidence, q, read), done = state
@@ -293,13 +337,21 @@ def _read_steps(
         (carry, jnp.int32(0)),
     )
     if is_part:
-        carry = _put_rows((suffix, evidence, q, read), carry, at)
-    return *carry, jnp.max(jnp.sum(carry[3] < whole, axis=1))
+        carry = _put_rows(whole, carry, at)
+    suffix, evidence, q, read = carry
+    most = jnp.max(jnp.sum(read < beams.length, axis=1))
+    return _on_mesh(Reading(trunk, suffix, evidence), *shape), q, read, most
 
 
-@functools.partial(jax.jit, donate_argnums=(0, 1))
-def _keep_rows(suffix, evidence, parents, used):
-    return branches.copy_rows(suffix, parents, used), _gather_rows(evidence, parents)
+@functools.partial(jax.jit, donate_argnums=0)
+def keep_rows(reading: Reading, parents: jax.Array, used: jax.Array) -> Reading:
+    """Row r goes on from row `parents[g, r]`; see `Scorer.keep`."""
+    kept = dataclasses.replace(
+        reading,
+        suffix=branches.copy_rows(reading.suffix, parents, used),
+        evidence=_gather_rows(reading.evidence, parents),
+    )
+    return _on_mesh(kept, *parents.shape)
 
 
 def _gather_rows(tree, parents):
@@ -319,13 +371,16 @@ def _put_rows(tree, rows, at):
 
 
 @functools.partial(jax.jit, static_argnames=("config", "beam"))
-def _begin(params, prompts, lengths, keys, bare, *, config, beam) -> Beams:
+def begin(
+    params: Params, prompts, lengths, keys, bare, *, config, beam: BeamConfig
+) -> Beams:
+    """The beams before the first step; `bare` is Q of the problems, float32 `[G]`."""
     groups, rows = prompts.shape[0], beam.beams * beam.candidates
     trunk, hidden = branches.prefill(params, prompts, config=config)
     last = jnp.maximum(lengths - 1, 0)[:, None, None]
     hidden = jnp.take_along_axis(hidden, last, axis=1)
     shape = (groups, rows)
-    return Beams(
+    beams = Beams(
         trunk=trunk,
         prompt_length=jnp.broadcast_to(lengths[:, None], shape),
         keys=keys,
@@ -342,6 +397,7 @@ def _begin(params, prompts, lengths, keys, bare, *, config, beam) -> Beams:
         done=jnp.broadcast_to(lengths[:, None] == 0, shape),
         decoded=jnp.zeros((groups,), jnp.int32),
     )
+    return _on_mesh(beams, *shape)
 
 
 def _row_key(key, digest, row):
@@ -350,7 +406,7 @@ def _row_key(key, digest, row):
 
 
 @functools.partial(jax.jit, donate_argnames="beams")
-def _start_steps(beams: Beams) -> tuple[Beams, jax.Array]:
+def start_steps(beams: Beams) -> tuple[Beams, jax.Array]:
     """Steps begin; the keys of their tokens, uint32 `[G, R, 2]`."""
     # A sample is named by (seed, problem, prefix, sample index, position).
     row = jnp.broadcast_to(jnp.arange(beams.done.shape[1])[None], beams.done.shape)
@@ -360,12 +416,12 @@ def _start_steps(beams: Beams) -> tuple[Beams, jax.Array]:
 
 def _sample_steps(params: Params, beams: Beams, *, config, beam) -> Beams:
     """Decodes until every row has ended its step."""
-    beams, keys = _start_steps(beams)
+    beams, keys = start_steps(beams)
     active = ~beams.done
     width = left = active.shape[1]
     while left:
         width = _width(left, width)
-        beams, active, most = _decode(
+        beams, active, most = decode_steps(
             params, beams, keys, active, config=config, beam=beam, width=width
         )
         left = int(most)
@@ -375,18 +431,18 @@ def _sample_steps(params: Params, beams: Beams, *, config, beam) -> Beams:
 @functools.partial(
     jax.jit, static_argnames=("config", "beam", "width"), donate_argnames="beams"
 )
-def _decode(params, beams, keys, active, *, config, beam, width):
+def decode_steps(params, beams, keys, active, *, config, beam, width):
     """Decodes until rows have ended their steps, or few enough are left.
 
     Returns:
       The beams; which rows have work left, bool `[G, R]`; the most of a problem.
     """
-    whole = beams, active
-    if is_part := width < active.shape[1]:
+    whole, shape = (beams, active), active.shape
+    if is_part := width < shape[1]:
         at = _pick(active, width)
         rows = {name: getattr(beams, name) for name in _OF_ROWS}
         rows, keys, active = _gather_rows((rows, keys, active), at)
-        beams = dataclasses.replace(beams, **rows)
+        beams = _on_mesh(dataclasses.replace(beams, **rows), shape[0], width)
     here = (jnp.arange(len(active))[:, None], jnp.arange(width)[None])
 
     def body(state):
@@ -435,7 +491,7 @@ def _decode(params, beams, keys, active, *, config, beam, width):
         )
         beams = dataclasses.replace(beams, **_put_rows(old, new, at))
         active = _put_rows(was_active, active, at)
-    return beams, active, jnp.max(jnp.sum(active, axis=1))
+    return _on_mesh(beams, *shape), active, jnp.max(jnp.sum(active, axis=1))
 
 
 _ROWS = ("hidden", "tokens", "length", "digest", "q", "score", "done")
@@ -443,7 +499,7 @@ _OF_ROWS = ("suffix", "prompt_length", "start", *_ROWS)
 
 
 @functools.partial(jax.jit, static_argnames="beam", donate_argnames="beams")
-def _select(
+def select(
     beams: Beams, q: jax.Array, alpha: jax.Array, *, beam
 ) -> tuple[Beams, jax.Array, jax.Array, jax.Array]:
     """Keeps the N best distinct candidates, each copied to C rows.
@@ -470,7 +526,7 @@ def _select(
     used = jnp.max(beams.length)
     suffix = branches.copy_rows(beams.suffix, parents, used)
     beams = dataclasses.replace(beams, suffix=suffix, **rows)
-    return beams, parents, used, jnp.all(beams.done)
+    return _on_mesh(beams, *q.shape), parents, used, jnp.all(beams.done)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -516,7 +572,7 @@ def beam_search(
     """
     for_steps = branches.for_extend(params)
     rows = beam.beams * beam.candidates
-    groups = max(1, beam.rows // rows)
+    groups = groups_at_once(beam)
     width = -(-max(map(len, prompts)) // 16) * 16
     keys = rollout.branch_keys(
         seed, problem_ids, [0] * len(prompts), [0] * len(prompts)
@@ -526,7 +582,7 @@ def beam_search(
         missing = groups - len(batch)
         tokens = pad_rows([*batch, *[[]] * missing], width)
         lengths = np.array([*map(len, batch), *[0] * missing], np.int32)
-        beams = _begin(
+        beams = begin(
             params,
             tokens,
             lengths,
@@ -538,7 +594,7 @@ def beam_search(
         for _ in range(beam.max_steps):
             beams = _sample_steps(for_steps, beams, config=config, beam=beam)
             q = scorer.score(beams)
-            beams, parents, used, all_done = _select(
+            beams, parents, used, all_done = select(
                 beams, q, np.float32(alpha), beam=beam
             )
             scorer.keep(parents, used)

@@ -117,16 +117,51 @@ def decode(programs):
 
 
 def score(programs):
-    """Q by one pass over rows, and by the scorer of search, step by step."""
+    """Q by one pass over rows."""
     params = mesh.place(parameters()[1], mesh.DECODE)
     tokens = batch()["tokens"]
     values = jax.jit(verifier.step_values, static_argnames="config")
     values = values.lower(params, tokens, config=CONFIG).compile()
     programs["score"] = values
-    trunk, bare, _ = search._read_prompts(
-        params, tokens, np.full(BATCH, 4, np.int32), config=CONFIG
-    )
-    return {"q": values(params, tokens), "bare": bare, "trunk": trunk}
+    return {"q": values(params, tokens)}
+
+
+def beams(programs):
+    """Searches of 3 problems, by beams that a mesh shares out by problem and by row."""
+    params = mesh.place(parameters()[0], mesh.DECODE)
+    verifier_params = mesh.place(parameters()[1], mesh.DECODE)
+    rng = np.random.default_rng(2)
+    prompts = rng.integers(2, CONFIG.vocab_size, (3, LENGTH)).tolist()
+    scorer = search.VerifierScorer(verifier_params, CONFIG, SAMPLING.max_tokens)
+    out = []
+    for count in (1, 4):
+        beam = search.BeamConfig(
+            beams=count,
+            candidates=2,
+            max_tokens=SAMPLING.max_tokens,
+            max_steps=3,
+            end_ids=(1,),
+            step_end_ids=tuple(range(2, CONFIG.vocab_size, 3)),
+            rows=8,
+        )
+        static = dict(alpha=0.5, seed=0, config=CONFIG, beam=beam)
+        found = search.beam_search(params, scorer, prompts, range(3), **static)
+        out += [(np.array(f.tokens), f.q) for f in found]
+    if not jax.sharding.get_mesh().empty:
+        static = dict(config=CONFIG, beam=beam)
+        lengths = np.full(len(prompts), LENGTH, np.int32)
+        keys, bare = np.zeros((3, 2), np.uint32), np.zeros(3, np.float32)
+        first = search.begin(params, np.array(prompts), lengths, keys, bare, **static)
+        rows = first.suffix.keys[0]
+        # Of the rows, which hold nearly all there is, each device has its part.
+        assert rows.addressable_shards[0].data.size * 8 == rows.size
+        keys = np.zeros((3, 8, 2), np.uint32)
+        active = np.ones((3, 8), bool)
+        lowered = search.decode_steps.lower(
+            params, first, keys, active, width=8, **static
+        )
+        programs["beams"] = lowered.compile()
+    return out
 
 
 def gathered(program):
@@ -140,7 +175,7 @@ def gathered(program):
 
 
 def main(meshes):
-    jobs = {f.__name__: f for f in (prm, reinforce, decode, score)}
+    jobs = {f.__name__: f for f in (prm, reinforce, decode, score, beams)}
     wanted = {name for _, names in meshes for name in names}
     alone = {name: jax.device_get(jobs[name]({})) for name in sorted(wanted)}
     report = {}

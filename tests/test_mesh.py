@@ -19,7 +19,7 @@ from pav_jax.gemma import forward, sizes
 
 WORKER = Path(__file__).with_name("mesh_worker.py")
 MESHES = [
-    ({"data": 2, "fsdp": 2, "tensor": 2}, ["prm", "decode", "score"]),
+    ({"data": 2, "fsdp": 2, "tensor": 2}, ["prm", "decode", "score", "beams"]),
     ({"fsdp": 8}, ["reinforce"]),
     ({"data": 4, "fsdp": 2}, ["decode"]),
 ]

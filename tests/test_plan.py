@@ -107,6 +107,10 @@ HloModule jit_step
   ROOT %gt = pred[] compare(%at, %limit), direction=GT
 }
 
+%all-reduce-scatter.1.clone (p: f32[8,128]) -> f32[4,128] {
+  %sum = f32[8,128]{1,0} all-reduce(%x), replica_groups=[4,2]<=[8], to_apply=%add
+}
+
 %decode (p: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
   %all = f32[16]{0} all-reduce(%x), replica_groups=mesh['a'=1,'b'=4,'c'=2] {'b','c'}, to_apply=%add
 }
@@ -115,6 +119,7 @@ ENTRY %main (p: f32[8,128]) -> f32[8,128] {
   %loop = (s32[], f32[8,128]) while(%t), condition=%condition, body=%body
   %open = (s32[], f32[8,128]) while(%t), condition=%until, body=%decode
   %spread = f32[100]{0} reduce-scatter(%x), replica_groups=[2,4]<=[4,2]T(1,0), to_apply=%add
+  %part = f32[4,128]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1.clone
   %small = f32[8,128]{1,0} copy(%x)
   %large = bf16[26,1024,2048]{2,1,0:T(8,128)(2,1)} copy(%cache)
 }
@@ -126,7 +131,7 @@ def test_traffic_by_axis_and_copies():
     mesh = AbstractMesh((1, 4, 2), AXES)
     found = program.traffic(HLO, mesh)
     assert found.collectives == {
-        "tensor": 26 * 64 * 128 * 4 / 2,
+        "tensor": 26 * 64 * 128 * 4 / 2 + 8 * 128 * 4 / 2,
         "fsdp": 26 * 8 * 128 * 2 + 100 * 4 * 3,
         "fsdp+tensor": 2 * 16 * 4 * 7 / 8,
     }
@@ -148,11 +153,13 @@ def config():
 
 def answer(name):
     parts = {"weights": 2 * GIB, "optimizer": 4 * GIB, "data": 0}
-    if name == "decode":
+    if name in ("decode", "search"):
         parts = {"weights": 2 * GIB, "cache": GIB, "data": 0}
+    tokens = {"decode": 32 * 8, "search": 240}.get(name, 32 * 1024)
     return {
         "fits": True,
         "parts": parts,
+        "tokens": tokens,
         "flops": 16 * 197e12,
         "temporaries": GIB,
         "total": 7 * GIB,
@@ -265,10 +272,25 @@ def test_bytes_of_a_device(config):
     training, decoding = (steps.build(n, config, mesh).parts for n in ("sft", "decode"))
     assert training["weights"] == 2 * (shared / 16 + norms)
     counts = 2 * 4  # Adam's and the schedule's steps
-    assert training["optimizer"] == 2 * training["weights"] + counts
+    # Moments are float32, the parameters here bfloat16.
+    assert training["optimizer"] == 2 * 2 * training["weights"] + counts
     assert decoding["weights"] == 2 * (shared / 4 + norms)
     # 32 trunks of 1,024 tokens, each with 8 rows of 512; 4 kv heads of 256.
-    assert decoding["cache"] == 2 * 26 * 4 * 256 * 2 * 32 * (1024 + 8 * 512) / 16
+    token = 2 * 26 * 4 * 256 * 2
+    assert decoding["cache"] == token * 32 * (1024 + 8 * 512) / 16
+
+
+def test_bytes_of_a_device_in_search(config):
+    """16 beams of 3 candidates: 48 rows, of 5 problems; the rows are shared out."""
+    token = 2 * 26 * 4 * 256 * 2  # of one model, and there are two
+    for sizes, cache in [
+        ((1, 4, 4), 2 * token * 5 * (512 + 48 * 512 / 4) / 4),
+        # 48 rows are not shared out by 32, so 32 problems are.
+        ((1, 32, 1), 2 * token * 32 * (512 + 48 * 512) / 32),
+    ]:
+        step = steps.build("search", config, AbstractMesh(sizes, AXES))
+        assert step.parts["cache"] == cache
+        assert step.tokens == 48 * (32 if sizes[1] == 32 else 5)
 
 
 def test_exit_codes(compiler, capsys):

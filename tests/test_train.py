@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 import pytest
 
 from pav_jax import records, stopping
@@ -105,6 +106,26 @@ def test_warm_up_cosine_and_clipping():
     expected = [0.1 * t / 4 for t in range(4)]
     expected += [0.1 * (0.1 + 0.9 * share) for share in decay]
     np.testing.assert_allclose(moved, expected, rtol=1e-3, atol=1e-7)
+
+
+def test_moments_are_float32_whatever_the_parameters_are():
+    """After n equal gradients g the second moment is (1 - 0.98^n) g²."""
+    optimizer = make_optimizer(_optimizer_config(clip_norm=1e9))
+    params = {"w": jnp.ones(3, jnp.bfloat16)}
+    grads = {"w": jnp.array([1.0, -2.0, 3.0], jnp.bfloat16)}
+    state = optimizer.init(params)
+    for _ in range(100):
+        updates, state = optimizer.update(grads, state, params)
+    (moments,) = [s for s in jax.tree.leaves(state, is_leaf=_is_adam) if _is_adam(s)]
+    for found, decay, power in ((moments.mu, 0.9, 1), (moments.nu, 0.98, 2)):
+        expected = (1 - decay**100) * np.array([1.0, -2.0, 3.0]) ** power
+        assert found["w"].dtype == jnp.float32
+        np.testing.assert_allclose(found["w"], expected, rtol=1e-5)
+    assert optax.apply_updates(params, updates)["w"].dtype == jnp.bfloat16
+
+
+def _is_adam(state):
+    return isinstance(state, optax.ScaleByAdamState)
 
 
 def test_a_warm_up_longer_than_the_training():

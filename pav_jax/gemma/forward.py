@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from pav_jax.gemma import vocabulary
 from pav_jax.gemma.config import TransformerConfig
-from pav_jax.mesh import BATCH, constrain
+from pav_jax.mesh import BATCH, constrain, constrain_one
 
 Params = dict[str, Any]
 _MASKED = -2.3819763e38  # what the gemma package uses; finite, so no NaN rows
@@ -123,6 +123,29 @@ def _look_up(table: jax.Array, tokens: jax.Array) -> jax.Array:
     return constrain(rows, BATCH)
 
 
+def _spread(x: jax.Array) -> jax.Array:
+    """`x [B, T, D]` with the tokens of a row shared out over `tensor`.
+
+    So it is between layers, where the backward pass keeps it, and in norms. A sum over
+    shares of heads or columns and this are one operation, which sends half of what the
+    sum alone would. The engine's `[G, M, S, D]`, of few tokens, stays as it is.
+    """
+    return constrain(x, BATCH, "tensor") if x.ndim == 3 else x
+
+
+def _gathered(x: jax.Array) -> jax.Array:
+    """`x [B, T, D]` with all tokens of its rows, for a product with shares of heads.
+
+    Its gradient is spread as `x` was.
+    """
+    return constrain(_spread(x), BATCH) if x.ndim == 3 else x
+
+
+def _summed(x: jax.Array) -> jax.Array:
+    """The other way: a sum over shares, spread; its gradient has all tokens."""
+    return _spread(constrain(x, BATCH)) if x.ndim == 3 else x
+
+
 def project_qkv(
     layer: Params,
     x: jax.Array,
@@ -131,10 +154,11 @@ def project_qkv(
     config: TransformerConfig,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Rotated, scaled queries `[..., N, H]`; keys and values `[..., K, H]`."""
-    y = rms_norm(x, layer["pre_attn_norm"])
-    q = jnp.einsum("...d,ndh->...nh", y, layer["q"])
-    k = jnp.einsum("...d,kdh->...kh", y, layer["kv"][0])
-    v = jnp.einsum("...d,kdh->...kh", y, layer["kv"][1])
+    y = _gathered(rms_norm(x, layer["pre_attn_norm"]))
+    q, k, v = (
+        constrain_one(jnp.einsum("...d,ndh->...nh", y, matrix), -2, "tensor")
+        for matrix in (layer["q"], layer["kv"][0], layer["kv"][1])
+    )
     if config.qk_norm:
         q = rms_norm(q, layer["q_norm"])
         k = rms_norm(k, layer["k_norm"])
@@ -170,12 +194,16 @@ def finish_layer(layer: Params, x: jax.Array, encoded: jax.Array) -> jax.Array:
     Returns:
       The layer's output `[..., D]`.
     """
-    out = jnp.einsum("...nh,nhd->...d", encoded, layer["o"])
+    encoded = constrain_one(encoded, -2, "tensor")
+    out = _summed(jnp.einsum("...nh,nhd->...d", encoded, layer["o"]))
     x = x + rms_norm(out, layer["post_attn_norm"])
-    y = rms_norm(x, layer["pre_mlp_norm"])
-    gate, up = (_widen(y, matrix, y.dtype) for matrix in layer["gate"])
+    y = _gathered(rms_norm(x, layer["pre_mlp_norm"]))
+    gate, up = (
+        constrain_one(_widen(y, matrix, y.dtype), -1, "tensor")
+        for matrix in layer["gate"]
+    )
     out = jnp.einsum("...f,fd->...d", jax.nn.gelu(gate) * up, layer["down"])
-    return x + rms_norm(out, layer["post_mlp_norm"])
+    return x + rms_norm(_summed(out), layer["post_mlp_norm"])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -246,15 +274,15 @@ def hidden_states(
         encoded = jnp.einsum("bkgts,bskh->btkgh", weights.astype(v.dtype), v)
         encoded = encoded.reshape(batch, length, config.num_heads, config.head_dim)
         kv = (k.swapaxes(1, 2), v.swapaxes(1, 2)) if return_kv else None
-        return constrain(finish_layer(layer, x, encoded), BATCH), kv
+        return _spread(finish_layer(layer, x, encoded)), kv
 
     is_local = jnp.array([kind == "local" for kind in config.layers])
     x, kv = jax.lax.scan(
         jax.checkpoint(block, prevent_cse=False),  # which a scan does not need
-        _scaled(_look_up(params["embed"], tokens)),
+        _spread(_scaled(_look_up(params["embed"], tokens))),
         (params["layers"], is_local),
     )
-    x = rms_norm(x, params["final_norm"])
+    x = _gathered(rms_norm(x, params["final_norm"]))
     return (x, kv) if return_kv else x
 
 

@@ -73,9 +73,9 @@ def _compile(name: str, config: str, topology: str, sizes: dict[str, int]) -> di
     """The answer to a request.
 
     Returns:
-      `parts`, bytes of a device's arguments by what they are; `flops` of all devices
-      in one step; `seconds`, `cpu_seconds` and `peak`, bytes, what compiling took. If
-      it `fits`:
+      `parts`, bytes of a device's arguments by what they are; of all devices in one
+      step `flops` and `tokens`, trained on or sampled; `seconds`, `cpu_seconds` and
+      `peak`, bytes, what compiling took. If it `fits`:
       `temporaries` and `total`, bytes of a device; `collectives`, mesh axes to bytes
       that a device sends; `copies`. Else `needed`, bytes of a device, and `limit`.
     """
@@ -99,7 +99,8 @@ def _compile(name: str, config: str, topology: str, sizes: dict[str, int]) -> di
     step = steps.build(name, ConfigDict(json.loads(config)), mesh)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         traced = step.function.trace(*step.arguments, **step.static)
-        answer = {"parts": step.parts, "flops": program.flops(traced.jaxpr.jaxpr)}
+        answer = {"parts": step.parts, "tokens": step.tokens}
+        answer["flops"] = program.flops(traced.jaxpr.jaxpr)
         try:
             compiled = traced.lower(lowering_platforms=("tpu",)).compile()
         except jax.errors.JaxRuntimeError as error:

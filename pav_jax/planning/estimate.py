@@ -11,7 +11,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pav_jax.errors import UserError
-from pav_jax.planning import steps
 from pav_jax.planning.topology import Topology
 
 _REACHED = {"flops": 0.4, "bandwidth": 0.6, "link": 0.5}
@@ -42,7 +41,10 @@ class Stage:
 
 
 def step_seconds(answer: dict[str, Any], topology: Topology) -> Range:
-    """Seconds of one step: of training, or of decoding a token in every row.
+    """Seconds of one step: of training, or of a token in every row of the engine.
+
+    Of search, a token in every row, a pass of the verifier and a stretch of copying.
+    The last two come once in several tokens, so that this is up to twice too long.
 
     Args:
       answer: of `compiled.compile_step`, for a step that fits.
@@ -62,38 +64,36 @@ def step_seconds(answer: dict[str, Any], topology: Topology) -> Range:
     return max(times.values()), sum(times[name] / _REACHED[name] for name in times)
 
 
-def tokens_per_second(
-    name: str, seconds: Range, config: ConfigDict
-) -> tuple[float, float]:
+def tokens_per_second(answer: dict[str, Any], topology: Topology) -> Range:
     """Tokens trained or sampled a second by the whole slice, (low, high)."""
-    tokens = steps.rows(name, config)
-    tokens *= config.sampling.rows if name == "decode" else steps.length(config)
-    return tokens / seconds[1], tokens / seconds[0]
+    low, high = step_seconds(answer, topology)
+    return answer["tokens"] / high, answer["tokens"] / low
 
 
 def stages(
-    config: ConfigDict, seconds: dict[str, Range], topology: Topology
+    config: ConfigDict, answers: dict[str, dict[str, Any]], topology: Topology
 ) -> list[Stage]:
     """What each stage takes.
 
     Args:
       config: the experiment's.
-      seconds: of a step of each step function.
+      answers: of `compiled.compile_step` for each step function; all fit.
       topology: the slice that all stages run on.
 
     Returns:
       The stages that train or sample much, in order.
     """
     found = []
+    seconds = {name: step_seconds(a, topology) for name, a in answers.items()}
 
     def trains(name: str, step: str, count: int) -> None:
         found.append(_stage(name, f"{count:,} steps", count, count, step))
 
-    def samples(name: str, what: str, tokens: float) -> None:
+    def samples(name: str, what: str, tokens: float, step: str = "decode") -> None:
         # Rows are refilled, so that nearly all of them are always at work.
-        most = tokens / (config.sampling.trunks * config.sampling.rows)
+        most = tokens / answers[step]["tokens"]
         work = f"{what}, at most {tokens / 1e6:,.1f} M tokens"
-        found.append(_stage(name, work, _SHORTEST * most, most, "decode"))
+        found.append(_stage(name, work, _SHORTEST * most, most, step))
 
     def _stage(name: str, work: str, low: float, high: float, step: str) -> Stage:
         hours = low * seconds[step][0] / 3600, high * seconds[step][1] / 3600
@@ -124,8 +124,8 @@ def stages(
     beams = problems["test"] * 2 * sum(search.beams)
     beams += problems["validation"] * len(search.alphas) * search.alpha_beams
     beams *= search.candidates
-    samples("search", f"{beams:,} candidate beams", beams * most)
-    if "rl" in config and "rl" in seconds:
+    samples("search", f"{beams:,} candidate beams", beams * most, "search")
+    if "rl" in config:
         training = config.rl.training
         runs = len(config.rl.methods) * len(config.rl.seeds) * training.steps
         drawn = runs * training.problems * training.samples

@@ -83,6 +83,8 @@ def traffic(text: str, mesh: jax.sharding.Mesh) -> Traffic:
                 axes, size = _groups(line, mesh)
                 if size > 1:
                     sent = _sent(found[1], _bytes(line, found), size)
+                    if name.startswith("all-reduce-scatter"):
+                        sent /= 2  # of whose result only a device's part is made
                     collectives[axes] = collectives.get(axes, 0.0) + sent * times[name]
             elif (found := _COPY.search(line)) and not _is_offload(line):
                 size = _bytes(line, found)

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from pav_jax import mesh as mesh_lib
-from pav_jax import policy, rl, rollout, verifier
+from pav_jax import policy, rl, rollout, search, verifier
 from pav_jax.errors import UserError
 from pav_jax.gemma import forward, sizes
 from pav_jax.gemma.config import TransformerConfig, tiny_gemma2
@@ -30,17 +30,19 @@ class Step:
       arguments: trees of shapes with shardings.
       static: its static arguments.
       parts: bytes of each device by what they hold: weights, optimizer, cache, data.
+      tokens: trained on, or sampled one in every row, by all devices.
     """
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     static: dict[str, Any]
     parts: dict[str, int]
+    tokens: int
 
 
 def names(config: ConfigDict) -> list[str]:
     """The step functions that an experiment runs."""
-    found = ["sft", "verifier", "decode"]
+    found = ["sft", "verifier", "decode", "search"]
     return [*found, "rl"] if "rl" in config else found
 
 
@@ -54,15 +56,18 @@ def architecture(config: ConfigDict) -> TransformerConfig:
     return tiny_gemma2(config.tokenizer.vocab_size, **fields)
 
 
-def rows(name: str, config: ConfigDict) -> int:
-    """Rows of the batch of a step function: of training, or trunks of the engine."""
+def rows(name: str, config: ConfigDict) -> int | None:
+    """Rows of the batch of a step function: of training, or trunks of the engine.
+
+    None of search, which takes as many problems at once as go with the mesh.
+    """
     if name == "sft":
         return config.sft.batch_size
     if name == "verifier":
         return config.verifier.prm.batch_size
     if name == "rl":
         return config.rl.training.problems * config.rl.training.samples
-    return config.sampling.trunks
+    return config.sampling.trunks if name == "decode" else None
 
 
 def length(config: ConfigDict) -> int:
@@ -77,10 +82,11 @@ def build(name: str, config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
       UserError: the mesh does not divide the batch or a parameter.
     """
     share = mesh.shape["data"] * mesh.shape["fsdp"]
-    if rows(name, config) % share:
+    count = rows(name, config)
+    if count is not None and count % share:
         what = "sampling.trunks" if name == "decode" else "the batch size"
         raise UserError(
-            f"{name}: {what} {rows(name, config)} has to be a multiple of data x fsdp"
+            f"{name}: {what} {count} has to be a multiple of data x fsdp"
             f" = {share}, the devices that share out its rows"
         )
     model = architecture(config)
@@ -91,15 +97,13 @@ def build(name: str, config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
     )
     if name == "decode":
         return _decode(params, config, model, mesh)
-    batch = _batch(rows(name, config), length(config), mesh)
+    if name == "search":
+        return _search(params, config, model, mesh)
+    batch = _batch(count, length(config), mesh)
     if name == "rl":
         return _rl(params, batch, config, model, mesh)
     if name == "verifier":
-        params = jax.eval_shape(
-            functools.partial(verifier.init_verifier, config=model),
-            jax.random.key(0),
-            params,
-        )
+        params = _verifier(params, model)
         loss = functools.partial(
             verifier.verifier_loss,
             config=model,
@@ -118,7 +122,16 @@ def build(name: str, config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
         "optimizer": _bytes(state.opt_state),
         "data": _bytes(batch),
     }
-    return Step(make_train_step(loss, optimizer), (state, batch), {}, parts)
+    step = make_train_step(loss, optimizer)
+    return Step(step, (state, batch), {}, parts, batch["tokens"].size)
+
+
+def _verifier(params, model):
+    return jax.eval_shape(
+        functools.partial(verifier.init_verifier, config=model),
+        jax.random.key(0),
+        params,
+    )
 
 
 def _rl(params, batch, config, model, mesh) -> Step:
@@ -136,7 +149,8 @@ def _rl(params, batch, config, model, mesh) -> Step:
         "optimizer": _bytes((state.policy_opt, state.value_opt)),
         "data": _bytes(batch),
     }
-    return Step(update, (state, reference, batch), {}, parts)
+    arguments = (state, reference, batch)
+    return Step(update, arguments, {}, parts, batch["tokens"].size)
 
 
 def _decode(params, config, model, mesh) -> Step:
@@ -173,7 +187,91 @@ def _decode(params, config, model, mesh) -> Step:
         "cache": cache,
         "data": _bytes(grid) - cache,
     }
-    return Step(rollout.run_segment, (params, grid, patience), static, parts)
+    arguments = (params, grid, patience)
+    rows = sampling.trunks * sampling.rows
+    return Step(rollout.run_segment, arguments, static, parts, rows)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("config", "beam"),
+    donate_argnames=("beams", "reading"),
+)
+def _search_step(params, prm, beams, reading, alpha, *, config, beam):
+    """What `search.beam_search` does at a step, as one program.
+
+    There it is several, of which each leaves what only the others need where it is; so
+    the memory of this one is that of the stage, but for a fourth of the rows at most,
+    of which there is a second copy while they go on without the others.
+    """
+    width = beams.done.shape[1]
+    beams, keys = search.start_steps(beams)
+    beams, left, _ = search.decode_steps(
+        params, beams, keys, ~beams.done, config=config, beam=beam, width=width
+    )
+    reading, q, read, _ = search.read_steps(
+        prm, reading, beams.q, beams.start, beams, config=config, width=width
+    )
+    beams, parents, used, done = search.select(beams, q, alpha, beam=beam)
+    return beams, search.keep_rows(reading, parents, used), left, read, done
+
+
+def _search(params, config, model, mesh) -> Step:
+    """A step of the widest beams, the policy and the verifier side by side."""
+    limits = config.limits
+    beam = search.BeamConfig(
+        beams=max(config.search.beams),
+        candidates=config.search.candidates,
+        max_tokens=limits.max_tokens,
+        max_steps=limits.max_steps,
+        end_ids=(1,),
+        step_end_ids=(2,),
+        temperature=config.search.temperature,
+        prover_k=config.verifier.prover_k,
+    )
+    prm = _placed(_verifier(params, model), DECODE, mesh)
+    params = _placed(params, DECODE, mesh)
+    static = dict(config=model, beam=beam)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        groups, rows = search.groups_at_once(beam), beam.beams * beam.candidates
+        width = -(-limits.max_prompt_tokens // _ALIGNED) * _ALIGNED
+        prompts = jax.ShapeDtypeStruct((groups, width), jnp.int32)
+        lengths = jax.ShapeDtypeStruct((groups,), jnp.int32)
+        reading, bare = jax.eval_shape(
+            functools.partial(
+                search.read_prompts,
+                rows=rows,
+                max_tokens=limits.max_tokens,
+                config=model,
+            ),
+            prm,
+            prompts,
+            lengths,
+        )
+        beams = jax.eval_shape(
+            functools.partial(search.begin, **static),
+            params,
+            prompts,
+            lengths,
+            jax.ShapeDtypeStruct((groups, 2), jnp.uint32),
+            bare,
+        )
+        beams, reading = (
+            jax.tree.map(
+                lambda leaf, spec: _at(leaf, NamedSharding(mesh, spec)),
+                state,
+                search.specs(state, groups, rows),
+            )
+            for state in (beams, reading)
+        )
+    cache = (beams.trunk, beams.suffix, reading.trunk, reading.suffix)
+    parts = {
+        "weights": _bytes((params, prm)),
+        "cache": _bytes(cache),
+        "data": _bytes((beams, reading)) - _bytes(cache),
+    }
+    arguments = (params, prm, beams, reading, jax.ShapeDtypeStruct((), jnp.float32))
+    return Step(_search_step, arguments, static, parts, groups * rows)
 
 
 def _batch(rows: int, length: int, mesh: jax.sharding.Mesh) -> dict[str, Any]:
