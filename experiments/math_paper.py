@@ -6,10 +6,9 @@ fine-tuning, not the best on validation; verifiers start from the base policy, n
 a pretrained 9B; and progress is under BoK of the base policy, so that cross-provers
 (Sec. 4.1, Fig. 6) are not among the methods.
 
-None has been run at full size. What the files say of memory is computed for training,
-sampling and labels. Search by 128 beams keeps 384 rows of keys and values, of policy
-and of verifier, on each device that has the same heads: 42 GB each for Gemma 2 2B in
-float32. Where that is too much, lower `search.beams`.
+None has been run at full size. What the files say of memory is computed. Search by
+128 beams keeps 384 rows of keys and values, of policy and of verifier, which `data` and
+`fsdp` share out.
 """
 
 from ml_collections import ConfigDict, config_dict

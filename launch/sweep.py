@@ -25,7 +25,7 @@ if __name__ == "__main__" and PYTHON.exists() and Path(sys.prefix) != PYTHON.par
     os.execv(PYTHON, [str(PYTHON), __file__, *sys.argv[1:]])
 sys.path.insert(0, str(HERE.parent))  # a checkout need not be installed
 
-from pav_jax import artifacts, sweeps  # noqa: E402
+from pav_jax import artifacts, buckets, mirror, sweeps  # noqa: E402
 from pav_jax.errors import UserError  # noqa: E402
 from pav_jax.stopping import AGAIN, TERMINATED, Terminated, terminable  # noqa: E402
 
@@ -57,7 +57,9 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
-    parser.add_argument("--root", required=True, type=Path, help="where results go")
+    parser.add_argument(
+        "--root", required=True, metavar="DIR", help="where results go; may be gs://..."
+    )
     parser.add_argument("--on", choices=("local", "tpu_vm", "gke"), default="local")
     parser.add_argument(
         "--workdirs",
@@ -108,15 +110,15 @@ _running: set[subprocess.Popen] = set()
 
 def _command(arguments, launcher: list[str], run: sweeps.Run, place: int) -> list[str]:
     """The launcher's command line for one run."""
-    workdir = f"{arguments.workdirs or arguments.root}/{run.name}"
+    workdir = f"{(arguments.workdirs or arguments.root).rstrip('/')}/{run.name}"
     command = [str(HERE / f"{arguments.on}.sh")]
     if arguments.on == "local":
         port = _FIRST_PORT + place % arguments.jobs
         command += ["--processes=1", f"--port={port}", *launcher]
     else:
         command += [f"--name={run.short_name}", *launcher]
-    if arguments.on == "tpu_vm":
-        command.append(f"--fetch={arguments.root / run.name}")
+    if arguments.on == "tpu_vm" and not mirror.is_remote(arguments.root):
+        command.append(f"--fetch={Path(arguments.root) / run.name}")
     if arguments.dry_run:
         command.append("--dry_run")
     command += ["--", f"--config={arguments.config}", f"--workdir={workdir}"]
@@ -128,8 +130,9 @@ def _run(arguments, run: sweeps.Run, command: list[str]) -> int:
     print(f"sweep: {run.name}", file=sys.stderr)
     log = None
     if arguments.jobs > 1 and not arguments.dry_run:
-        arguments.root.mkdir(parents=True, exist_ok=True)
-        log = (arguments.root / f"{run.name}.log").open("ab")
+        folder = mirror.local_folder(arguments.root)
+        folder.mkdir(parents=True, exist_ok=True)
+        log = (folder / f"{run.name}.log").open("ab")
     process = subprocess.Popen(command, stdout=log, stderr=log)
     _running.add(process)
     try:
@@ -143,7 +146,7 @@ def _run(arguments, run: sweeps.Run, command: list[str]) -> int:
 # Collecting.
 
 
-def _collect(root: Path, runs: list[sweeps.Run]) -> None:
+def _collect(root: str, runs: list[sweeps.Run]) -> None:
     """Writes sweep.tsv, sweep.md and sweep.svg."""
     found = [(run, run.results(root)) for run in runs]
     fields = list(dict.fromkeys(field for run in runs for field in run.point))
@@ -154,14 +157,15 @@ def _collect(root: Path, runs: list[sweeps.Run]) -> None:
         "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n"
         for row in [head, ["---"] * len(head), *rows]
     )
-    artifacts.write_atomically(root / "sweep.tsv", lambda f: f.write(tsv.encode()))
-    artifacts.write_atomically(root / "sweep.md", lambda f: f.write(md.encode()))
+    files = {"sweep.tsv": tsv.encode(), "sweep.md": md.encode()}
     done = [(run, results) for run, results in found if results is not None]
     if done:
-        svg = _figure(done)
-        artifacts.write_atomically(root / "sweep.svg", lambda f: f.write(svg))
+        files["sweep.svg"] = _figure(done)
+    for name, content in files.items():
+        with buckets.to_write(f"{root}/{name}") as path:
+            artifacts.write_atomically(path, lambda f, c=content: f.write(c))
     print(md, end="")
-    print(f"{len(done)} of {len(runs)} runs; {root / 'sweep.tsv'}", file=sys.stderr)
+    print(f"{len(done)} of {len(runs)} runs; {root}/sweep.tsv", file=sys.stderr)
 
 
 def _best(results: dict, method: str) -> dict | None:

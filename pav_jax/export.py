@@ -22,6 +22,7 @@ from pav_jax.train.checkpoint import load_params, save_params
 from pav_jax.verifier import VerifierParams
 
 ABOUT = "about.json"
+BESIDE = (workdir.SETTINGS, "data")  # what of a run is read beside a stage's folder
 _VERIFIERS = ("prm", "orm")  # stages; the others with parameters are policies
 _TOLD = ("model", "limits")  # what of a stage's fields a reader needs
 

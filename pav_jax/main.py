@@ -6,7 +6,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from pav_jax.errors import UserError
@@ -116,24 +115,39 @@ def _devices(arguments: argparse.Namespace, _: list[str]) -> None:
 
 
 def _report(arguments: argparse.Namespace, _: list[str]) -> None:
-    from pav_jax import pipeline
+    from pav_jax import buckets, mirror, pipeline
 
-    pipeline.report(arguments.workdir)
+    with buckets.to_read(arguments.workdir, parts=("report",)) as workdir:
+        page = pipeline.report(workdir)
+        if mirror.is_remote(arguments.workdir):
+            place = f"{arguments.workdir.rstrip('/')}/report/{page.name}"
+            buckets.store(page, place)
 
 
 def _score(arguments: argparse.Namespace, _: list[str]) -> None:
-    from pav_jax import mesh, processes, score_file, scoring
+    from pav_jax import buckets, mesh, mirror, processes, score_file, scoring
 
     joined = processes.join(_coordinator(arguments))
-    if arguments.mesh is None:
-        try:
-            mesh.activate({"mesh": scoring.mesh_of(arguments.verifier)})
-        except UserError as error:
-            raise UserError(f"{error}; or give a --mesh of these devices") from error
-    else:
-        mesh.activate({"mesh": mesh.parse(arguments.mesh)})
-    verifiers = scoring.Verifiers.load(arguments.verifier, arguments.prover_k)
-    tally = score_file.score_file(verifiers, arguments.input, arguments.output, joined)
+    if joined.count > 1 and mirror.is_remote(arguments.output):
+        raise UserError(
+            f"several processes need a place that all see, which {arguments.output} is"
+            " not; give an --output there"
+        )
+    with scoring.fetched(arguments.verifier) as folder:
+        if arguments.mesh is None:
+            try:
+                mesh.activate({"mesh": scoring.mesh_of(folder)})
+            except UserError as error:
+                said = f"{error}; or give a --mesh of these devices"
+                raise UserError(said) from error
+        else:
+            mesh.activate({"mesh": mesh.parse(arguments.mesh)})
+        verifiers = scoring.Verifiers.load(folder, arguments.prover_k)
+    with (
+        buckets.to_read(arguments.input) as source,
+        buckets.to_resume(arguments.output, score_file.PARTIAL) as target,
+    ):
+        tally = score_file.score_file(verifiers, source, target, joined)
     if tally is None:  # process 0 says it
         return
     said = f"{arguments.output}: {tally.scored:,} responses scored"
@@ -143,17 +157,30 @@ def _score(arguments: argparse.Namespace, _: list[str]) -> None:
 
 
 def _export(arguments: argparse.Namespace, _: list[str]) -> None:
-    from pav_jax import export
+    from pav_jax import buckets, export
 
-    export.export_stage(Path(arguments.stage), Path(arguments.output))
+    if buckets.exists(arguments.output):
+        raise UserError(f"{arguments.output} exists; give another --output")
+    with (
+        buckets.to_read(arguments.stage, beside=export.BESIDE) as folder,
+        buckets.to_write(arguments.output, last=export.ABOUT) as output,
+    ):
+        export.export_stage(folder, output)
     print(arguments.output)
 
 
 def _show(arguments: argparse.Namespace, _: list[str]) -> None:
+    from etils import epath
+
+    from pav_jax import buckets
     from pav_jax.report import steps_page
 
-    output = arguments.output or Path(arguments.input).with_suffix(".html")
-    print(steps_page.write(arguments.input, output, count=arguments.count))
+    name = arguments.output or str(epath.Path(arguments.input).with_suffix(".html"))
+    if name == arguments.input:
+        raise UserError(f"{name} is the input; give another --output")
+    with buckets.to_read(arguments.input) as source, buckets.to_write(name) as target:
+        steps_page.write(source, target, count=arguments.count)
+    print(name)
 
 
 class _Parser(argparse.ArgumentParser):

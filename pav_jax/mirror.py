@@ -21,6 +21,7 @@ import secrets
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +41,7 @@ _SECONDS = 30.0  # what the loss of a machine may cost
 
 
 def is_remote(workdir: str | os.PathLike[str]) -> bool:
-    """Whether a workdir is in a bucket."""
+    """Whether a path is in a bucket."""
     return "://" in os.fspath(workdir)
 
 
@@ -48,9 +49,22 @@ def local_folder(workdir: str | os.PathLike[str]) -> Path:
     """The folder that a run works in; of one in a bucket, under `$PAV_SCRATCH`."""
     if not is_remote(workdir):
         return Path(workdir).expanduser().absolute()
-    scratch = os.environ.get("PAV_SCRATCH") or Path.home() / ".cache" / "pav_jax"
     name = os.fspath(workdir).rstrip("/").replace("://", "-").replace("/", "-")
-    return Path(scratch).expanduser().absolute() / name
+    return scratch_root() / name
+
+
+def scratch_root() -> Path:
+    """The folder of this machine for what is of buckets."""
+    scratch = os.environ.get("PAV_SCRATCH") or Path.home() / ".cache" / "pav_jax"
+    return Path(scratch).expanduser().absolute()
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder of this machine, under `$PAV_SCRATCH`, that is gone afterwards."""
+    scratch_root().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch_root(), prefix="copy-") as folder:
+        yield Path(folder)
 
 
 @contextlib.contextmanager
@@ -64,13 +78,8 @@ def mirrored(remote: str, local: Path) -> Iterator[None]:
     Raises:
       UserError: the bucket cannot be reached, or holds other things.
     """
-    if remote.split("://")[0] not in _STORES:
-        raise UserError(
-            f"cannot use --workdir={remote}: a workdir is a folder, or may be in"
-            f" {', '.join(f'{store}://' for store in _STORES)}"
-        )
-    mirror = Mirror(remote, local)
-    with _explained(remote):
+    with explained(remote):
+        mirror = Mirror(remote, local)
         mirror.fetch()
     stop = threading.Event()
     thread = threading.Thread(target=mirror.follow, args=(stop,), daemon=True)
@@ -81,12 +90,26 @@ def mirrored(remote: str, local: Path) -> Iterator[None]:
         failed = sys.exc_info()[0] is not None
         stop.set()
         thread.join()
-        with contextlib.suppress(Exception) if failed else _explained(remote, local):
+        with contextlib.suppress(Exception) if failed else explained(remote, local):
             mirror.sync()
 
 
 @contextlib.contextmanager
-def _explained(remote: str, local: Path | None = None) -> Iterator[None]:
+def explained(remote: str, local: Path | None = None) -> Iterator[None]:
+    """Within, what goes wrong with a bucket is a UserError.
+
+    Args:
+      remote: what is read or written there.
+      local: where on this machine everything is, and is copied from next time.
+
+    Raises:
+      UserError: also where `remote` is of a kind of store that is not known.
+    """
+    if is_remote(remote) and remote.split("://")[0] not in _STORES:
+        raise UserError(
+            f"cannot use {remote}: give a path of this machine, or one in"
+            f" {', '.join(f'{store}://' for store in _STORES)}"
+        )
     try:
         yield
     except UserError:
@@ -94,7 +117,7 @@ def _explained(remote: str, local: Path | None = None) -> Iterator[None]:
     except Exception as error:  # of the client of whichever store it is
         kept = f"; all is in {local}, and the same command copies it" if local else ""
         raise UserError(
-            f"cannot use --workdir={remote}: {type(error).__name__}: {error}{kept}"
+            f"cannot use {remote}: {type(error).__name__}: {error}{kept}"
         ) from error
 
 
@@ -142,9 +165,9 @@ class Mirror:
 
     def _fetch_all(self) -> None:
         (self._local / _INDEX).unlink(missing_ok=True)
-        for name in _files(self._local):
+        for name in files(self._local):
             (self._local / name).unlink()
-        for name in _files(self._remote):
+        for name in files(self._remote):
             if name != _OWNER:
                 with (self._remote / name).open("rb") as source:
                     artifacts.write_atomically(
@@ -202,7 +225,7 @@ class Mirror:
 
     def _stamps(self) -> dict[str, list[int]]:
         found = {}
-        for name in _files(self._local):
+        for name in files(self._local):
             with contextlib.suppress(FileNotFoundError):
                 stat = (self._local / name).stat()
                 found[name] = [stat.st_size, stat.st_mtime_ns]
@@ -219,13 +242,13 @@ def _order(name: str, stamp: list[int]) -> tuple[bool, int, bool, str]:
     return Path(name).name == _MANIFEST, stamp[1], name.endswith(".json"), name
 
 
-def _files(folder: Any, prefix: str = "") -> Iterator[str]:
+def files(folder: Any, prefix: str = "") -> Iterator[str]:
     """Names of the files below, but for hidden ones and what Orbax has not finished."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for child in list(folder.iterdir()):
             if child.name.startswith(".") or "orbax-checkpoint-tmp" in child.name:
                 continue
             if child.is_dir():
-                yield from _files(child, f"{prefix}{child.name}/")
+                yield from files(child, f"{prefix}{child.name}/")
             else:
                 yield prefix + child.name

@@ -5,6 +5,7 @@ lists the files. The work itself is in the modules named after the paper's parts
 """
 
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def stages(config: ConfigDict) -> list[Stage]:
     ]
 
 
-def report(workdir: str) -> Path:
+def report(workdir: str | os.PathLike[str]) -> Path:
     """Draws the page of a finished run again; returns its path."""
     return write_page(Path(workdir) / "report")
 

@@ -34,6 +34,7 @@ from pav_jax.processes import Processes
 from pav_jax.progress import progress
 
 KEY = "pav"  # of what is added to each line
+PARTIAL = ".partial"  # ends the name of a file that is not complete
 
 _CHUNK_LINES = 512  # that are scored together, and done again after a kill
 _CHUNK_BYTES = _LONGEST = 1 << 24  # of those lines together, and of any one
@@ -113,7 +114,7 @@ def _claim(source: Path, target: Path) -> Iterator[tuple[BinaryIO | None, int, s
         yield None, *about
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.partial")
+    partial = target.with_name(f"{target.name}{PARTIAL}")
     with partial.open("a+b") as out:
         try:
             fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)

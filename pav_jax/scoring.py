@@ -7,19 +7,22 @@ for scores in scoring.score(verifiers, prompts, responses):
 The verifiers are on the active mesh, if there is one (`pav_jax.mesh`).
 """
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pav_jax import (
     artifacts,
+    buckets,
     evaluation,
     experiment,
     export,
     labels,
+    mirror,
     policy,
     stages,
     workdir,
@@ -152,6 +155,22 @@ class Verifiers:
     def __post_init__(self):
         if self.prover_k < 1:
             raise UserError(f"prover_k={self.prover_k} must be at least 1")
+
+
+@contextlib.contextmanager
+def fetched(directory: str) -> Iterator[Path]:
+    """A folder for `Verifiers.load`; of one in a bucket, a copy of what that reads."""
+    if not mirror.is_remote(directory):
+        yield Path(directory)
+        return
+    if buckets.exists(f"{directory}/{export.ABOUT}"):
+        found = buckets.to_read(directory)
+    elif buckets.exists(f"{directory}/{stages.MANIFEST}"):
+        found = buckets.to_read(directory, beside=export.BESIDE)
+    else:
+        found = buckets.to_read(directory, parts=(*export.BESIDE, "prm", "orm"))
+    with found as folder:
+        yield folder
 
 
 def _exported(directory: Path, prover_k: int | None) -> Verifiers:

@@ -14,8 +14,9 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from pav_jax import artifacts
 from pav_jax import config as config_lib
@@ -78,9 +79,13 @@ class Run:
         experiment = re.sub(r"[^a-z0-9]+", "-", self.config["name"].lower()).strip("-")
         return f"{experiment[:20]}-{config_lib.digest(self.config)[:10]}"
 
-    def results(self, root: Path) -> dict[str, Any] | None:
-        """What the finished run found; None if it is not finished, or was another."""
-        path = root / self.name / "report" / "results.json"
+    def results(self, root: str) -> dict[str, Any] | None:
+        """What the finished run found; None if it is not finished, or was another.
+
+        Args:
+          root: where the runs' folders are; may be in a bucket.
+        """
+        path = epath.Path(root) / self.name / "report" / "results.json"
         if not path.exists():
             return None
         results = artifacts.read_json(path)

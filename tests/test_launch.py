@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from stand_in import Bucket, contents
 
 from pav_jax import sweeps
 from pav_jax.errors import UserError
@@ -604,6 +605,27 @@ def test_sweep_goes_on_and_collects(sweep, config, tmp_path):
     code, ran, said = sweep("--collect")
     assert code == 0 and not ran
     assert said.out.count("not finished") == 2
+
+
+def test_a_sweep_in_a_bucket(sweep, config, contents_of_bucket):
+    """Results are found there, and the table is put there."""
+    runs = sweeps.load(str(config))
+    for run in runs[:3]:
+        results = dict(base=dict(accuracy=0.5), search=[], config=run.config)
+        results["verifier"] = dict(auc_within_problem={})
+        path = f"gs://bucket/run/{run.name}/report/results.json"
+        Bucket().pipe_file(path, json.dumps(results).encode())
+    code, ran, said = sweep("--root=gs://bucket/run", "--collect")
+    assert code == 0 and not ran
+    assert said.out.count("done") == 3 and said.out.count("not finished") == 1
+    found = contents_of_bucket()
+    assert found["sweep.md"].decode() == said.out and b"<svg" in found["sweep.svg"]
+    code, _, said = sweep("--root=gs://bucket/run", "--dry_run")
+    assert code == 0 and "4 runs, 1 to do" in said.err
+    assert f"--workdir=gs://bucket/run/{runs[3].name}" in said.out
+
+
+contents_of_bucket = pytest.fixture(contents)
 
 
 def test_sweep_on_other_machines(config, cloud, tmp_path):

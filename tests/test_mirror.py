@@ -1,4 +1,4 @@
-"""Workdirs in a bucket: a stand-in with no locks, renames or appending, that fails."""
+"""Workdirs in a bucket that has no locks, renames or appending, and that fails."""
 
 import contextlib
 import hashlib
@@ -6,68 +6,17 @@ import json
 import shutil
 import threading
 
-import fsspec
 import numpy as np
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 from ml_collections import ConfigDict
+from stand_in import Bucket, Lost, contents
 
 from pav_jax import artifacts, mirror, stages
 from pav_jax.errors import UserError
 from pav_jax.stages import Stage, run_stages
 
 REMOTE = "gs://bucket/run"
-
-
-class Lost(OSError):
-    """The machine is gone, as far as the bucket is concerned."""
-
-
-class Bucket(MemoryFileSystem):
-    """Objects that are made whole or not at all, until it fails."""
-
-    protocol = ("gcs", "gs")
-    cachable = False
-    store, pseudo_dirs = {}, [""]  # its own
-    left = 10**9  # changes until it fails
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(str(path).removeprefix("gs://"))
-
-    def _change(self):
-        type(self).left -= 1
-        if self.left < 0:
-            raise Lost
-
-    def _open(self, path, mode="rb", **kwargs):
-        assert mode in ("rb", "wb"), mode
-        if mode == "wb":
-            self._change()
-        return super()._open(path, mode=mode, **kwargs)
-
-    def rm(self, path, recursive=False, maxdepth=None):
-        assert not recursive
-        self._change()
-        super().rm(path)
-
-    def mv(self, *args, **kwargs):
-        raise NotImplementedError
-
-    rename = mv
-
-
-@pytest.fixture(autouse=True)
-def bucket(monkeypatch, tmp_path):
-    """What is in the bucket, bytes by name."""
-    fsspec.register_implementation("gcs", Bucket, clobber=True)
-    monkeypatch.setenv("PAV_SCRATCH", str(tmp_path / "scratch"))
-    monkeypatch.setattr(Bucket, "left", 10**9)
-    Bucket.store.clear()
-    return lambda: {
-        name.removeprefix("/bucket/run/"): file.getvalue()
-        for name, file in Bucket.store.items()
-    }
+bucket = pytest.fixture(autouse=True)(contents)
 
 
 def lose_machine():

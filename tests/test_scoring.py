@@ -14,8 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from stand_in import Bucket, contents
 
-from pav_jax import crew, evaluation, experiment, score_file, scoring, verifier
+from pav_jax import (
+    crew,
+    evaluation,
+    experiment,
+    mirror,
+    score_file,
+    scoring,
+    verifier,
+)
 from pav_jax.errors import UserError
 from pav_jax.gemma import checkpoint as published
 from pav_jax.gemma import forward
@@ -537,6 +546,42 @@ def test_two_real_processes_score(run, source, tmp_path):
     assert f"{16 - len(BAD)} responses scored" in said[0][0]
     assert "scored" not in said[1][0]
     assert len(target.read_text().splitlines()) == 16
+
+
+bucket = pytest.fixture(contents)
+
+
+def test_the_commands_in_a_bucket(run, bucket, tmp_path, capsys):
+    """They write there what they write here; of a run only what they need is read."""
+    there = "gs://bucket/run"
+    for name in mirror.files(run):
+        if name.split("/")[0] != "sft":
+            Bucket().pipe_file(f"{there}/{name}", (run / name).read_bytes())
+    row = {"prompt": "a?", "response": "b\nc"}
+    Bucket().pipe_file(f"{there}/it.jsonl", json.dumps(row).encode() + b"\n")
+    (tmp_path / "it.jsonl").write_bytes(bucket()["it.jsonl"])
+
+    for part in ("", "/orm"):
+        for place, of in ((there, there + part), (tmp_path, f"{run}{part}")):
+            out = f"{place}/out{part}.jsonl"
+            files = [f"--input={place}/it.jsonl", f"--output={out}"]
+            assert main(["score", f"--verifier={of}", *files]) == 0
+            assert main(["show", f"--input={out}"]) == 0
+        for name in (f"out{part}.jsonl", f"out{part}.html"):
+            assert bucket()[name] == (tmp_path / name).read_bytes()
+    assert main(["show", *[f"--{x}put={there}/it.jsonl" for x in ("in", "out")]]) == 2
+
+    where = [f"--stage={there}/prm", f"--output={there}/exported"]
+    assert main(["export", *where]) == 0
+    assert main(["export", *where]) == 2
+    assert "exported exists" in capsys.readouterr().err
+    files = [f"--input={there}/it.jsonl", f"--output={there}/again.jsonl"]
+    assert main(["score", f"--verifier={there}/exported", *files]) == 0
+    (first, again) = (
+        json.loads(bucket()[name])["pav"] for name in ("out.jsonl", "again.jsonl")
+    )
+    assert first["steps"] == again["steps"] and again["orm"] is None
+    assert not list(mirror.scratch_root().iterdir())
 
 
 def test_the_commands(run, tmp_path, capsys):
