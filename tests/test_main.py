@@ -8,6 +8,7 @@ import types
 from pathlib import Path
 
 import pytest
+from stand_in import Bucket, contents
 
 import pav_jax
 from pav_jax.errors import UserError
@@ -59,6 +60,24 @@ def test_run(pipeline, tmp_path):
 def test_run_until(pipeline):
     assert main([*RUN, "--until=one"]) == 0
     assert [stage for stage, _ in pipeline.seen] == ["one"]
+
+
+def test_report_in_a_bucket(pipeline, bucket):
+    Bucket().pipe_file("gs://bucket/run/report/results.json", b"found")
+    Bucket().pipe_file("gs://bucket/run/sft/params", b"not needed")
+
+    def report(workdir):
+        page = workdir / "report" / "index.html"
+        page.write_bytes(page.with_name("results.json").read_bytes())
+        assert [path.name for path in workdir.iterdir()] == ["report"]
+        return page
+
+    pipeline.report = report
+    assert main(["report", "--workdir=gs://bucket/run"]) == 0
+    assert bucket()["report/index.html"] == b"found"
+
+
+bucket = pytest.fixture(contents)
 
 
 def test_report(pipeline):
