@@ -339,7 +339,7 @@ def test_values_are_those_of_an_uncached_pass():
 
 def test_the_longest_steps_go_on_without_the_others(monkeypatch):
     """And find what they do in the company of all, as the slow search says."""
-    widths = {"_decode": set(), "_read_steps": set()}
+    widths = {"decode_steps": set(), "read_steps": set()}
 
     def noted(name, function):
         def call(*args, width, **static):
