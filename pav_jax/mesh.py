@@ -203,12 +203,6 @@ def share_of_process(sizes: Mapping[str, int], count: int) -> dict[str, int]:
     return {"data": count // tensor // fsdp, "fsdp": fsdp, "tensor": tensor}
 
 
-def batch_share() -> int:
-    """Devices of the active mesh that share out the rows of a batch; 1 without one."""
-    sizes = jax.sharding.get_abstract_mesh().shape
-    return math.prod(sizes.get(axis, 1) for axis in BATCH)
-
-
 def constrain(x: jax.Array, *axes: Any) -> jax.Array:
     """`x`, with its leading dimensions shared out over mesh axes, within a jit."""
     if jax.sharding.get_abstract_mesh().empty:

@@ -116,16 +116,20 @@ class Reading:
     evidence: jax.Array
 
 
+def _shares() -> int:
+    return mesh.row_shares(jax.sharding.get_abstract_mesh())
+
+
 def groups_at_once(beam: BeamConfig) -> int:
     """Problems of a batch: of `beam.rows` rows, and as the active mesh needs them."""
-    rows, share = beam.beams * beam.candidates, mesh.batch_share()
+    rows, share = beam.beams * beam.candidates, _shares()
     groups = max(1, beam.rows // rows)
     return groups if rows % share == 0 else -(-groups // share) * share
 
 
 def specs(state: Any, groups: int, rows: int) -> Any:
     """Where `Beams` or a `Reading` are on the active mesh, as `PartitionSpec`s."""
-    share = mesh.batch_share()
+    share = _shares()
     by_group = groups % share == 0
     group = mesh.BATCH if by_group else None
     row = mesh.BATCH if not by_group and rows % share == 0 else None
