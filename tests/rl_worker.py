@@ -22,7 +22,11 @@ STEPS = 3
 
 
 def config(sizes=None, **changes) -> ConfigDict:
-    """Of the stages; `sizes` are the mesh's, and `changes` of the method."""
+    """Of the stages; `sizes` are the mesh's, and `changes` of the method.
+
+    `refresh_every=2` and `n_mc=2` give the same on one process and two; they are not
+    in the tests, since they double what there is to compile.
+    """
     optimizer = dict(
         warmup_steps=1,
         learning_rate=1e-3,

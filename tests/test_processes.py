@@ -344,7 +344,7 @@ def reinforce(run, tmp_path):
     """Starts processes that do RL on a mesh; see rl_worker.py."""
 
     def start(sizes, count, hang=-1, **kwargs):
-        config = rl_worker.config(sizes, refresh_every=2)
+        config = rl_worker.config(sizes)
         (tmp_path / "demo.py").write_text(
             "from ml_collections import ConfigDict\n\n"
             f"get_config = lambda: ConfigDict({config.to_dict()})\n"
