@@ -143,7 +143,7 @@ def _rl(params, batch, config, model, mesh) -> Step:
     state = jax.eval_shape(
         lambda p: rl.new_state(p, objective, optimizers, config=model), params
     )
-    state, reference = _placed(state, TRAIN, mesh), _placed(params, DECODE, mesh)
+    state, reference = _placed(state, TRAIN, mesh), _placed(params, TRAIN, mesh)
     parts = {
         "weights": _bytes((state.policy, state.value, reference)),
         "optimizer": _bytes((state.policy_opt, state.value_opt)),
