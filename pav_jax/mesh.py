@@ -234,11 +234,19 @@ def by_shares(f: Callable, in_specs: Any, out_specs: Any) -> Callable:
     )
 
 
+def in_share() -> bool:
+    """Whether this is traced within `by_shares`, on a mesh."""
+    return set(BATCH) <= set(jax.sharding.get_abstract_mesh().manual_axes)
+
+
 def sum_of_shares(x: jax.Array) -> jax.Array:
     """The sum of what the devices that share out a batch have, in `by_shares`."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return x
-    return jax.lax.psum(x, BATCH)
+    return jax.lax.psum(x, BATCH) if in_share() else x
+
+
+def max_of_shares(x: jax.Array) -> jax.Array:
+    """The largest of what they have."""
+    return jax.lax.pmax(x, BATCH) if in_share() else x
 
 
 def constrain_one(x: jax.Array, dimension: int, axis: str) -> jax.Array:

@@ -16,7 +16,7 @@ place in the beam and add nothing to it.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -148,9 +148,27 @@ def specs(state: Any, groups: int, rows: int) -> Any:
 
 def _on_mesh(state: Any, groups: int, rows: int) -> Any:
     """`Beams` or a `Reading`, where `specs` says, within a jit."""
-    if jax.sharding.get_abstract_mesh().empty:
+    if jax.sharding.get_abstract_mesh().empty or mesh.in_share():
         return state
     return jax.lax.with_sharding_constraint(state, specs(state, groups, rows))
+
+
+def _by_problems(f: Callable, groups: int, arguments: int, results: int) -> Callable:
+    """`f`, run by every device for its own problems; see `mesh.by_shares`.
+
+    Where devices share out the rows of a problem the partitioner has it.
+
+    Args:
+      f: takes parameters and then `arguments` trees of `[G, ...]`; gives `results` of
+        these and then a scalar, which all devices agree on.
+      groups: G.
+      arguments: how many.
+      results: how many.
+    """
+    if groups % _shares():
+        return f
+    rows, whole = PartitionSpec(mesh.BATCH), PartitionSpec()
+    return mesh.by_shares(f, (whole, *[rows] * arguments), (*[rows] * results, whole))
 
 
 class Scorer(Protocol):
@@ -277,9 +295,14 @@ def _goes_on(active: jax.Array, done: jax.Array, width: int) -> jax.Array:
 
     Moving rows costs about as much as some tokens.
     """
-    most = jnp.max(jnp.sum(active, axis=1))
+    most = _most(active)
     few = most <= (_narrower(width) if width > _NARROWEST else 0)
     return (most > 0) & ((done < _CHUNK) | ~few)
+
+
+def _most(active: jax.Array) -> jax.Array:
+    """The most rows of a problem that have work left, int32."""
+    return mesh.max_of_shares(jnp.max(jnp.sum(active, axis=1, dtype=jnp.int32)))
 
 
 def _pick(active: jax.Array, width: int) -> jax.Array:
@@ -303,6 +326,12 @@ def read_steps(
     Returns:
       The reading, q and read, and the most rows of a problem with work left.
     """
+    read_share = functools.partial(_read_share, config=config, width=width)
+    run = _by_problems(read_share, len(q), arguments=4, results=3)
+    return run(params, reading, q, read, beams)
+
+
+def _read_share(params, reading, q, read, beams, *, config, width):
     prompt_length, tokens, length = beams.prompt_length, beams.tokens, beams.length
     shape, trunk = length.shape, reading.trunk
     if is_part := width < shape[1]:
@@ -343,8 +372,8 @@ def read_steps(
     if is_part:
         carry = _put_rows(whole, carry, at)
     suffix, evidence, q, read = carry
-    most = jnp.max(jnp.sum(read < beams.length, axis=1))
-    return _on_mesh(Reading(trunk, suffix, evidence), *shape), q, read, most
+    reading = _on_mesh(Reading(trunk, suffix, evidence), *shape)
+    return reading, q, read, _most(read < beams.length)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -441,6 +470,14 @@ def decode_steps(params, beams, keys, active, *, config, beam, width):
     Returns:
       The beams; which rows have work left, bool `[G, R]`; the most of a problem.
     """
+    decode_share = functools.partial(
+        _decode_share, config=config, beam=beam, width=width
+    )
+    run = _by_problems(decode_share, len(active), arguments=3, results=2)
+    return run(params, beams, keys, active)
+
+
+def _decode_share(params, beams, keys, active, *, config, beam, width):
     whole, shape = (beams, active), active.shape
     if is_part := width < shape[1]:
         at = _pick(active, width)
@@ -495,7 +532,7 @@ def decode_steps(params, beams, keys, active, *, config, beam, width):
         )
         beams = dataclasses.replace(beams, **_put_rows(old, new, at))
         active = _put_rows(was_active, active, at)
-    return _on_mesh(beams, *shape), active, jnp.max(jnp.sum(active, axis=1))
+    return _on_mesh(beams, *shape), active, _most(active)
 
 
 _ROWS = ("hidden", "tokens", "length", "digest", "q", "score", "done")

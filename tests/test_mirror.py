@@ -172,5 +172,5 @@ def test_a_bucket_of_another_experiment(bucket):
 
 
 def test_a_store_that_there_is_no_client_for():
-    with pytest.raises(UserError, match="tape://bucket/run: .* may be in gs://, s3://"):
+    with pytest.raises(UserError, match="tape://bucket/run: .* one in gs://, s3://"):
         run_stages([], config(), "tape://bucket/run")
