@@ -4,7 +4,7 @@
 
 The usual way: a sampler continues every kept text by C steps, from its beginning, and
 the verifier reads every candidate whole. Here both run on our own engine and forward
-pass, so that what differs is what is read again.
+pass, on the same devices, so that what differs is what is read again.
 """
 
 import functools
@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.harness import Side
 from benchmarks.scoring import random_verifier
-from pav_jax import rollout, search, verifier
+from pav_jax import mesh, rollout, search, verifier
 from pav_jax.gemma import forward
 from pav_jax.gemma.config import tiny_gemma2
 from pav_jax.ledger import Ledger
@@ -36,8 +36,13 @@ def main() -> list[dict[str, object]]:
     rng = np.random.default_rng(0)
     shape = (PROBLEMS, PROMPT)
     prompts = rng.integers(len(STEP_ENDS) + 1, CONFIG.vocab_size, shape).tolist()
-    params = forward.init_params(jax.random.key(0), CONFIG)
-    scorer = random_verifier(CONFIG)
+    with harness.on_all_devices(PROBLEMS):
+        return _compare(prompts)
+
+
+def _compare(prompts) -> list[dict[str, object]]:
+    params = mesh.place(forward.init_params(jax.random.key(0), CONFIG), mesh.DECODE)
+    scorer = mesh.place(random_verifier(CONFIG), mesh.DECODE)
     found = []
     for beams in BEAMS:
         beam = BeamConfig(

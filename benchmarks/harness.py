@@ -5,6 +5,7 @@ that whatever else the machine does falls on both. The first call of each, in wh
 compiles, is timed apart. The figures are medians over the rounds.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -84,6 +85,15 @@ def compare(
     return report(benchmark, *rates, unit=f"{unit}/s", model=model)
 
 
+def on_all_devices(rows: int) -> contextlib.AbstractContextManager:
+    """Within it all devices share out `rows`, as `config.mesh.data` would have it.
+
+    On a CPU a device is a core.
+    """
+    count = math.gcd(jax.device_count(), rows)
+    return jax.set_mesh(mesh.make_mesh({"data": count}, jax.devices()[:count]))
+
+
 def sample(
     params: forward.Params,
     requests: Sequence[Request],
@@ -91,13 +101,9 @@ def sample(
     config: TransformerConfig,
     sampling: SamplingConfig,
 ) -> Ledger:
-    """What our engine pays for all requests, with some of the trunks on each device.
-
-    That is `config.mesh.data`; on a CPU a device is a core.
-    """
-    count = math.gcd(jax.device_count(), sampling.trunks)
+    """What our engine pays for all requests, on all devices."""
     ledger = Ledger()
-    with jax.set_mesh(mesh.make_mesh({"data": count}, jax.devices()[:count])):
+    with on_all_devices(sampling.trunks // sampling.share):
         params = mesh.place(params, mesh.DECODE)
         for _ in rollout.sample(
             params, requests, config=config, sampling=sampling, ledger=ledger
