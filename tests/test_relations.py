@@ -1,6 +1,8 @@
 """The built-in task: its problems, its checker, and grading of hostile text."""
 
 import functools
+import hashlib
+import itertools
 import random
 import re
 
@@ -71,11 +73,26 @@ def test_an_unknown_split():
         {"min_depth": 6, "max_depth": 5},
         {"max_depth": 10},
         {"num_people": 17},
+        {"min_people": 7},
+        {"min_people": 11},
     ],
 )
 def test_impossible_shapes(arguments):
-    with pytest.raises(UserError, match="min_depth <= max_depth < num_people"):
+    with pytest.raises(UserError, match="min_depth <= max_depth < min_people"):
         Relations(**arguments)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_wrong_turns_are_a_probability(share):
+    with pytest.raises(UserError, match="wrong_turns.*between 0 and 1"):
+        Relations(wrong_turns=share)
+
+
+def test_the_problems_of_old():
+    """Finished runs are of these; a new option must not draw before they are made."""
+    texts = (f"{p.prompt}{p.solution}{p.answer}" for p in _problems("default"))
+    digest = hashlib.sha256("".join(texts).encode()).hexdigest()
+    assert digest.startswith("98a91ebed4aa1f37")
 
 
 # Problems. The solver below reads the English, and nothing of the module.
@@ -198,6 +215,76 @@ def test_the_vocabulary_spells_every_problem(name):
         lines = problem.solution.split("\n")
         assert len(solution) == 5 * (len(lines) - 1) + 2
         assert is_step_end[solution].sum() == len(lines) - 1
+
+
+# The variant for RL: who has gone is said beside, and demonstrations go wrong.
+
+
+def _for_rl(wrong_turns: float, **others) -> Relations:
+    shape = dict(min_depth=4, max_depth=4, min_people=6, num_people=9)
+    return Relations(**shape, wrong_turns=wrong_turns, gone_beside=True, **others)
+
+
+def _at_forks(problem: Problem) -> list[bool]:
+    """Whether the demonstration went right at each fork that it came to."""
+    puzzle = Puzzle.parse(problem.prompt)
+    path = [puzzle.root, *puzzle.path()]
+    onward = [reference for _, reference in puzzle.relations.values()]
+    people = [puzzle.root, *re.findall(r"\. (\w+)$", problem.solution, re.MULTILINE)]
+    return [
+        name in path
+        for at, name in itertools.pairwise(people)
+        if at in path and onward.count(at) > 1
+    ]
+
+
+@pytest.mark.parametrize("max_decoy", [1, 3])
+def test_who_has_gone_is_said_before_the_sentence_that_leads_there(max_decoy):
+    people = set()
+    for problem in _for_rl(0.0, max_decoy=max_decoy).problems("train", COUNT):
+        puzzle = Puzzle.parse(problem.prompt)
+        gone = re.findall(
+            r"(\w+) has gone home\. \w+ has [^.]* (\w+)\.", problem.prompt
+        )
+        assert all(left == name for left, name in gone)
+        inner = {reference for _, reference in puzzle.relations.values()}
+        leaves = puzzle.relations.keys() - inner - {puzzle.target}
+        assert sorted(leaves) == sorted(name for name, _ in gone)
+        assert TASK.grade(problem, problem.solution) is Grade.CORRECT
+        people.add(1 + len(puzzle.relations))
+    assert people == {6, 7, 8, 9}
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_demonstrations_go_wrong_as_often_as_asked(share):
+    taken = []
+    for problem in _for_rl(share, max_decoy=2).problems("train", 4 * COUNT):
+        verdicts = TASK.check_steps(problem, problem.solution)
+        turns = _at_forks(problem)
+        taken += turns
+        if all(turns):
+            assert set(verdicts) == {"good"}
+            assert TASK.grade(problem, problem.solution) is Grade.CORRECT
+            continue
+        # True steps to the branch's end, and the number that is had there.
+        assert not any(turns[turns.index(False) + 1 :])
+        first = verdicts.index("useless")
+        assert set(verdicts[:first]) <= {"good"}
+        assert set(verdicts[first:-1]) == {"useless"}
+        *_, last, answer = problem.solution.split("\n")
+        assert re.search(r"-> (\d+)\.", last)[1] == answer.removeprefix("Answer: ")
+        assert f"{last.rpartition(' ')[2]} has gone home." in problem.prompt
+    wrong = 1 - sum(taken) / len(taken)
+    assert wrong == pytest.approx(
+        share, abs=4 * (share * (1 - share) / len(taken)) ** 0.5
+    )
+
+
+def test_wrong_turns_change_no_problem():
+    careful, careless = (_for_rl(x).problems("train", COUNT) for x in (0.0, 0.7))
+    assert [(p.prompt, p.answer) for p in careful] == [
+        (p.prompt, p.answer) for p in careless
+    ]
 
 
 def test_operations():

@@ -175,7 +175,12 @@ class Relations(Task):
       min_depth: fewest relations between the number given and the one asked.
       max_depth: most.
       num_people: people in a problem; those not on the path are decoys.
+      min_people: fewest people, where problems differ in it; else as `num_people`.
       max_decoy: longest decoy branch; its last person has gone home.
+      gone_beside: who has gone home is said just before the sentence that leads to
+        them, where whoever looks that up sees it, and not after all else.
+      wrong_turns: probability that a demonstration takes a decoy where there is one;
+        it follows that to its end, and answers with the number that it has there.
     """
 
     name = "relations"
@@ -187,17 +192,29 @@ class Relations(Task):
         min_depth: int = 5,
         max_depth: int = 7,
         num_people: int = 10,
+        min_people: int | None = None,
         max_decoy: int = 1,
+        gone_beside: bool = False,
+        wrong_turns: float = 0.0,
     ):
-        if not 1 <= min_depth <= max_depth < num_people <= len(NAMES):
+        fewest = num_people if min_people is None else min_people
+        if not 1 <= min_depth <= max_depth < fewest <= num_people <= len(NAMES):
             raise UserError(
-                "relations task: need 1 <= min_depth <= max_depth < num_people <="
-                f" {len(NAMES)}, got {min_depth}, {max_depth}, {num_people}"
+                "relations task: need 1 <= min_depth <= max_depth < min_people <="
+                f" num_people <= {len(NAMES)}, got {min_depth}, {max_depth}, {fewest},"
+                f" {num_people}"
+            )
+        if not 0 <= wrong_turns <= 1:
+            raise UserError(
+                f"relations task: wrong_turns={wrong_turns} is a probability; it must"
+                " be between 0 and 1"
             )
         self._seed = seed
         self._depths = (min_depth, max_depth)
-        self._num_people = num_people
+        self._people = (fewest, num_people)
         self._max_decoy = max_decoy
+        self._gone_beside = gone_beside
+        self._wrong_turns = wrong_turns
 
     def vocabulary(self) -> Sequence[str]:
         """Words and phrases of the task, each of which is one token."""
@@ -232,7 +249,10 @@ class Relations(Task):
 
     def _problem(self, rng: random.Random) -> Problem:
         depth = rng.randint(*self._depths)
-        names = rng.sample(NAMES, self._num_people)
+        few, many = self._people
+        # No draw where there is no choice: the problems of old stay as they are.
+        people = many if few == many else rng.randint(few, many)
+        names = rng.sample(NAMES, people)
         item = rng.choice(ITEMS)
         path, decoys = names[: depth + 1], names[depth + 1 :]
         values = {path[0]: rng.randint(1, MAX_VALUE)}
@@ -259,16 +279,23 @@ class Relations(Task):
                 relate(name, reference)
             gone.append(branch[-1])
 
-        sentences = [f"{r} has {_PHRASES[o]} {n}." for n, (o, r) in relations.items()]
+        left = {name: f"{name}{_GONE.rstrip()}" for name in gone}
+        sentences = []
+        for name, (op, reference) in relations.items():
+            beside = [left[name]] if self._gone_beside and name in left else []
+            said = f"{reference} has {_PHRASES[op]} {name}."
+            sentences.append(" ".join([*beside, said]))
         rng.shuffle(sentences)
-        # Last, so that no sentence can be read in the light of who has gone.
-        sentences += [f"{name}{_GONE.rstrip()}" for name in rng.sample(gone, len(gone))]
+        if not self._gone_beside:
+            # Last, so that no sentence can be read in the light of who has gone.
+            sentences += [left[name] for name in rng.sample(gone, len(gone))]
+        shown = self._demonstrated(rng, path, relations)
         steps = []
-        for name in path[1:]:
+        for name in shown:
             op, reference = relations[name]
             change = f"{values[reference]} -> {values[name]}"
             steps.append(f" has {_PHRASES[op]} {name}: {change}. {name}")
-        steps.append(f"Answer: {values[path[-1]]}")
+        steps.append(f"Answer: {values[shown[-1]]}")
         question = f"How many {item} does {path[-1]} have?"
         start = f"We start with {values[path[0]]}. {path[0]}"
         return Problem(
@@ -276,6 +303,28 @@ class Relations(Task):
             answer=str(values[path[-1]]),
             solution="\n".join(steps),
         )
+
+    def _demonstrated(
+        self,
+        rng: random.Random,
+        path: list[str],
+        relations: dict[str, tuple[str, str]],
+    ) -> list[str]:
+        """The people of a demonstration, in order: the path, up to a wrong turn."""
+        if not self._wrong_turns:
+            return path[1:]
+        onward: dict[str, list[str]] = {}
+        for name, (_, reference) in relations.items():
+            if name not in path:
+                onward.setdefault(reference, []).append(name)
+        for i, name in enumerate(path):
+            if name in onward and rng.random() < self._wrong_turns:
+                shown = path[1 : i + 1]
+                while name in onward:
+                    name = rng.choice(onward[name])
+                    shown.append(name)
+                return shown
+        return path[1:]
 
     def answer(self, response: str) -> str | None:
         answer = _ANSWER.fullmatch(response.rstrip("\n").rpartition("\n")[2])
