@@ -252,6 +252,12 @@ class Lab:
             is_step_end=tokenizer.step_end_mask(),
         )
 
+    def first(self, count: int | None) -> "Lab":
+        """The lab of the first `count` of its problems; of all if it is None."""
+        return dataclasses.replace(
+            self, problems=self.problems[:count], prompts=self.prompts[:count]
+        )
+
     def sampling(self, temperature: float, *, branches: int) -> SamplingConfig:
         """How responses are sampled, on a grid with no row to spare.
 

@@ -191,6 +191,7 @@ def run_improvement(context: StageContext) -> None:
     }
     policies = {"sft": ("sft", 0), "rft": ("rft", 0), **runs}
     lab = experiment.Lab.load(config, context.input("data"), config.rl.measured)
+    lab = lab.first(config.rl.final.get("problems"))
     prm = lab.load_verifier(context.input("prm"))
     for name in progress(iterable=policies, unit="policy", desc=context.stage):
         path = context.directory / f"{name}.npz"
