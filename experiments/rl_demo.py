@@ -95,7 +95,13 @@ def get_config(variant: str = "") -> ConfigDict:
             rl.refresh = _refresh()
         elif variant == "alpha":
             rl.measured, rl.seeds = "validation", (0,)
-            rl.methods = {f"alpha_{a:g}": pav_rl | dict(alpha=a) for a in ALPHAS}
+            # A field's name may have no dot.
+            names = [f"alpha_{a:g}".replace(".", "_") for a in ALPHAS]
+            rl.methods = {
+                name: pav_rl | dict(alpha=a)
+                for name, a in zip(names, ALPHAS, strict=True)
+            }
+            rl.final.reference = "alpha_1"
         elif variant == "smoke":
             _shrink(config)
     return config
@@ -149,4 +155,4 @@ def _shrink(config: ConfigDict) -> None:
     rl.methods.pav_refreshed = dict(rl.methods.pav_rl) | dict(refresh_every=2)
     rl.refresh = _refresh() | dict(problems=8, steps=2, warmup_steps=1, batch_size=4)
     rl.provers = dict(problems=4, responses=2, n_mc=4, ks=(1, 2))
-    rl.final.update(dict(samples=4, unsolved=8, ns=(1, 2, 4)))
+    rl.final.update(dict(problems=8, samples=4, unsolved=8, ns=(1, 2, 4)))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pav_jax import improvement
+from pav_jax import config, improvement, pipeline
 from pav_jax.errors import UserError
 from pav_jax.estimators import pass_at_n
 from pav_jax.labels import Response
@@ -119,6 +119,20 @@ def test_gains_and_how_soon():
         improvement._against("grpo", curves, samples, methods)
 
 
+@pytest.mark.parametrize(
+    "variant",
+    ["", "controls", "provers", "monte_carlo", "refreshed", "alpha", "smoke"],
+)
+def test_every_variant_names_stages_that_can_run(variant):
+    path = str(ROOT / "experiments" / "rl_demo.py")
+    made = config.call(path, "get_config", variant)
+    for stage in pipeline.stages(made):
+        config.select(made, stage.fields)
+    for method in made.rl.methods:
+        improvement._objective(made, method)
+    assert made.rl.final.reference in made.rl.methods
+
+
 @pytest.mark.slow
 def test_every_stage_at_the_smallest_size(tmp_path):
     done = subprocess.run(
@@ -137,6 +151,7 @@ def test_every_stage_at_the_smallest_size(tmp_path):
     trained = {"orm_rl", "grpo", "pav_rl", "pav_mc", "pav_refreshed"}
     assert results["policies"].keys() == trained | {"sft", "rft"}
     assert results["curves"].keys() == trained
+    assert results["problems"] == 8  # the first, of 12
     for policy in results["policies"].values():
         passed = [policy["pass_at"][n]["accuracy"] for n in ("1", "2", "4")]
         assert passed == sorted(passed)
