@@ -416,12 +416,12 @@ def make_update(
             grads, state.policy_opt, state.policy
         )
         policy = optax.apply_updates(state.policy, updates)
-        ratio = initial - log_probs
         metrics |= {
             "loss": total,
             "grad_norm": optax.tree.norm(grads),
-            # Never negative, unlike the mean log-ratio, and as unbiased.
-            "kl": _mean(jnp.expm1(ratio) - ratio, mask),
+            # Not `expm1(ratio) - ratio`, which is as unbiased and never negative: once
+            # a policy has unlearnt what the initial one did, one rare token is e^ratio.
+            "kl": _mean(log_probs - initial, mask),
             "entropy": -_mean(log_probs, mask),
             "log_prob_gap": jnp.max(jnp.abs(log_probs - batch["sampled"]) * mask),
             "reward": _mean(rewards, mask),

@@ -430,7 +430,10 @@ def test_an_update_by_hand():
     assert float(metrics["value_error"]) == pytest.approx(
         float(value_loss(initial_value)), 1e-4
     )
-    assert metrics["kl"] > 0
+    ratio = np.asarray(_log_probs(_params(0), batch) - initial)
+    assert float(metrics["kl"]) == pytest.approx(
+        float(np.sum(ratio * mask) / np.sum(mask)), rel=1e-4
+    )
 
 
 def test_at_the_initial_policy_there_is_no_kl():
