@@ -191,6 +191,7 @@ def run_improvement(context: StageContext) -> None:
     }
     policies = {"sft": ("sft", 0), "rft": ("rft", 0), **runs}
     lab = experiment.Lab.load(config, context.input("data"), config.rl.measured)
+    of_curves = len(lab.problems)
     lab = lab.first(config.rl.final.get("problems"))
     prm = lab.load_verifier(context.input("prm"))
     for name in progress(iterable=policies, unit="policy", desc=context.stage):
@@ -212,6 +213,7 @@ def run_improvement(context: StageContext) -> None:
         methods.setdefault(method, []).append(name)
     results = {
         "problems": len(lab.problems),
+        "curve_problems": of_curves,
         "samples": config.rl.final.samples,
         "seeds": list(config.rl.seeds),
         "policies": {
@@ -369,7 +371,10 @@ def _against(
     goal = curves[reference]["sampled"]["mean"][-1]
     out: dict[str, Any] = {"reference": reference, "accuracy": goal, "methods": {}}
     for method, names in methods.items():
-        mean, interval = mean_interval(_per_problem(samples, names) - theirs)
+        # The reference to itself has no interval: zeros would pass for outcomes.
+        mean, interval = 0.0, (0.0, 0.0)
+        if method != reference:
+            mean, interval = mean_interval(_per_problem(samples, names) - theirs)
         row: dict[str, Any] = {"gain": mean, "ci": interval}
         if method in curves:
             curve, last = curves[method], curves[reference]

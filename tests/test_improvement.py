@@ -112,6 +112,7 @@ def test_gains_and_how_soon():
     assert found["accuracy"] == 0.4
     rows = found["methods"]
     assert rows["orm"]["gain"] == 0 and rows["orm"]["sooner"] == 1
+    assert rows["orm"]["ci"] == (0, 0)  # and not that of four wrong answers
     assert rows["pav"]["gain"] == pytest.approx((0.25 + 0.25) / 2)
     assert (rows["pav"]["sooner"], rows["pav"]["cheaper"]) == (3.0, 3.0)
     assert rows["bad"]["sooner"] is None and rows["bad"]["gain"] == -0.25
@@ -151,7 +152,7 @@ def test_every_stage_at_the_smallest_size(tmp_path):
     trained = {"orm_rl", "grpo", "pav_rl", "pav_mc", "pav_refreshed"}
     assert results["policies"].keys() == trained | {"sft", "rft"}
     assert results["curves"].keys() == trained
-    assert results["problems"] == 8  # the first, of 12
+    assert (results["problems"], results["curve_problems"]) == (8, 12)
     for policy in results["policies"].values():
         passed = [policy["pass_at"][n]["accuracy"] for n in ("1", "2", "4")]
         assert passed == sorted(passed)

@@ -13,7 +13,10 @@ def section(results: Results) -> str:
     """Accuracy against iterations and tokens, Pass@N, and the numbers at the end."""
     found = results.get("improvement") or {}
     policies, curves = found.get("policies") or {}, found.get("curves") or {}
-    over = f"{text.count(found.get('problems'))} test problems"
+    over, curves_over = (
+        f"{text.count(found.get(key))} test problems"
+        for key in ("problems", "curve_problems")
+    )
     seeds = len(found.get("seeds") or [])
     runs = f"{seeds} seed" + ("s" if seeds != 1 else "")
     keys = [*policies, *(key for key in curves if key not in policies)]
@@ -25,7 +28,7 @@ def section(results: Results) -> str:
             (
                 "step",
                 "<b>Accuracy against iterations</b> of one sampled response to each of "
-                f"{over}; means over {runs}, bands from the least to the most.",
+                f"{curves_over}; means over {runs}, bands from the least to the most.",
                 parts.claims(_claims(found)),
             ),
             (
