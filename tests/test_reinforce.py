@@ -390,12 +390,14 @@ def test_killed_in_the_middle_of_a_measurement(make, monkeypatch, whole):
 
 def test_exploding_kl_stops_the_run(make, monkeypatch):
     monkeypatch.setattr(reinforce, "_SAVE_EVERY", -1.0)
-    trainer = make(max_kl=1e-9)
-    # The first update has a learning rate of 0, so it is the third that has moved.
-    words = r"test: the KL.*max_kl=1e-09.*iteration 3;.*of iteration 2, in .*run/check"
+    trainer = make(max_kl=1e-6)
+    # The first update has a learning rate of 0, so the third iteration is the first
+    # that has moved; of its few tokens the mean log-ratio is below zero.
+    words = r"test: the KL.*max_kl=1e-06.*iteration 4;.*of iteration 3, in .*run/check"
     with pytest.raises(UserError, match=words):
         trainer.fit()
-    assert len(_lines(trainer, "metrics")) == 2
+    first, second, third = (row["kl"] for row in _lines(trainer, "metrics"))
+    assert abs(first) < 1e-6 and abs(second) < 1e-6 and third < -1e-6
     with pytest.raises(UserError, match=words):  # and again, from the checkpoint
         trainer.fit()
 

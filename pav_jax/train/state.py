@@ -84,7 +84,7 @@ def _clip(most: float) -> optax.GradientTransformation:
     """
 
     def update(grads: Any, _: Any) -> Any:
-        factor = jnp.minimum(1.0, most / optax.global_norm(grads))
+        factor = jnp.minimum(1.0, most / optax.tree.norm(grads))
         return jax.tree.map(lambda g: (g * factor).astype(g.dtype), grads)
 
     return optax.stateless(update)
@@ -122,7 +122,7 @@ def make_train_step(
         grads = mesh.constrain_params(grads, mesh.TRAIN)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = metrics | {"loss": value, "grad_norm": optax.global_norm(grads)}
+        metrics = metrics | {"loss": value, "grad_norm": optax.tree.norm(grads)}
         state = TrainState(state.step + 1, params, opt_state)
         return mesh.constrain_params(state, mesh.TRAIN), metrics
 
