@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.harness import Side
 from benchmarks.scoring import random_verifier
-from pav_jax import mesh, rollout, search, verifier
+from pav_jax import mesh, reader, rollout, search, verifier
 from pav_jax.gemma import forward
 from pav_jax.gemma.config import tiny_gemma2
 from pav_jax.ledger import Ledger
@@ -81,7 +81,7 @@ def _compare(prompts) -> list[dict[str, object]]:
 def _ours(params, scorer, prompts, beam: BeamConfig, paid: Ledger) -> int:
     for found in search.beam_search(
         params,
-        search.VerifierScorer(scorer, CONFIG, beam.max_tokens),
+        reader.VerifierScorer(scorer, CONFIG, beam.max_tokens),
         prompts,
         range(len(prompts)),
         alpha=0.5,

@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 from pav_jax import artifacts, draws, evaluation, experiment, labels, oracle, records
 from pav_jax.ledger import Ledger
 from pav_jax.progress import progress
-from pav_jax.search import BeamConfig, Scorer, VerifierScorer, beam_search
+from pav_jax.reader import VerifierScorer
+from pav_jax.search import BeamConfig, Scorer, beam_search
 from pav_jax.shards import in_shards, once, write_ledger
 from pav_jax.stages import StageContext
 

@@ -16,25 +16,20 @@ place in the beam and add nothing to it.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 
-from pav_jax import mesh, rollout, verifier
+from pav_jax import candidates, rollout, verifier
 from pav_jax.gemma import branches, forward
 from pav_jax.gemma.branches import KeyValues
 from pav_jax.gemma.config import TransformerConfig
 from pav_jax.gemma.forward import Params
 from pav_jax.ledger import Ledger
 from pav_jax.train.data import pad_rows
-from pav_jax.verifier import VerifierParams
-
-_CHUNK = 8  # tokens that the verifier reads in one pass
-_NARROWEST = 3  # rows of a problem, of which no fewer go on by themselves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,75 +95,11 @@ class Beams:
     decoded: jax.Array
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """What a verifier has read of the candidates.
-
-    Attributes:
-      trunk: the prompts' keys and values, `[G, K, P, H]` a layer.
-      suffix: the candidates', `[G, R, K, T, H]` a layer.
-      evidence: float32 `[G, R]`, summed over all tokens read.
-    """
-
-    trunk: KeyValues
-    suffix: KeyValues
-    evidence: jax.Array
-
-
-def _shares() -> int:
-    return mesh.row_shares(jax.sharding.get_abstract_mesh())
-
-
 def groups_at_once(beam: BeamConfig) -> int:
     """Problems of a batch: of `beam.rows` rows, and as the active mesh needs them."""
-    rows, share = beam.beams * beam.candidates, _shares()
+    rows, share = beam.beams * beam.candidates, candidates.shares()
     groups = max(1, beam.rows // rows)
     return groups if rows % share == 0 else -(-groups // share) * share
-
-
-def specs(state: Any, groups: int, rows: int) -> Any:
-    """Where `Beams` or a `Reading` are on the active mesh, as `PartitionSpec`s."""
-    share = _shares()
-    by_group = groups % share == 0
-    group = mesh.BATCH if by_group else None
-    row = mesh.BATCH if not by_group and rows % share == 0 else None
-    of = {
-        "trunk": PartitionSpec(group, "tensor"),
-        "suffix": PartitionSpec(group, row, "tensor"),
-        "keys": PartitionSpec(group),
-        "decoded": PartitionSpec(group),
-    }
-    found = {}
-    for name in (field.name for field in dataclasses.fields(state)):
-        spec = of.get(name, PartitionSpec(group, row))
-        found[name] = jax.tree.map(lambda _, s=spec: s, getattr(state, name))
-    return dataclasses.replace(state, **found)
-
-
-def _on_mesh(state: Any, groups: int, rows: int) -> Any:
-    """`Beams` or a `Reading`, where `specs` says, within a jit."""
-    if jax.sharding.get_abstract_mesh().empty or mesh.in_share():
-        return state
-    return jax.lax.with_sharding_constraint(state, specs(state, groups, rows))
-
-
-def _by_problems(f: Callable, groups: int, arguments: int, results: int) -> Callable:
-    """`f`, run by every device for its own problems; see `mesh.by_shares`.
-
-    Where devices share out the rows of a problem the partitioner has it.
-
-    Args:
-      f: takes parameters and then `arguments` trees of `[G, ...]`; gives `results` of
-        these and then a scalar, which all devices agree on.
-      groups: G.
-      arguments: how many.
-      results: how many.
-    """
-    if groups % _shares():
-        return f
-    rows, whole = PartitionSpec(mesh.BATCH), PartitionSpec()
-    return mesh.by_shares(f, (whole, *[rows] * arguments), (*[rows] * results, whole))
 
 
 class Scorer(Protocol):
@@ -200,209 +131,6 @@ class Scorer(Protocol):
         """Tokens that a model read for each problem since `begin`, int `[G]`."""
 
 
-class VerifierScorer:
-    """Scores by a trained verifier, which reads each token once.
-
-    Args:
-      params: the verifier.
-      config: its architecture.
-      max_tokens: most tokens of a response.
-    """
-
-    def __init__(
-        self, params: VerifierParams, config: TransformerConfig, max_tokens: int
-    ):
-        self._params = params
-        self._for_steps = params | {"model": branches.for_extend(params["model"])}
-        self._config = config
-        self._max_tokens = max_tokens
-
-    def begin(self, prompts, lengths, rows):
-        self._reading, value = read_prompts(
-            self._params,
-            prompts,
-            lengths,
-            rows=rows,
-            max_tokens=self._max_tokens,
-            config=self._config,
-        )
-        self._scored = jnp.asarray(lengths)
-        return value
-
-    def score(self, beams):
-        self._scored = self._scored + _new_tokens(beams.start, beams.length)
-        q, read = beams.q, beams.start
-        width = left = beams.length.shape[1]
-        while left:
-            width = _width(left, width)
-            self._reading, q, read, most = read_steps(
-                self._for_steps,
-                self._reading,
-                q,
-                read,
-                beams,
-                config=self._config,
-                width=width,
-            )
-            left = int(most)
-        return q
-
-    def keep(self, parents, used):
-        self._reading = keep_rows(self._reading, parents, used)
-
-    @property
-    def scored(self):
-        return np.asarray(self._scored)
-
-
-@functools.partial(jax.jit, static_argnames=("rows", "max_tokens", "config"))
-def read_prompts(
-    params: VerifierParams, prompts, lengths, *, rows, max_tokens, config
-) -> tuple[Reading, jax.Array]:
-    """What a verifier knows after the prompts; Q of each, float32 `[G]`."""
-    trunk, hidden = branches.prefill(params["model"], prompts, config=config)
-    value, evidence = verifier.head_terms(params["head"], hidden)
-    last = jnp.maximum(lengths - 1, 0)[:, None]
-    value, evidence = (
-        jnp.take_along_axis(terms, last, axis=1)[:, 0]
-        for terms in (value, jnp.cumsum(evidence, axis=1))
-    )
-    groups = len(prompts)
-    suffix = branches.empty_suffix(
-        groups, rows, max_tokens, config=config, dtype=hidden.dtype
-    )
-    reading = Reading(trunk, suffix, jnp.repeat(evidence[:, None], rows, axis=1))
-    return _on_mesh(reading, groups, rows), jax.nn.sigmoid(value + evidence)
-
-
-def _width(left: int, width: int) -> int:
-    """Rows of a problem that go on together, of which at most `left` have work.
-
-    A batch waits for its longest step. Where a fourth of the rows is left, they go on
-    without the others: a fourth at a time, so that there are few programs.
-    """
-    while _narrower(width) >= left and width > _NARROWEST:
-        width = _narrower(width)
-    return width
-
-
-def _narrower(width: int) -> int:
-    return -(-width // 4)
-
-
-def _goes_on(active: jax.Array, done: jax.Array, width: int) -> jax.Array:
-    """Whether a batch of this width does, bool, after `done` tokens of each row.
-
-    Moving rows costs about as much as some tokens.
-    """
-    most = _most(active)
-    few = most <= (_narrower(width) if width > _NARROWEST else 0)
-    return (most > 0) & ((done < _CHUNK) | ~few)
-
-
-def _most(active: jax.Array) -> jax.Array:
-    """The most rows of a problem that have work left, int32."""
-    return mesh.max_of_shares(jnp.max(jnp.sum(active, axis=1, dtype=jnp.int32)))
-
-
-def _pick(active: jax.Array, width: int) -> jax.Array:
-    """`width` rows of each problem, those with work among them, int32 `[G, width]`."""
-    return jnp.argsort(~active, axis=1, stable=True)[:, :width]
-
-
-@jax.jit
-def _new_tokens(start, length):
-    return jnp.sum(length - start, axis=1, dtype=jnp.int32)
-
-
-@functools.partial(
-    jax.jit, static_argnames=("config", "width"), donate_argnames="reading"
-)
-def read_steps(
-    params: VerifierParams, reading: Reading, q, read, beams: Beams, *, config, width
-) -> tuple[Reading, jax.Array, jax.Array, jax.Array]:
-    """Reads tokens `read` to `beams.length` of rows; Q where they end.
-
-    Returns:
-      The reading, q and read, and the most rows of a problem with work left.
-    """
-    read_share = functools.partial(_read_share, config=config, width=width)
-    run = _by_problems(read_share, len(q), arguments=4, results=3)
-    return run(params, reading, q, read, beams)
-
-
-def _read_share(params, reading, q, read, beams, *, config, width):
-    prompt_length, tokens, length = beams.prompt_length, beams.tokens, beams.length
-    shape, trunk = length.shape, reading.trunk
-    if is_part := width < shape[1]:
-        at = _pick(read < length, width)
-        whole = reading.suffix, reading.evidence, q, read
-        (suffix, evidence, q, read), prompt_length, tokens, length = _gather_rows(
-            (whole, prompt_length, tokens, length), at
-        )
-        reading = _on_mesh(Reading(trunk, suffix, evidence), shape[0], width)
-    carry = reading.suffix, reading.evidence, q, read
-
-    def body(state):
-        (suffix, evidence, q, read), done = state
-        places = read[..., None] + jnp.arange(_CHUNK)[None, None]
-        places = jnp.minimum(places, tokens.shape[-1] - 1)
-        chunk = jnp.take_along_axis(tokens, places, axis=-1)
-        suffix, hidden = branches.extend(
-            params["model"], trunk, suffix, chunk, prompt_length, read, config=config
-        )
-        value, new = verifier.head_terms(params["head"], hidden)
-        total = evidence[..., None] + jnp.cumsum(new, axis=-1)
-        last = length - 1 - read  # where in this chunk, or after it, the step ends
-        at = jnp.clip(last, 0, _CHUNK - 1)[..., None]
-        value, total = (
-            jnp.take_along_axis(x, at, axis=-1)[..., 0] for x in (value, total)
-        )
-        ends = (last >= 0) & (last < _CHUNK)
-        q = jnp.where(ends, jax.nn.sigmoid(value + total), q)
-        evidence = jnp.where(last >= 0, total, evidence)
-        read = jnp.minimum(read + _CHUNK, length)
-        return (suffix, evidence, q, read), done + _CHUNK
-
-    carry, _ = jax.lax.while_loop(
-        lambda state: _goes_on(state[0][3] < length, state[1], width),
-        body,
-        (carry, jnp.int32(0)),
-    )
-    if is_part:
-        carry = _put_rows(whole, carry, at)
-    suffix, evidence, q, read = carry
-    reading = _on_mesh(Reading(trunk, suffix, evidence), *shape)
-    return reading, q, read, _most(read < beams.length)
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def keep_rows(reading: Reading, parents: jax.Array, used: jax.Array) -> Reading:
-    """Row r goes on from row `parents[g, r]`; see `Scorer.keep`."""
-    kept = dataclasses.replace(
-        reading,
-        suffix=branches.copy_rows(reading.suffix, parents, used),
-        evidence=_gather_rows(reading.evidence, parents),
-    )
-    return _on_mesh(kept, *parents.shape)
-
-
-def _gather_rows(tree, parents):
-    """Row r becomes row `parents[g, r]`, in every `[G, R, ...]` array."""
-
-    def gather(array):
-        index = parents.reshape(parents.shape + (1,) * (array.ndim - 2))
-        return jnp.take_along_axis(array, index, axis=1)
-
-    return jax.tree.map(gather, tree)
-
-
-def _put_rows(tree, rows, at):
-    """Row `at[g, r]` becomes row r of `rows`, in every `[G, R, ...]` array."""
-    group = jnp.arange(len(at))[:, None]
-    return jax.tree.map(lambda old, new: old.at[group, at].set(new), tree, rows)
-
-
 @functools.partial(jax.jit, static_argnames=("config", "beam"))
 def begin(
     params: Params, prompts, lengths, keys, bare, *, config, beam: BeamConfig
@@ -430,7 +158,7 @@ def begin(
         done=jnp.broadcast_to(lengths[:, None] == 0, shape),
         decoded=jnp.zeros((groups,), jnp.int32),
     )
-    return _on_mesh(beams, *shape)
+    return candidates.on_mesh(beams, *shape)
 
 
 def _row_key(key, digest, row):
@@ -453,7 +181,7 @@ def _sample_steps(params: Params, beams: Beams, *, config, beam) -> Beams:
     active = ~beams.done
     width = left = active.shape[1]
     while left:
-        width = _width(left, width)
+        width = candidates.next_width(left, width)
         beams, active, most = decode_steps(
             params, beams, keys, active, config=config, beam=beam, width=width
         )
@@ -473,17 +201,17 @@ def decode_steps(params, beams, keys, active, *, config, beam, width):
     decode_share = functools.partial(
         _decode_share, config=config, beam=beam, width=width
     )
-    run = _by_problems(decode_share, len(active), arguments=3, results=2)
+    run = candidates.by_problems(decode_share, len(active), arguments=3, results=2)
     return run(params, beams, keys, active)
 
 
 def _decode_share(params, beams, keys, active, *, config, beam, width):
     whole, shape = (beams, active), active.shape
     if is_part := width < shape[1]:
-        at = _pick(active, width)
+        at = candidates.pick(active, width)
         rows = {name: getattr(beams, name) for name in _OF_ROWS}
-        rows, keys, active = _gather_rows((rows, keys, active), at)
-        beams = _on_mesh(dataclasses.replace(beams, **rows), shape[0], width)
+        rows, keys, active = candidates.gather((rows, keys, active), at)
+        beams = candidates.on_mesh(dataclasses.replace(beams, **rows), shape[0], width)
     here = (jnp.arange(len(active))[:, None], jnp.arange(width)[None])
 
     def body(state):
@@ -521,7 +249,7 @@ def _decode_share(params, beams, keys, active, *, config, beam, width):
         return beams, active & ~stops, done + 1
 
     beams, active, _ = jax.lax.while_loop(
-        lambda state: _goes_on(state[1], state[2], width),
+        lambda state: candidates.goes_on(state[1], state[2], width),
         body,
         (beams, active, jnp.int32(0)),
     )
@@ -530,9 +258,9 @@ def _decode_share(params, beams, keys, active, *, config, beam, width):
         old, new = (
             {name: getattr(b, name) for name in _OF_ROWS} for b in (before, beams)
         )
-        beams = dataclasses.replace(beams, **_put_rows(old, new, at))
-        active = _put_rows(was_active, active, at)
-    return _on_mesh(beams, *shape), active, _most(active)
+        beams = dataclasses.replace(beams, **candidates.put(old, new, at))
+        active = candidates.put(was_active, active, at)
+    return candidates.on_mesh(beams, *shape), active, candidates.most_left(active)
 
 
 _ROWS = ("hidden", "tokens", "length", "digest", "q", "score", "done")
@@ -563,11 +291,11 @@ def select(
     *_, place = jax.lax.sort((copy, -score, place), num_keys=2)
     kept = place[:, : beam.beams]
     parents = jnp.repeat(kept, beam.candidates, axis=1)
-    rows = _gather_rows({name: getattr(beams, name) for name in _ROWS}, parents)
+    rows = candidates.gather({name: getattr(beams, name) for name in _ROWS}, parents)
     used = jnp.max(beams.length)
     suffix = branches.copy_rows(beams.suffix, parents, used)
     beams = dataclasses.replace(beams, suffix=suffix, **rows)
-    return _on_mesh(beams, *q.shape), parents, used, jnp.all(beams.done)
+    return candidates.on_mesh(beams, *q.shape), parents, used, jnp.all(beams.done)
 
 
 @dataclasses.dataclass(frozen=True)

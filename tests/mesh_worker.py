@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from pav_jax import mesh, rl, rollout, search, verifier
+from pav_jax import mesh, reader, rl, rollout, search, verifier
 from pav_jax.gemma import forward
 from pav_jax.gemma.config import tiny_gemma2
 from pav_jax.ledger import Ledger
@@ -132,7 +132,7 @@ def beams(programs):
     verifier_params = mesh.place(parameters()[1], mesh.DECODE)
     rng = np.random.default_rng(2)
     prompts = rng.integers(2, CONFIG.vocab_size, (3, LENGTH)).tolist()
-    scorer = search.VerifierScorer(verifier_params, CONFIG, SAMPLING.max_tokens)
+    scorer = reader.VerifierScorer(verifier_params, CONFIG, SAMPLING.max_tokens)
     out = []
     for count in (1, 4):
         beam = search.BeamConfig(

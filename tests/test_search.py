@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pav_jax import rollout, search, verifier
+from pav_jax import candidates, reader, rollout, search, verifier
 from pav_jax.gemma import forward
 from pav_jax.gemma.config import tiny_gemma2
 from pav_jax.oracle import Oracle, OracleScorer
-from pav_jax.search import BeamConfig, VerifierScorer, beam_search
+from pav_jax.reader import VerifierScorer
+from pav_jax.search import BeamConfig, beam_search
 
 VOCAB, END, NEWLINES = 12, 3, (4, 5)
 # The window is shorter than the prompts; steps are longer than one chunk at times.
@@ -332,14 +333,15 @@ def test_values_are_those_of_an_uncached_pass():
                 lengths.add(step.length[g, r] - step.start[g, r])
     assert compared >= 3 * 6 * 3
     # Steps of none, of some and of more tokens than the verifier reads at once.
-    assert 0 in lengths and 1 in lengths and max(lengths) > search._CHUNK
+    assert 0 in lengths and 1 in lengths and max(lengths) > candidates.CHUNK
     # The values differ far more than the tolerance.
     assert np.std([step.q[:3] for step in steps]) > 0.1
 
 
 def test_the_longest_steps_go_on_without_the_others(monkeypatch):
     """And find what they do in the company of all, as the slow search says."""
-    widths = {"decode_steps": set(), "read_steps": set()}
+    modules = {"decode_steps": search, "read_steps": reader}
+    widths = {name: set() for name in modules}
 
     def noted(name, function):
         def call(*args, width, **static):
@@ -348,8 +350,8 @@ def test_the_longest_steps_go_on_without_the_others(monkeypatch):
 
         return call
 
-    for name in widths:
-        monkeypatch.setattr(search, name, noted(name, getattr(search, name)))
+    for name, module in modules.items():
+        monkeypatch.setattr(module, name, noted(name, getattr(module, name)))
     found = _search(_verifier_scorer())
     assert found == _recorded()[0]
     for name in widths:
@@ -361,7 +363,7 @@ def test_the_longest_steps_go_on_without_the_others(monkeypatch):
     [(48, 48, 48), (13, 48, 48), (12, 48, 12), (4, 48, 12), (3, 48, 3), (1, 12, 3)],
 )
 def test_rows_go_on_a_fourth_at_a_time(left, width, expected):
-    assert search._width(left, width) == expected
+    assert candidates.next_width(left, width) == expected
 
 
 def test_a_candidate_goes_on_from_its_parent():

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from pav_jax import candidates, policy, reader, rl, rollout, search, verifier
 from pav_jax import mesh as mesh_lib
-from pav_jax import policy, rl, rollout, search, verifier
 from pav_jax.errors import UserError
 from pav_jax.gemma import forward, sizes
 from pav_jax.gemma.config import TransformerConfig, tiny_gemma2
@@ -209,11 +209,11 @@ def _search_step(params, prm, beams, reading, alpha, *, config, beam):
     beams, left, _ = search.decode_steps(
         params, beams, keys, ~beams.done, config=config, beam=beam, width=width
     )
-    reading, q, read, _ = search.read_steps(
+    reading, q, read, _ = reader.read_steps(
         prm, reading, beams.q, beams.start, beams, config=config, width=width
     )
     beams, parents, used, done = search.select(beams, q, alpha, beam=beam)
-    return beams, search.keep_rows(reading, parents, used), left, read, done
+    return beams, reader.keep_rows(reading, parents, used), left, read, done
 
 
 def _search(params, config, model, mesh) -> Step:
@@ -239,7 +239,7 @@ def _search(params, config, model, mesh) -> Step:
         lengths = jax.ShapeDtypeStruct((groups,), jnp.int32)
         reading, bare = jax.eval_shape(
             functools.partial(
-                search.read_prompts,
+                reader.read_prompts,
                 rows=rows,
                 max_tokens=limits.max_tokens,
                 config=model,
@@ -260,7 +260,7 @@ def _search(params, config, model, mesh) -> Step:
             jax.tree.map(
                 lambda leaf, spec: _at(leaf, NamedSharding(mesh, spec)),
                 state,
-                search.specs(state, groups, rows),
+                candidates.specs(state, groups, rows),
             )
             for state in (beams, reading)
         )
