@@ -66,11 +66,14 @@ demo: $(READY) ## run a whole small experiment; ends in runs/demo/report/index.h
 smoke: $(READY) ## run the same stages at the smallest size
 	.venv/bin/pav run --config=experiments/demo.py:smoke --workdir=runs/smoke
 
+# A file of tests goes to one process: tests of a file share what is slow to make.
+PYTEST := .venv/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
 test: lint ## lint, then all tests
-	.venv/bin/python -m pytest
+	$(PYTEST)
 
 test-fast: $(READY) ## the tests that are not marked slow
-	.venv/bin/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 lint: $(READY) ## check style and format
 	.venv/bin/ruff check

