@@ -31,26 +31,62 @@ CELLS = [
     ("27b", "v5p:4x4x4", {"fsdp": 16, "tensor": 4}, 64),
     ("27b", "v6e:8x8", {"fsdp": 8, "tensor": 8}, 32),
 ]
+# What a plain scanned Gemma 2, compiled for the same slices, takes of a device in GiB;
+# scale.template.md says more. Rows of the batch, or trunks and rows of the engine; tokens
+# of a prompt and of its response.
+REFERENCES = [
+    ("2b", "v5e:4x4", {"fsdp": 4, "tensor": 4}, "sft", (32,), (512, 512), "3.9"),
+    ("9b", "v5p:4x4x4", {"fsdp": 16, "tensor": 4}, "sft", (128,), (512, 512), "5.5"),
+    ("27b", "v5p:4x4x4", {"fsdp": 16, "tensor": 4}, "sft", (128,), (512, 512), "10.3"),
+    ("27b", "v5p:8x8x8", {"fsdp": 128, "tensor": 4}, "sft", (1024,), (512, 512), "6.0"),
+    ("27b", "v5e:4x4", {"fsdp": 4, "tensor": 4}, "sft", (128,), (512, 512), "23.07"),
+    (
+        *("27b", "v5p:4x4x4", {"fsdp": 16, "tensor": 4}),
+        *("decode", (16, 16), (384, 128), "13 to 14.5"),
+    ),
+]
 LABELS = 300_000  # the paper's, of one base policy
 _GIB = 2**30
 
 
-def load(size: str, trunks: int):
-    """The paper's experiment with Gemma 2 of a size."""
+def load(size: str, **fields):
+    """The paper's experiment with Gemma 2 of a size, some fields changed."""
     file = ROOT / "experiments" / f"gemma2_{size}_math.py"
-    return config_lib.load([f"--config={file}", f"--config.sampling.trunks={trunks}"])
+    given = [f"--config.{name}={value}" for name, value in fields.items()]
+    return config_lib.load([f"--config={file}", *given])
+
+
+def load_cell(size: str, trunks: int):
+    return load(size, **{"sampling.trunks": trunks})
+
+
+def load_reference(size: str, step: str, batch: tuple, tokens: tuple):
+    limits = ("limits.max_prompt_tokens", "limits.max_tokens")
+    rows = {
+        "sft": ("sft.batch_size",),
+        "decode": ("sampling.trunks", "sampling.rows"),
+    }[step]
+    fields = dict(zip(limits + rows, tokens + batch, strict=True))
+    return load(size, **{"model.dtype": "bfloat16"} | fields)
 
 
 def main() -> None:
     found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
     for size, slice_, sizes, trunks in CELLS:
-        config = load(size, trunks)
+        config = load_cell(size, trunks)
         cell = found.setdefault(f"{size} {slice_}", {})
         for name in steps.names(config):
             if name not in cell:
                 print(f"compiling {size} {slice_} {name}", file=sys.stderr)
                 cell[name] = compiled.compile_step(name, config, slice_, sizes)
                 artifacts.write_json(FOUND, found)
+    for size, slice_, sizes, name, batch, tokens, _ in REFERENCES:
+        cell = found.setdefault(f"reference {size} {slice_}", {})
+        if name not in cell:
+            print(f"compiling reference {size} {slice_} {name}", file=sys.stderr)
+            config = load_reference(size, name, batch, tokens)
+            cell[name] = compiled.compile_step(name, config, slice_, sizes)
+            artifacts.write_json(FOUND, found)
     write_page(found)
 
 
@@ -59,7 +95,7 @@ def write_page(found: dict) -> None:
     rows, labels, chips = [], [], []
     for size, slice_, sizes, trunks in CELLS:
         cell = found.get(f"{size} {slice_}", {})
-        target, config = topology.parse(slice_), load(size, trunks)
+        target, config = topology.parse(slice_), load_cell(size, trunks)
         mesh = " × ".join(f"{axis} {n}" for axis, n in sizes.items())
         where = f"| {size.upper()} | {slice_} | {mesh} |"
         for name, answer in cell.items():
@@ -75,10 +111,38 @@ def write_page(found: dict) -> None:
             stages = estimate.stages(config, cell, target)
             total = [sum(stage.chip_hours[i] for stage in stages) for i in (0, 1)]
             chips.append(f"{where} {_span(total)} |")
+    beside = [
+        _beside(cell, found.get(f"reference {cell[0]} {cell[1]}", {}))
+        for cell in REFERENCES
+    ]
     text = (ROOT / "docs" / "scale.template.md").read_text()
-    for name, lines in (("steps", rows), ("labels", labels), ("experiment", chips)):
+    for name, lines in {
+        "steps": rows,
+        "labels": labels,
+        "experiment": chips,
+        "references": list(filter(None, beside)),
+    }.items():
         text = text.replace(f"{{{name}}}", "\n".join(lines))
     artifacts.write_atomically(PAGE, lambda file: file.write(text.encode()))
+
+
+def _beside(cell: tuple, answers: dict) -> str | None:
+    size, slice_, sizes, name, batch, tokens, reference = cell
+    if name not in answers:
+        return None
+    answer = answers[name]
+    if answer["fits"]:
+        ours = f"{answer['total'] / _GIB:.2f}"
+    else:
+        limit = answer["limit"] / _GIB
+        ours = f"refused: {answer['needed'] / _GIB:.2f} of {limit:.2f}"
+    mesh = " × ".join(f"{axis} {n}" for axis, n in sizes.items())
+    shape = " × ".join(map(str, (*batch, sum(tokens))))
+    seconds, peak = answer["seconds"], answer["peak"] / 1e9
+    return (
+        f"| {size.upper()} | {slice_} | {mesh} | {name} | {shape} | {ours} |"
+        f" {reference} | {seconds:.0f} | {peak:.2f} |"
+    )
 
 
 def _memory(answer: dict, target: topology.Topology) -> str:

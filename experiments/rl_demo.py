@@ -21,13 +21,19 @@ Variants train by more methods, and in the same workdir do none again:
     :monte_carlo  no verifier: continuations of each step by the policy as it is
     :refreshed    the verifier is trained on during RL, on the policy's new rollouts
     :alpha        one seed for each α, measured on validation problems
+    :sparse       another base policy, in a workdir of its own: every problem has four
+                  decoys, to which demonstrations go eight times in ten, so that of a
+                  hundred responses about two are right, and outcomes tell little
     :smoke        takes two minutes and shows only that everything runs
 """
 
 import demo
 from ml_collections import ConfigDict
 
-VARIANTS = ("", "controls", "provers", "monte_carlo", "refreshed", "alpha", "smoke")
+VARIANTS = (
+    *("", "controls", "provers", "monte_carlo", "refreshed", "alpha"),
+    *("sparse", "smoke"),
+)
 ALPHAS = (0.1, 0.3, 1.0, 3.0, 6.0)
 PROVERS = (1, 2, 4, 8, 16)
 
@@ -102,6 +108,10 @@ def get_config(variant: str = "") -> ConfigDict:
                 for name, a in zip(names, ALPHAS, strict=True)
             }
             rl.final.reference = "alpha_1"
+        elif variant == "sparse":
+            config.task.min_people = config.task.num_people
+            config.task.wrong_turns = 0.8
+            rl.training.steps, rl.training.measure_every = 200, 20
         elif variant == "smoke":
             _shrink(config)
     return config
