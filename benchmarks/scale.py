@@ -31,9 +31,9 @@ CELLS = [
     ("27b", "v5p:4x4x4", {"fsdp": 16, "tensor": 4}, 64),
     ("27b", "v6e:8x8", {"fsdp": 8, "tensor": 8}, 32),
 ]
-# What a plain scanned Gemma 2, compiled for the same slices, takes of a device in GiB
-# (see scale.template.md). Rows of the batch, or trunks and rows of the engine; tokens of
-# a prompt and of its response.
+# Before the last of each are rows of the batch, or trunks and rows of the engine, and
+# tokens of a prompt and of its response. The last is what a plain scanned Gemma 2
+# takes of a device of that slice, in GiB; see scale.template.md.
 REFERENCES = [
     ("2b", "v5e:4x4", {"fsdp": 4, "tensor": 4}, "sft", (32,), (512, 512), "3.9"),
     ("9b", "v5p:4x4x4", {"fsdp": 16, "tensor": 4}, "sft", (128,), (512, 512), "5.5"),

@@ -357,14 +357,23 @@ def reinforce(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_do_rl_as_one(reinforce, tmp_path):
-    """One is killed while it samples; then both go on to what one process has."""
+def test_processes_do_rl_as_one(reinforce, tmp_path):
+    """One of two is told to stop, then one is killed while it samples; at last four go
+    on, to what one process has."""
+    leader, helper = reinforce({"fsdp": 2}, 2, hang=1)
+    _step(helper, 0)
+    helper.send_signal(signal.SIGTERM)
+    _, said = helper.communicate(timeout=120)
+    assert helper.returncode == 143, said
+    _, said = leader.communicate(timeout=120)
+    assert leader.returncode == 75, said
+
     leader, helper = reinforce({"fsdp": 2}, 2, hang=2)
     _step(helper, 2)
     while not (tmp_path / "out/rl-pav-0.new/checkpoints/2").exists():
         time.sleep(0.1)
     _kill(helper, leader)
-    for process in reinforce({"fsdp": 2}, 2):
+    for process in reinforce({"data": 2, "fsdp": 2}, 4):
         out, said = process.communicate(timeout=400)
         assert process.returncode == 0, said
         assert "step 2\n" in out and "step 1\n" not in out
