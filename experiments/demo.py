@@ -86,7 +86,11 @@ def get_config(variant: str = "") -> ConfigDict:
         alpha_beams=4,  # beam at which α is chosen, on validation problems
         temperature=1.0,
     )
-    config.sampling = dict(trunks=32, rows=8)  # the grid of the engine
+    config.sampling = dict(  # the grid of the engine
+        trunks=32,
+        rows=8,  # of each trunk
+        share=4,  # trunks whose rows take each other's responses as well
+    )
 
     if variant == "smoke":
         config.problems = dict(sft=400, labels=32, validation=12, test=12)

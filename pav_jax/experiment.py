@@ -264,16 +264,20 @@ class Lab:
         Args:
           temperature: of the draws.
           branches: of each trunk; where they are fewer than `sampling.rows`, more
-            trunks take the place of the rows left over.
+            trunks take the place of the rows left over, as many as make whole groups
+            for every device of the active mesh.
         """
         grid = self.config.sampling
-        rows = min(grid.rows, branches)
+        rows, share = min(grid.rows, branches), grid.get("share", 1)
+        whole = share * mesh.row_shares(jax.sharding.get_mesh())
+        trunks = grid.trunks * grid.rows // rows // whole * whole
         return SamplingConfig(
             max_tokens=self.config.limits.max_tokens,
             end_ids=self.tokenizer.end_ids,
             temperature=temperature,
-            trunks=grid.trunks * grid.rows // rows,
+            trunks=max(trunks, whole),
             rows=rows,
+            share=share,
         )
 
     def load_policy(

@@ -1,5 +1,7 @@
 """What a config says about the model and the tokenizer."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,6 +46,31 @@ def test_a_published_size_has_an_embedding_for_each_token():
 def test_a_size_that_cannot_be_is_refused(fields, vocab_size, message):
     with pytest.raises(UserError, match=message):
         experiment.model_config(model(**fields), Sized(vocab_size))
+
+
+@pytest.mark.parametrize(
+    ("branches", "expected"),
+    [(9, (6, 8, 3)), (8, (6, 8, 3)), (5, (9, 5, 3)), (3, (15, 3, 3)), (1, (48, 1, 3))],
+)
+def test_the_grid_has_no_row_to_spare_and_whole_groups(branches, expected):
+    grid = dict(sampling=dict(trunks=6, rows=8, share=3), limits=dict(max_tokens=4))
+    lab = types.SimpleNamespace(
+        config=ConfigDict(grid), tokenizer=types.SimpleNamespace(end_ids=(1,))
+    )
+    found = experiment.Lab.sampling(lab, 1.0, branches=branches)
+    assert (found.trunks, found.rows, found.share) == expected
+
+
+def test_every_device_has_a_group_of_trunks(monkeypatch):
+    monkeypatch.setattr(experiment.mesh, "row_shares", lambda mesh: 4)
+    grid = dict(sampling=dict(trunks=6, rows=8), limits=dict(max_tokens=4))
+    lab = types.SimpleNamespace(
+        config=ConfigDict(grid), tokenizer=types.SimpleNamespace(end_ids=(1,))
+    )
+    trunks = [
+        experiment.Lab.sampling(lab, 1.0, branches=n).trunks for n in (8, 7, 2, 1)
+    ]
+    assert trunks == [4, 4, 24, 48]
 
 
 def test_the_policy_starts_from_a_checkpoint(tmp_path):

@@ -81,13 +81,16 @@ def build(name: str, config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
     Raises:
       UserError: the mesh does not divide the batch or a parameter.
     """
-    share = mesh.shape["data"] * mesh.shape["fsdp"]
+    share = mesh_lib.row_shares(mesh)
     count = rows(name, config)
+    what, of = "the batch size", "data x fsdp"
+    if name == "decode":
+        what, of = "sampling.trunks", f"{of} x sampling.share"
+        share *= config.sampling.get("share", 1)
     if count is not None and count % share:
-        what = "sampling.trunks" if name == "decode" else "the batch size"
         raise UserError(
-            f"{name}: {what} {count} has to be a multiple of data x fsdp"
-            f" = {share}, the devices that share out its rows"
+            f"{name}: {what} {count} has to be a multiple of {of} = {share};"
+            " data x fsdp devices share out its rows"
         )
     model = architecture(config)
     dtype = jnp.dtype(config.model.get("dtype", "float32"))
@@ -162,6 +165,7 @@ def _decode(params, config, model, mesh) -> Step:
         temperature=config.rollouts.temperature,
         trunks=grid.trunks,
         rows=grid.rows,
+        share=grid.get("share", 1),
     )
     static = dict(config=model, sampling=sampling)
     queue = limits.max_steps * config.labels.n_mc
