@@ -12,7 +12,8 @@ that leads to them, and the demonstrations go wrong at seven forks in ten. So th
 policy sees what tells a decoy from the path, and leans to the decoy: its greedy
 responses are worse than its samples, and rewards have something to turn round.
 
-Variants train by more methods, and in the same workdir do none again:
+Variants train by more methods, and in the same workdir do none again. Several go
+together, as in `:sparse,controls`:
 
     :controls     rewards that should not help as well: the prover's value in place of
                   its progress (the paper's bad one), the policy as its own prover, and
@@ -31,7 +32,7 @@ import demo
 from ml_collections import ConfigDict
 
 VARIANTS = (
-    *("", "controls", "provers", "monte_carlo", "refreshed", "alpha"),
+    *("controls", "provers", "monte_carlo", "refreshed", "alpha"),
     *("sparse", "smoke"),
 )
 ALPHAS = (0.1, 0.3, 1.0, 3.0, 6.0)
@@ -39,11 +40,13 @@ PROVERS = (1, 2, 4, 8, 16)
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    if variant not in VARIANTS:
-        raise ValueError(f"no variant {variant!r}; there are {', '.join(VARIANTS[1:])}")
-    config = demo.get_config("smoke" if variant == "smoke" else "")
+    variants = variant.split(",") if variant else []
+    for name in variants:
+        if name not in VARIANTS:
+            raise ValueError(f"no variant {name!r}; there are {', '.join(VARIANTS)}")
+    config = demo.get_config("smoke" if "smoke" in variants else "")
     config.name = "rl_demo"
-    if variant != "smoke":
+    if "smoke" not in variants:
         _base(config)
     pav_rl = dict(reward="progress", baseline="value", alpha=1.0, prover_k=4)  # Bo4(π)
     config.rl = dict(
@@ -80,11 +83,11 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     with config.unlocked():
         rl = config.rl
-        if variant == "controls":
+        if "controls" in variants:
             rl.methods.prover_value = pav_rl | dict(reward="value")
             rl.methods.own_prover = pav_rl | dict(prover_k=1)
             rl.methods.matched = pav_rl | dict(reward="matched")
-        elif variant == "provers":
+        if "provers" in variants:
             for k in PROVERS:
                 if k != pav_rl["prover_k"]:
                     rl.methods[f"prover_{k}"] = pav_rl | dict(prover_k=k)
@@ -94,12 +97,12 @@ def get_config(variant: str = "") -> ConfigDict:
                 n_mc=32,  # continuations of every step prefix; 2K at least
                 ks=PROVERS,
             )
-        elif variant == "monte_carlo":
+        if "monte_carlo" in variants:
             rl.methods.pav_mc = pav_rl | dict(n_mc=4)
-        elif variant == "refreshed":
+        if "refreshed" in variants:
             rl.methods.pav_refreshed = pav_rl | dict(refresh_every=50)
             rl.refresh = _refresh()
-        elif variant == "alpha":
+        if "alpha" in variants:
             rl.measured, rl.seeds = "validation", (0,)
             # A field's name may have no dot.
             names = [f"alpha_{a:g}".replace(".", "_") for a in ALPHAS]
@@ -108,11 +111,11 @@ def get_config(variant: str = "") -> ConfigDict:
                 for name, a in zip(names, ALPHAS, strict=True)
             }
             rl.final.reference = "alpha_1"
-        elif variant == "sparse":
+        if "sparse" in variants:
             config.task.min_people = config.task.num_people
             config.task.wrong_turns = 0.8
             rl.training.steps, rl.training.measure_every = 200, 20
-        elif variant == "smoke":
+        if "smoke" in variants:
             _shrink(config)
     return config
 
