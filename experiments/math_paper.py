@@ -122,6 +122,7 @@ def _rl(sft: ConfigDict, *, steps: int, alpha: float) -> dict:
             clip_norm=1.0,
             kl=0.001,
             max_kl=2.0,  # nats a token, at which a run stops; ours
+            min_accuracy=0.5,  # of the initial policy's, likewise
             measure_every=500,
             measure_samples=1,
         ),

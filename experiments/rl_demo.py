@@ -22,9 +22,9 @@ together, as in `:sparse,controls`:
     :monte_carlo  no verifier: continuations of each step by the policy as it is
     :refreshed    the verifier is trained on during RL, on the policy's new rollouts
     :alpha        one seed for each α, measured on validation problems
-    :sparse       another base policy, in a workdir of its own: every problem has four
-                  decoys, to which demonstrations go eight times in ten, so that of a
-                  hundred responses about two are right, and outcomes tell little
+    :sparse       another base policy, in a workdir of its own: demonstrations take the
+                  decoy nine times in ten, so that few responses are right, and outcomes
+                  tell little
     :smoke        takes two minutes and shows only that everything runs
 """
 
@@ -63,6 +63,7 @@ def get_config(variant: str = "") -> ConfigDict:
             clip_norm=1.0,
             kl=0.001,  # weight of the KL to the initial policy
             max_kl=2.0,  # nats a token, at which the run stops
+            min_accuracy=0.5,  # of the initial policy's, at which it stops as well
             measure_every=10,  # iterations
             measure_samples=2,  # responses to each problem
         ),
@@ -112,8 +113,7 @@ def get_config(variant: str = "") -> ConfigDict:
             }
             rl.final.reference = "alpha_1"
         if "sparse" in variants:
-            config.task.min_people = config.task.num_people
-            config.task.wrong_turns = 0.8
+            config.task.wrong_turns = 0.9
             rl.training.steps, rl.training.measure_every = 200, 20
         if "smoke" in variants:
             _shrink(config)

@@ -108,7 +108,8 @@ class Trainer:
       settings: `steps`, `warmup_steps`, `learning_rate`, `final_learning_rate`,
         `weight_decay`, `clip_norm` of the optimizer; `value_learning_rate`; `problems`
         and `samples` of each in an iteration; `max_kl`, nats a token; `measure_every`,
-        iterations, and `measure_samples` of each problem then.
+        iterations, and `measure_samples` of each problem then; `min_accuracy`, a part
+        of the initial policy's.
       train: the problems to train on.
       test: the problems to measure on.
       initial: the policy to start from and stay near, where training has it.
@@ -136,9 +137,9 @@ class Trainer:
         """Trains to the last iteration, from the newest checkpoint if there is one.
 
         Raises:
-          UserError: the loss stopped being finite, or the policy went too far from
-            the initial one; names the iteration and the last good checkpoint. Or the
-            problems of an iteration cannot be shared out.
+          UserError: the loss stopped being finite, the policy went too far from the
+            initial one, or its accuracy fell; names the iteration and the last good
+            checkpoint. Or the problems of an iteration cannot be shared out.
           Terminated: on SIGTERM, once the iterations done are saved.
           PeerStopped: another process got SIGTERM; likewise.
         """
@@ -180,8 +181,10 @@ class Trainer:
 
     def _loop(self, state: RLState, update, checkpoints: Checkpoints) -> RLState:
         first, steps = int(state.step), self.settings.steps
-        if gather(shares.leads() and self._forget_after(first))[0]:
-            self._measure(state)
+        cut = gather(shares.leads() and self._forget_after(first))[0]
+        accuracies = self._accuracies()
+        if cut:
+            accuracies.append(self._measure(state)["sampled"])
         saved, at = time.monotonic(), first
         agree, word = Agreement(late=0), Word.GO_ON
         bar = progress(
@@ -197,18 +200,17 @@ class Trainer:
                 state, metrics = self._iterate(state, update)
                 bar.set_postfix(accuracy=f"{metrics['accuracy']:.2f}")
                 bar.update()
-                if problem := self._trouble(metrics):
-                    good = f"of iteration {at}, in {self.directory / 'checkpoints'}"
-                    raise UserError(
-                        f"{self.name}: {problem} at iteration {step + 1}; the last good"
-                        f" checkpoint is {good if at else 'the initial policy'}. Lower"
-                        " the learning rate or alpha, or raise kl"
-                    )
                 done = step + 1
+                if problem := self._trouble(metrics):
+                    raise self._stop(problem, done, at)
                 self._append("metrics", {"step": done, **metrics})
                 events.write(done, metrics)
                 if self._is_measured(done):
-                    events.write(done, self._measure(state))
+                    row = self._measure(state)
+                    events.write(done, row)
+                    accuracies.append(row["sampled"])
+                    if problem := self._fall(accuracies):
+                        raise self._stop(problem, done, at)
                 due = time.monotonic() - saved > _SAVE_EVERY
                 word = Word.SAVE if due else Word.GO_ON
                 word = agree(Word.LEAVE if stopped() else word)
@@ -249,6 +251,33 @@ class Trainer:
                 f" token, above max_kl={self.settings.max_kl:g},"
             )
         return ""
+
+    def _accuracies(self) -> list[float]:
+        """Those measured before, of sampled responses, the initial policy's first."""
+        rows = map(json.loads, self._file("accuracy").read_text().splitlines())
+        return [row["sampled"] for row in rows]
+
+    def _fall(self, accuracies: list[float]) -> str:
+        """Why the run must stop, if what was measured says so.
+
+        Twice in a row: one measurement of few problems may be chance.
+        """
+        first, *rest = accuracies
+        if len(rest) > 1 and max(rest[-2:]) < self.settings.min_accuracy * first:
+            return (
+                f"accuracy has fallen to {rest[-2]:.3g} and {rest[-1]:.3g}, below"
+                f" min_accuracy={self.settings.min_accuracy:g} of the initial policy's"
+                f" {first:.3g},"
+            )
+        return ""
+
+    def _stop(self, problem: str, step: int, saved: int) -> UserError:
+        good = f"of iteration {saved}, in {self.directory / 'checkpoints'}"
+        return UserError(
+            f"{self.name}: {problem} at iteration {step}; the last good checkpoint is"
+            f" {good if saved else 'the initial policy'}. Lower the learning rate or"
+            " alpha, or raise kl"
+        )
 
     # One iteration.
 

@@ -63,6 +63,7 @@ def config(sizes=None, **changes) -> ConfigDict:
                     samples=2,
                     kl=0.01,
                     max_kl=5.0,
+                    min_accuracy=0.0,
                     measure_every=STEPS,
                     measure_samples=2,
                 ),

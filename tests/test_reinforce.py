@@ -58,6 +58,7 @@ SETTINGS = ml_collections.ConfigDict(
         problems=3,
         samples=2,
         max_kl=5.0,
+        min_accuracy=0.0,
         measure_every=3,
         measure_samples=2,
     )
@@ -420,6 +421,35 @@ def test_nan_stops_the_run(make, monkeypatch):
     rows = _lines(trainer, "metrics")
     assert len(rows) == 2
     assert all(np.isfinite(list(row.values())).all() for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("correct", "stops"),
+    [
+        ([8, 2, 8, 3], None),  # once is chance
+        ([8, 4, 4, 4], None),
+        ([8, 3, 3, 8], 4),
+        ([8, 8, 3, 2], 6),
+        ([0, 0, 0, 0], None),
+    ],
+)
+def test_falling_accuracy_stops_the_run(make, monkeypatch, correct, stops):
+    """It is measured at 0, 2, 4 and 6, as the numbers of right samples of 12."""
+    told = iter([n for pair in correct for n in (0, pair)])
+    monkeypatch.setattr(reinforce, "count_correct", lambda *a, **k: next(told))
+    monkeypatch.setattr(reinforce, "_SAVE_EVERY", -1.0)
+    trainer = make(measure_every=2, min_accuracy=0.5)
+    if stops is None:
+        trainer.fit()
+        return
+    a, b = (f"{n / 12:.3g}" for n in correct[stops // 2 - 1 : stops // 2 + 1])
+    words = f"test: accuracy has fallen to {a} and {b}, below min_accuracy=0.5 .*"
+    words += rf"0.667, at iteration {stops};.*of iteration {stops - 1}, in .*run/check"
+    with pytest.raises(UserError, match=words):
+        trainer.fit()
+    told = iter([0, correct[stops // 2]])  # and again, from the checkpoint
+    with pytest.raises(UserError, match=words):
+        trainer.fit()
 
 
 def test_one_compilation_serves_all_runs(whole):
