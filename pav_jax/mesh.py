@@ -65,13 +65,21 @@ def make_mesh(sizes: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
       devices: those of all processes if not given.
 
     Raises:
-      UserError: an axis is unknown, or the product is not the number of devices.
+      UserError: an axis is unknown, the product is not the number of devices, or a TPU
+        slice has no sides of which the axes are made.
     """
     if devices is None:
         devices = jax.devices()
     kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
     shape = axis_sizes(sizes, len(devices))
-    return jax.make_mesh(shape, AXES, kinds, devices=devices)
+    try:
+        return jax.make_mesh(shape, AXES, kinds, devices=devices)
+    except NotImplementedError as error:
+        said = " x ".join(f"{a}={n}" for a, n in zip(AXES, shape, strict=True))
+        raise UserError(
+            f"config.mesh is {said}, of which an axis is no product of sides of the"
+            f" slice: {error}"
+        ) from error
 
 
 def axis_sizes(sizes: Any, count: int) -> tuple[int, ...]:

@@ -128,6 +128,15 @@ def test_decoding_has_weights_whole_along_fsdp():
     )
 
 
+def test_a_mesh_that_does_not_fit_the_sides_of_a_slice(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise NotImplementedError("remaining assignable mesh [8, 8, 8]")
+
+    monkeypatch.setattr(jax, "make_mesh", refuse)
+    with pytest.raises(UserError, match=r"data=1 x fsdp=1 x tensor=1, .*\[8, 8, 8\]"):
+        mesh.make_mesh({})
+
+
 def test_a_parameter_without_a_rule():
     tree = shapes(GEMMA2)
     tree["layers"]["router"] = tree["layers"]["q"]
