@@ -66,8 +66,10 @@ demo: $(READY) ## run a whole small experiment; ends in runs/demo/report/index.h
 smoke: $(READY) ## run the same stages at the smallest size
 	.venv/bin/pav run --config=experiments/demo.py:smoke --workdir=runs/smoke
 
-# A file of tests goes to one process: tests of a file share what is slow to make.
-PYTEST := .venv/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+# A file of tests goes to one process: tests of a file share what is slow to make. In the
+# order of names, since files of few tests have the slow ones, and should not come last.
+PYTEST := .venv/bin/python -m pytest --numprocesses=auto --maxprocesses=4 \
+  --dist=loadfile --no-loadscope-reorder
 
 test: lint ## lint, then all tests
 	$(PYTEST)
