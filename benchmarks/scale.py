@@ -31,19 +31,17 @@ CELLS = [
     ("27b", "v5p:4x4x4", {"fsdp": 16, "tensor": 4}, 64),
     ("27b", "v6e:8x8", {"fsdp": 8, "tensor": 8}, 32),
 ]
+_64 = {"fsdp": 16, "tensor": 4}
 # Before the last of each are rows of the batch, or trunks and rows of the engine, and
 # tokens of a prompt and of its response. The last is what a plain scanned Gemma 2
 # takes of a device of that slice, in GiB; see scale.template.md.
 REFERENCES = [
     ("2b", "v5e:4x4", {"fsdp": 4, "tensor": 4}, "sft", (32,), (512, 512), "3.9"),
-    ("9b", "v5p:4x4x4", {"fsdp": 16, "tensor": 4}, "sft", (128,), (512, 512), "5.5"),
-    ("27b", "v5p:4x4x4", {"fsdp": 16, "tensor": 4}, "sft", (128,), (512, 512), "10.3"),
+    ("9b", "v5p:4x4x4", _64, "sft", (128,), (512, 512), "5.5"),
+    ("27b", "v5p:4x4x4", _64, "sft", (128,), (512, 512), "10.3"),
     ("27b", "v5p:8x8x8", {"fsdp": 64, "tensor": 8}, "sft", (1024,), (512, 512), "6.0"),
     ("27b", "v5e:4x4", {"fsdp": 4, "tensor": 4}, "sft", (128,), (512, 512), "23.07"),
-    (
-        *("27b", "v5p:4x4x4", {"fsdp": 16, "tensor": 4}),
-        *("decode", (16, 16), (384, 128), "13 to 14.5"),
-    ),
+    ("27b", "v5p:4x4x4", _64, "decode", (16, 16), (384, 128), "13 to 14.5"),
 ]
 LABELS = 300_000  # the paper's, of one base policy
 _GIB = 2**30
@@ -74,20 +72,21 @@ def main() -> None:
     found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
     for size, slice_, sizes, trunks in CELLS:
         config = load_cell(size, trunks)
-        cell = found.setdefault(f"{size} {slice_}", {})
         for name in steps.names(config):
-            if name not in cell:
-                print(f"compiling {size} {slice_} {name}", file=sys.stderr)
-                cell[name] = compiled.compile_step(name, config, slice_, sizes)
-                artifacts.write_json(FOUND, found)
+            _find(found, f"{size} {slice_}", name, config, slice_, sizes)
     for size, slice_, sizes, name, batch, tokens, _ in REFERENCES:
-        cell = found.setdefault(f"reference {size} {slice_}", {})
-        if name not in cell:
-            print(f"compiling reference {size} {slice_} {name}", file=sys.stderr)
-            config = load_reference(size, name, batch, tokens)
-            cell[name] = compiled.compile_step(name, config, slice_, sizes)
-            artifacts.write_json(FOUND, found)
+        config = load_reference(size, name, batch, tokens)
+        _find(found, f"reference {size} {slice_}", name, config, slice_, sizes)
     write_page(found)
+
+
+def _find(found: dict, cell: str, name: str, config, slice_: str, sizes: dict) -> None:
+    """Adds what compiling a step tells, if it is not there."""
+    answers = found.setdefault(cell, {})
+    if name not in answers:
+        print(f"compiling {cell} {name}", file=sys.stderr)
+        answers[name] = compiled.compile_step(name, config, slice_, sizes)
+        artifacts.write_json(FOUND, found)
 
 
 def write_page(found: dict) -> None:

@@ -31,10 +31,7 @@ together, as in `:sparse,controls`:
 import demo
 from ml_collections import ConfigDict
 
-VARIANTS = (
-    *("controls", "provers", "monte_carlo", "refreshed", "alpha"),
-    *("sparse", "smoke"),
-)
+VARIANTS = "controls provers monte_carlo refreshed alpha sparse smoke".split()
 ALPHAS = (0.1, 0.3, 1.0, 3.0, 6.0)
 PROVERS = (1, 2, 4, 8, 16)
 

@@ -138,8 +138,8 @@ class Trainer:
 
         Raises:
           UserError: the loss stopped being finite, the policy went too far from the
-            initial one, or its accuracy fell; names the iteration and the last good
-            checkpoint. Or the problems of an iteration cannot be shared out.
+            initial one, or its accuracy fell; names the iteration and the last
+            checkpoint before it. Or the problems of an iteration cannot be shared out.
           Terminated: on SIGTERM, once the iterations done are saved.
           PeerStopped: another process got SIGTERM; likewise.
         """
@@ -272,11 +272,11 @@ class Trainer:
         return ""
 
     def _stop(self, problem: str, step: int, saved: int) -> UserError:
-        good = f"of iteration {saved}, in {self.directory / 'checkpoints'}"
+        last = f"of iteration {saved}, in {self.directory / 'checkpoints'}"
         return UserError(
-            f"{self.name}: {problem} at iteration {step}; the last good checkpoint is"
-            f" {good if saved else 'the initial policy'}. Lower the learning rate or"
-            " alpha, or raise kl"
+            f"{self.name}: {problem} at iteration {step}; the last checkpoint before"
+            f" that is {last if saved else 'the initial policy'}. Lower the learning"
+            " rate or alpha, or raise kl"
         )
 
     # One iteration.

@@ -48,29 +48,26 @@ def test_a_size_that_cannot_be_is_refused(fields, vocab_size, message):
         experiment.model_config(model(**fields), Sized(vocab_size))
 
 
+def sampling(branches, **grid):
+    """On a grid of 6 trunks with 8 rows each."""
+    fields = dict(sampling=dict(trunks=6, rows=8) | grid, limits=dict(max_tokens=4))
+    tokenizer = types.SimpleNamespace(end_ids=(1,))
+    lab = types.SimpleNamespace(config=ConfigDict(fields), tokenizer=tokenizer)
+    return experiment.Lab.sampling(lab, 1.0, branches=branches)
+
+
 @pytest.mark.parametrize(
     ("branches", "expected"),
     [(9, (6, 8, 3)), (8, (6, 8, 3)), (5, (9, 5, 3)), (3, (15, 3, 3)), (1, (48, 1, 3))],
 )
 def test_the_grid_has_no_row_to_spare_and_whole_groups(branches, expected):
-    grid = dict(sampling=dict(trunks=6, rows=8, share=3), limits=dict(max_tokens=4))
-    lab = types.SimpleNamespace(
-        config=ConfigDict(grid), tokenizer=types.SimpleNamespace(end_ids=(1,))
-    )
-    found = experiment.Lab.sampling(lab, 1.0, branches=branches)
+    found = sampling(branches, share=3)
     assert (found.trunks, found.rows, found.share) == expected
 
 
 def test_every_device_has_a_group_of_trunks(monkeypatch):
     monkeypatch.setattr(experiment.mesh, "row_shares", lambda mesh: 4)
-    grid = dict(sampling=dict(trunks=6, rows=8), limits=dict(max_tokens=4))
-    lab = types.SimpleNamespace(
-        config=ConfigDict(grid), tokenizer=types.SimpleNamespace(end_ids=(1,))
-    )
-    trunks = [
-        experiment.Lab.sampling(lab, 1.0, branches=n).trunks for n in (8, 7, 2, 1)
-    ]
-    assert trunks == [4, 4, 24, 48]
+    assert [sampling(n).trunks for n in (8, 7, 2, 1)] == [4, 4, 24, 48]
 
 
 def test_the_policy_starts_from_a_checkpoint(tmp_path):

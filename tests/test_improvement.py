@@ -122,7 +122,8 @@ def test_gains_and_how_soon():
 
 @pytest.mark.parametrize(
     "variant",
-    ["", "controls", "provers", "monte_carlo", "refreshed", "alpha", "smoke"],
+    ["", *"controls provers monte_carlo refreshed alpha sparse smoke".split()]
+    + ["sparse,controls", "sparse,alpha"],
 )
 def test_every_variant_names_stages_that_can_run(variant):
     path = str(ROOT / "experiments" / "rl_demo.py")

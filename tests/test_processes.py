@@ -282,12 +282,7 @@ def test_training_that_is_stopped_goes_on(train, tmp_path, alone):
     sizes, saved = {"fsdp": 2, "tensor": -1}, tmp_path / "out" / "sft.new/checkpoints"
     leader, helper = train(sizes, 2, devices=2, pause=0.2)
     _step(helper, 3)
-    helper.send_signal(signal.SIGTERM)
-    _, said = helper.communicate(timeout=120)
-    assert helper.returncode == 143, said
-    _, said = leader.communicate(timeout=120)
-    assert leader.returncode == 75, said
-    assert "another process was terminated" in said.splitlines()[-1]
+    _terminate(helper, leader)
     done = max(int(path.name) for path in saved.iterdir())
     assert done >= 3
 
@@ -301,6 +296,16 @@ def test_training_that_is_stopped_goes_on(train, tmp_path, alone):
     both = train(sizes, 2, devices=2)
     for out in _check_trained(both, tmp_path / "out", alone):
         assert f"step {done + 3}\n" in out and f"step {done + 2}\n" not in out
+
+
+def _terminate(helper, leader):
+    """Sends SIGTERM to one of two that train as one; both are to save and to stop."""
+    helper.send_signal(signal.SIGTERM)
+    _, said = helper.communicate(timeout=120)
+    assert helper.returncode == 143, said
+    _, said = leader.communicate(timeout=120)
+    assert leader.returncode == 75, said
+    assert "another process was terminated" in said.splitlines()[-1]
 
 
 def _kill(helper, leader):
@@ -360,13 +365,9 @@ def reinforce(run, tmp_path):
 def test_processes_do_rl_as_one(reinforce, tmp_path):
     """One of two is told to stop, then one is killed while it samples; at last four go
     on, to what one process has."""
-    leader, helper = reinforce({"fsdp": 2}, 2, hang=1)
+    leader, helper = reinforce({"fsdp": 2}, 2)
     _step(helper, 0)
-    helper.send_signal(signal.SIGTERM)
-    _, said = helper.communicate(timeout=120)
-    assert helper.returncode == 143, said
-    _, said = leader.communicate(timeout=120)
-    assert leader.returncode == 75, said
+    _terminate(helper, leader)
 
     leader, helper = reinforce({"fsdp": 2}, 2, hang=2)
     _step(helper, 2)
