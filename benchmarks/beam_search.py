@@ -15,13 +15,16 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.harness import Side
 from benchmarks.scoring import random_verifier
-from pav_jax import mesh, reader, rollout, search, verifier
+from pav_jax import rollout, verifier
+from pav_jax.core.ledger import Ledger
+from pav_jax.distributed import mesh
 from pav_jax.gemma import forward
-from pav_jax.gemma.config import tiny_gemma2
-from pav_jax.ledger import Ledger
+from pav_jax.gemma.architecture import tiny_gemma2
 from pav_jax.rollout import Request, SamplingConfig
-from pav_jax.search import BeamConfig
-from pav_jax.train.data import pad_rows
+from pav_jax.search import beam as search
+from pav_jax.search import verifier_scorer
+from pav_jax.search.beam import BeamConfig
+from pav_jax.train.batches import pad_rows
 
 CONFIG = tiny_gemma2(512, num_layers=4, embed_dim=128, num_heads=4, mlp_dim=512)
 PROBLEMS, PROMPT, STEPS, LONGEST = 2, 64, 10, 160
@@ -81,7 +84,7 @@ def _compare(prompts) -> list[dict[str, object]]:
 def _ours(params, scorer, prompts, beam: BeamConfig, paid: Ledger) -> int:
     for found in search.beam_search(
         params,
-        reader.VerifierScorer(scorer, CONFIG, beam.max_tokens),
+        verifier_scorer.VerifierScorer(scorer, CONFIG, beam.max_tokens),
         prompts,
         range(len(prompts)),
         alpha=0.5,

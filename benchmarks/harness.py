@@ -17,10 +17,11 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from pav_jax import mesh, rollout
+from pav_jax import rollout
+from pav_jax.core.ledger import Ledger
+from pav_jax.distributed import mesh
 from pav_jax.gemma import forward
-from pav_jax.gemma.config import TransformerConfig
-from pav_jax.ledger import Ledger
+from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.rollout import Request, SamplingConfig
 
 # Before jax starts. Each device still computes with all cores where it is the only one

@@ -18,7 +18,7 @@ from benchmarks import harness, peers
 from benchmarks.harness import Side
 from pav_jax import rollout
 from pav_jax.gemma import forward
-from pav_jax.gemma.config import TransformerConfig, tiny_gemma2
+from pav_jax.gemma.architecture import TransformerConfig, tiny_gemma2
 from pav_jax.rollout import Request, SamplingConfig
 
 CONFIG = tiny_gemma2(512, num_layers=6, embed_dim=256, num_heads=4, mlp_dim=1024)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pav_jax.gemma.config import TransformerConfig
+from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.forward import Params
 
 # Nothing is fetched: the weights are ours.

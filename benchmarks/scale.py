@@ -12,9 +12,9 @@ import json
 import sys
 from pathlib import Path
 
-from pav_jax import artifacts
-from pav_jax import config as config_lib
-from pav_jax.planning import compiled, estimate, steps, topology
+from pav_jax.core import config as config_lib
+from pav_jax.storage import artifacts
+from pav_jax.tools.planning import compiled, estimate, steps, topology
 
 ROOT = Path(__file__).resolve().parents[1]
 FOUND, PAGE = ROOT / "docs" / "scale.json", ROOT / "docs" / "scale.md"

@@ -11,7 +11,7 @@ from benchmarks.harness import Side
 from benchmarks.labelling import CONFIG, PROMPT, STEP, STEPS
 from pav_jax import verifier
 from pav_jax.gemma import forward
-from pav_jax.gemma.config import TransformerConfig
+from pav_jax.gemma.architecture import TransformerConfig
 
 RESPONSES = 4
 ENDS = PROMPT + STEP * np.arange(1, STEPS + 1)

@@ -21,8 +21,8 @@ from benchmarks.harness import Side
 from benchmarks.verifier_training import OPTIMIZER
 from pav_jax import policy
 from pav_jax.gemma import forward
-from pav_jax.gemma.config import TransformerConfig, tiny_gemma2
-from pav_jax.train import state
+from pav_jax.gemma.architecture import TransformerConfig, tiny_gemma2
+from pav_jax.train import step as state
 
 TINY = tiny_gemma2(512, num_layers=4, embed_dim=64, num_heads=2, mlp_dim=256)
 # Gemma 3 270M: 18 layers, of which every sixth is global.

@@ -16,7 +16,7 @@ from benchmarks.harness import Side
 from benchmarks.labelling import CONFIG
 from benchmarks.scoring import ENDS, random_verifier
 from pav_jax import verifier
-from pav_jax.train import state
+from pav_jax.train import step as state
 
 RESPONSES = 4
 OPTIMIZER = ml_collections.ConfigDict(

@@ -9,7 +9,7 @@ all, and shows only that everything runs.
 import demo
 from ml_collections import ConfigDict
 
-from pav_jax.sweeps import product, zipped
+from pav_jax.tools.sweeps import product, zipped
 
 
 def get_config(variant: str = "") -> ConfigDict:

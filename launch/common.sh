@@ -1,7 +1,7 @@
 # What the launchers share; they source this file. Plain bash, as old as macOS's 3.2.
 # shellcheck shell=bash
 
-# Exit codes: as `pav run`'s (pav_jax/stopping.py).
+# Exit codes: as `pav run`'s (pav_jax/distributed/signals.py).
 readonly USER_ERROR=2 # the same command would fail again
 # shellcheck disable=SC2034 # the launchers use it
 readonly AGAIN=75 # stopped from outside; the same command goes on from there

@@ -25,9 +25,10 @@ if __name__ == "__main__" and PYTHON.exists() and Path(sys.prefix) != PYTHON.par
     os.execv(PYTHON, [str(PYTHON), __file__, *sys.argv[1:]])
 sys.path.insert(0, str(HERE.parent))  # a checkout need not be installed
 
-from pav_jax import artifacts, buckets, mirror, sweeps  # noqa: E402
-from pav_jax.errors import UserError  # noqa: E402
-from pav_jax.stopping import AGAIN, TERMINATED, Terminated, terminable  # noqa: E402
+from pav_jax.core.errors import UserError  # noqa: E402
+from pav_jax.distributed.signals import AGAIN, TERMINATED, Terminated, terminable  # noqa: E402
+from pav_jax.storage import artifacts, buckets, mirror  # noqa: E402
+from pav_jax.tools import sweeps  # noqa: E402
 
 METHODS = ("majority", "best_of_n_orm", "best_of_n_pav", "beam_q", "beam_pav")
 _FIRST_PORT = 8476

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pav_jax import experiment, labels
+from pav_jax import labels
+from pav_jax.core.ledger import Ledger
 from pav_jax.gemma.forward import Params
 from pav_jax.labels import Response, StepLabels
-from pav_jax.ledger import Ledger
 from pav_jax.rollout import SamplingConfig
+from pav_jax.tasks import problems
 
 
 def stream(*numbers: int) -> int:
@@ -18,7 +19,7 @@ def stream(*numbers: int) -> int:
 
 def sample(
     policy: Params,
-    lab: experiment.Lab,
+    lab: problems.Lab,
     indices: Sequence[int],
     *,
     count: int,
@@ -46,7 +47,7 @@ def sample(
 
 def label(
     policy: Params,
-    lab: experiment.Lab,
+    lab: problems.Lab,
     responses: Sequence[Response],
     *,
     n_mc: int,

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 
 from pav_jax import verifier
-from pav_jax.estimators import within_problem_auc
-from pav_jax.gemma.config import TransformerConfig
+from pav_jax.core.ledger import Ledger
+from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.labels import Response, StepLabels
-from pav_jax.ledger import Ledger
+from pav_jax.metrics import within_problem_auc
 from pav_jax.tasks.base import Grade
-from pav_jax.train.data import pad_rows
+from pav_jax.train.batches import pad_rows
 from pav_jax.verifier import VerifierParams
 
 _BATCH_TOKENS = 8192

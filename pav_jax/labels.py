@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from pav_jax import rollout
-from pav_jax.gemma.config import TransformerConfig
+from pav_jax.core.ledger import Ledger
+from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.forward import Params
-from pav_jax.ledger import Ledger
 from pav_jax.rollout import Request, SamplingConfig
 
 # Rex of each (problem index, response token ids).

@@ -8,8 +8,8 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pav_jax.errors import UserError
-from pav_jax.stopping import (
+from pav_jax.core.errors import UserError
+from pav_jax.distributed.signals import (
     AGAIN,
     INTERRUPTED,
     TERMINATED,
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _coordinator(arguments: argparse.Namespace):
-    from pav_jax.processes import Coordinator
+    from pav_jax.distributed.processes import Coordinator
 
     return Coordinator.of(
         arguments.coordinator, arguments.num_processes, arguments.process_id
@@ -63,8 +63,8 @@ def _coordinator(arguments: argparse.Namespace):
 
 
 def _run(arguments: argparse.Namespace, changes: list[str]) -> None:
-    from pav_jax import config as config_lib
-    from pav_jax import mirror
+    from pav_jax.core import config as config_lib
+    from pav_jax.storage import mirror
 
     coordinator = _coordinator(arguments)
     config = config_lib.load([f"--config={arguments.config}", *changes])
@@ -73,12 +73,13 @@ def _run(arguments: argparse.Namespace, changes: list[str]) -> None:
     compiled = mirror.local_folder(arguments.workdir) / ".compiled"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled))
     # After the config, so that a mistake in that is told before jax has loaded.
-    from pav_jax import mesh, pipeline, processes, stages
+    from pav_jax.distributed import mesh, processes
+    from pav_jax.pipeline import runner, stages
 
     joined = processes.join(coordinator)
     mesh.activate(config)
-    stages.run_stages(
-        pipeline.stages(config),
+    runner.run_stages(
+        stages.stages(config),
         config,
         arguments.workdir,
         until=arguments.until,
@@ -87,11 +88,11 @@ def _run(arguments: argparse.Namespace, changes: list[str]) -> None:
 
 
 def _plan(arguments: argparse.Namespace, changes: list[str]) -> int:
-    from pav_jax import config as config_lib
+    from pav_jax.core import config as config_lib
 
     config = config_lib.load([f"--config={arguments.config}", *changes])
-    from pav_jax import plan
-    from pav_jax.planning import topology
+    from pav_jax.tools import plan
+    from pav_jax.tools.planning import topology
 
     target = topology.parse(arguments.topology)
     if arguments.search:
@@ -106,7 +107,7 @@ def _plan(arguments: argparse.Namespace, changes: list[str]) -> int:
 
 
 def _devices(arguments: argparse.Namespace, _: list[str]) -> None:
-    from pav_jax import devices
+    from pav_jax.distributed import devices
 
     said = devices.check(
         _coordinator(arguments), expect=arguments.expect, timeout=arguments.timeout
@@ -115,17 +116,20 @@ def _devices(arguments: argparse.Namespace, _: list[str]) -> None:
 
 
 def _report(arguments: argparse.Namespace, _: list[str]) -> None:
-    from pav_jax import buckets, mirror, pipeline
+    from pav_jax.pipeline import stages
+    from pav_jax.storage import buckets, mirror
 
     with buckets.to_read(arguments.workdir, parts=("report",)) as workdir:
-        page = pipeline.report(workdir)
+        page = stages.report(workdir)
         if mirror.is_remote(arguments.workdir):
             place = f"{arguments.workdir.rstrip('/')}/report/{page.name}"
             buckets.store(page, place)
 
 
 def _score(arguments: argparse.Namespace, _: list[str]) -> None:
-    from pav_jax import buckets, mesh, mirror, processes, score_file, scoring
+    from pav_jax.distributed import mesh, processes
+    from pav_jax.storage import buckets, mirror
+    from pav_jax.tools import score_file, scoring
 
     joined = processes.join(_coordinator(arguments))
     if joined.count > 1 and mirror.is_remote(arguments.output):
@@ -157,7 +161,8 @@ def _score(arguments: argparse.Namespace, _: list[str]) -> None:
 
 
 def _export(arguments: argparse.Namespace, _: list[str]) -> None:
-    from pav_jax import buckets, export
+    from pav_jax.storage import buckets
+    from pav_jax.tools import export
 
     if buckets.exists(arguments.output):
         raise UserError(f"{arguments.output} exists; give another --output")
@@ -172,8 +177,8 @@ def _export(arguments: argparse.Namespace, _: list[str]) -> None:
 def _show(arguments: argparse.Namespace, _: list[str]) -> None:
     from etils import epath
 
-    from pav_jax import buckets
     from pav_jax.report import steps_page
+    from pav_jax.storage import buckets
 
     name = arguments.output or str(epath.Path(arguments.input).with_suffix(".html"))
     if name == arguments.input:

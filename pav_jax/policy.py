@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pav_jax.errors import UserError
+from pav_jax.core.errors import UserError
 from pav_jax.gemma import forward
-from pav_jax.gemma.config import TransformerConfig
+from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.forward import Params
 from pav_jax.gemma.tokenizer import Tokenizer
 from pav_jax.tasks.base import Problem
-from pav_jax.train.data import pad_rows
-from pav_jax.train.state import Batch
+from pav_jax.train.batches import pad_rows
+from pav_jax.train.step import Batch
 
 
 def encode_prompt(

@@ -35,14 +35,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from pav_jax import mesh
-from pav_jax.errors import UserError
-from pav_jax.gemma import branches, forward
-from pav_jax.gemma.branches import KeyValues
-from pav_jax.gemma.config import TransformerConfig
+from pav_jax.core.errors import UserError
+from pav_jax.core.ledger import Ledger
+from pav_jax.distributed import mesh
+from pav_jax.distributed.mesh import BATCH
+from pav_jax.gemma import decode, forward
+from pav_jax.gemma.architecture import TransformerConfig
+from pav_jax.gemma.decode import KeyValues
 from pav_jax.gemma.forward import Params
-from pav_jax.ledger import Ledger
-from pav_jax.mesh import BATCH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,12 +295,12 @@ def empty_grid(
         return jnp.zeros(shape, jnp.int32)
 
     grid = Grid(
-        trunk=branches.zero_key_values(shape, config=config, dtype=dtype),
+        trunk=decode.zero_key_values(shape, config=config, dtype=dtype),
         prefix=ints(g, queue),
         limit=ints(g, queue),
         keys=jnp.zeros((g, queue, 2), jnp.uint32),
         waiting=jnp.zeros((g, queue), bool),
-        suffix=branches.empty_suffix(g, m, suffix_capacity, config=config, dtype=dtype),
+        suffix=decode.empty_suffix(g, m, suffix_capacity, config=config, dtype=dtype),
         branch=ints(g, m),
         active=jnp.zeros((g, m), bool),
         length=ints(g, m),
@@ -356,7 +356,7 @@ def _load(
     sampling: SamplingConfig,
 ) -> Grid:
     """Puts new trunks and their branches in `slots`; one past the last is dropped."""
-    trunk, hidden = branches.prefill(params, tokens, config=config)
+    trunk, hidden = decode.prefill(params, tokens, config=config)
 
     def draw_first(trunk):
         hidden, prefix, keys = trunk
@@ -459,7 +459,7 @@ def _run_share(params, grid, patience, *, config, sampling):
 
     def step(carry):
         grid, _, decoded, slots = carry
-        suffix, hidden = branches.extend(
+        suffix, hidden = decode.extend(
             params,
             grid.trunk,
             grid.suffix,
@@ -555,7 +555,7 @@ def sample(
     waiting = list(range(len(requests)))[::-1]
     flying: dict[int, int] = {}  # slot -> request
     static = dict(config=config, sampling=sampling)
-    for_steps = branches.for_extend(params)
+    for_steps = decode.for_extend(params)
     # Trunks that are loaded at a time. A wider load waits for more trunks to end,
     # while their rows idle; a narrower one asks the host more often.
     width = max(1, g // 16)

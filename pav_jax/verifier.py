@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from pav_jax.gemma import forward
-from pav_jax.gemma.config import TransformerConfig
+from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.labels import Response
 from pav_jax.policy import language_loss
-from pav_jax.train.data import pad_rows
-from pav_jax.train.state import Batch
+from pav_jax.train.batches import pad_rows
+from pav_jax.train.step import Batch
 
 VerifierParams = dict[str, Any]  # {"model": forward.Params, "head": ...}
 

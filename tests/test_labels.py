@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from pav_jax import labels, rollout, verifier
+from pav_jax.core.ledger import Ledger
 from pav_jax.gemma import forward
-from pav_jax.gemma.config import tiny_gemma2
+from pav_jax.gemma.architecture import tiny_gemma2
 from pav_jax.labels import Response, StepLabels, step_ends
-from pav_jax.ledger import Ledger
 from pav_jax.rollout import Request, SamplingConfig
-from pav_jax.train.data import Batches
+from pav_jax.train.batches import Batches
 
 VOCAB, END, NEWLINES = 24, 3, (4, 9, 17, 20)
 CONFIG = tiny_gemma2(

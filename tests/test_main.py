@@ -11,9 +11,9 @@ import pytest
 from stand_in import Bucket, contents
 
 import pav_jax
-from pav_jax.errors import UserError
+from pav_jax.core.errors import UserError
 from pav_jax.main import Terminated, main
-from pav_jax.stages import Stage
+from pav_jax.pipeline.runner import Stage
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,7 +28,7 @@ def get_config(variant=""):
 @pytest.fixture
 def pipeline(monkeypatch, tmp_path):
     """A pipeline of two stages that note what they see; stands beside demo.py."""
-    fake = types.ModuleType("pav_jax.pipeline")
+    fake = types.ModuleType("pav_jax.pipeline.stages")
     fake.seen = []
 
     def run(context):
@@ -40,7 +40,7 @@ def pipeline(monkeypatch, tmp_path):
 
     fake.stages = stages
     fake.report = lambda workdir: fake.seen.append(("report", str(workdir)))
-    monkeypatch.setitem(sys.modules, "pav_jax.pipeline", fake)
+    monkeypatch.setitem(sys.modules, "pav_jax.pipeline.stages", fake)
     monkeypatch.setattr(pav_jax, "pipeline", fake, raising=False)
     monkeypatch.chdir(tmp_path)
     tmp_path.joinpath("demo.py").write_text(CONFIG)
@@ -159,7 +159,7 @@ def test_what_fails_since_it_is_terminated(pipeline, capsys):
 # Waits in a stage, in a process of its own; what the stage cleans up is printed.
 WAITING = """
 import signal, sys, time, types
-from pav_jax.stages import Stage
+from pav_jax.pipeline.runner import Stage
 
 # As at a terminal: a shell starts what it runs in the background with Ctrl-C ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -171,7 +171,8 @@ def run(context):
     finally:
         print("cleaned up", flush=True)
 
-pipeline = sys.modules["pav_jax.pipeline"] = types.ModuleType("pav_jax.pipeline")
+pipeline = types.ModuleType("pav_jax.pipeline.stages")
+sys.modules["pav_jax.pipeline.stages"] = pipeline
 pipeline.stages = lambda config: [Stage("one", run, (), ("seed",))]
 
 from pav_jax.main import main
@@ -202,7 +203,7 @@ def test_signal_stops_a_stage(tmp_path, number, code):
 
 SWALLOWING = """
 import os, signal, sys, time, types
-from pav_jax.stages import Stage
+from pav_jax.pipeline.runner import Stage
 
 class Deaf:
     def __del__(self):  # Python drops what is raised in here
@@ -213,7 +214,8 @@ def run(context):
     Deaf()
     time.sleep(60)
 
-pipeline = sys.modules["pav_jax.pipeline"] = types.ModuleType("pav_jax.pipeline")
+pipeline = types.ModuleType("pav_jax.pipeline.stages")
+sys.modules["pav_jax.pipeline.stages"] = pipeline
 pipeline.stages = lambda config: [Stage("one", run, (), ("seed",))]
 
 from pav_jax.main import main

@@ -11,10 +11,10 @@ import pytest
 from scipy import stats
 
 from pav_jax import rollout
-from pav_jax.errors import UserError
+from pav_jax.core.errors import UserError
+from pav_jax.core.ledger import Ledger
 from pav_jax.gemma import forward
-from pav_jax.gemma.config import TransformerConfig, tiny_gemma2
-from pav_jax.ledger import Ledger
+from pav_jax.gemma.architecture import TransformerConfig, tiny_gemma2
 from pav_jax.rollout import Request, Samples, SamplingConfig
 
 VOCAB, END = 24, (3, 7)

@@ -11,9 +11,9 @@ import pytest
 
 from pav_jax import verifier
 from pav_jax.gemma import forward
-from pav_jax.gemma.config import tiny_gemma2
+from pav_jax.gemma.architecture import tiny_gemma2
 from pav_jax.labels import Response
-from pav_jax.train.state import init_state, make_train_step
+from pav_jax.train.step import init_state, make_train_step
 
 VOCAB = 24
 CONFIG = tiny_gemma2(

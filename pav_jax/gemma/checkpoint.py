@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pav_jax.errors import UserError
+from pav_jax.core.errors import UserError
 from pav_jax.gemma import forward
-from pav_jax.gemma.config import TransformerConfig
+from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.formats import Piece, Source
 from pav_jax.gemma.forward import Params
 from pav_jax.gemma.hugging_face import HuggingFaceSource, architecture
 from pav_jax.gemma.package_format import GEMMA_NAMES, GemmaSource
-from pav_jax.train import checkpoint
+from pav_jax.storage import checkpoints
 
 
 def read(
@@ -194,4 +194,4 @@ def write(path: Path, params: Params, *, config: TransformerConfig) -> None:
             for module in modules:
                 node = node.setdefault(module, {})
             node[last] = leaf
-    checkpoint.save_params(path, tree)
+    checkpoints.save_params(path, tree)

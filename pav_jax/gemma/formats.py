@@ -12,8 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from pav_jax.errors import UserError
-from pav_jax.gemma.config import TransformerConfig
+from pav_jax.core.errors import UserError
+from pav_jax.gemma.architecture import TransformerConfig
 
 # Checkpoints differ in how many rows, of no token, end the embedding table.
 SPARE_ROWS = 256

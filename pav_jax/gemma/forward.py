@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pav_jax.distributed.mesh import BATCH, constrain, constrain_one
 from pav_jax.gemma import vocabulary
-from pav_jax.gemma.config import TransformerConfig
-from pav_jax.mesh import BATCH, constrain, constrain_one
+from pav_jax.gemma.architecture import TransformerConfig
 
 Params = dict[str, Any]
 _MASKED = -2.3819763e38  # what the gemma package uses; finite, so no NaN rows

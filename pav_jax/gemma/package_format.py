@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pav_jax.errors import UserError
-from pav_jax.gemma.config import TransformerConfig
+from pav_jax.core.errors import UserError
+from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.formats import (
     Piece,
     damage_is_a_user_error,

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from pav_jax.errors import UserError
-from pav_jax.gemma.config import TransformerConfig
+from pav_jax.core.errors import UserError
+from pav_jax.gemma.architecture import TransformerConfig
 
 
 def _gemma2(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import sentencepiece
 
-from pav_jax.errors import UserError
+from pav_jax.core.errors import UserError
 
 # SentencePiece stores a space as this character, so a text that really holds
 # one would come back with a space in its place.

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pav_jax import artifacts
-from pav_jax.errors import UserError
+from pav_jax.core.errors import UserError
 from pav_jax.report import parts, text
 from pav_jax.report.page import document
 from pav_jax.report.viewer import viewer
+from pav_jax.storage import artifacts
 
 _LEAD = (
     "Each step of a response, coloured by what the verifier says: its value Q, or the "

@@ -5,7 +5,7 @@ import inspect
 
 import ml_collections
 
-from pav_jax.errors import UserError
+from pav_jax.core.errors import UserError
 from pav_jax.tasks.base import Task
 
 _TASKS = {

@@ -14,7 +14,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from absl import logging
 
-from pav_jax.errors import UserError
+from pav_jax.core.errors import UserError
 
 # What a reader of local files gives: split -> rows of text.
 Rows = dict[str, list[dict[str, str]]]

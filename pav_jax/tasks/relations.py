@@ -24,7 +24,7 @@ import random
 import re
 from collections.abc import Hashable, Iterator, Sequence
 
-from pav_jax.errors import UserError
+from pav_jax.core.errors import UserError
 from pav_jax.tasks.base import Grade, Problem, Task
 
 NAMES = (

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from pav_jax.errors import UserError
+from pav_jax.core.errors import UserError
 from pav_jax.tasks.base import Problem, Task
 
 T = TypeVar("T")

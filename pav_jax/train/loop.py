@@ -12,11 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from pav_jax import artifacts, mesh, stopping
-from pav_jax.progress import progress
-from pav_jax.train.agreement import Agreement, Word
-from pav_jax.train.checkpoint import Checkpoints
-from pav_jax.train.state import Batch, TrainState
+from pav_jax.core.progress import progress
+from pav_jax.distributed import mesh, signals
+from pav_jax.distributed.agreement import Agreement, Word
+from pav_jax.storage import artifacts
+from pav_jax.storage.checkpoints import Checkpoints
+from pav_jax.train.step import Batch, TrainState
 
 _SAVE_EVERY = 30.0  # seconds: what a kill may cost
 _AHEAD = 2  # steps dispatched while one runs; a save waits for as many
@@ -71,7 +72,7 @@ def fit(
     bar = progress(
         total=steps, initial=first, unit="step", desc=description, disable=not leads
     )
-    with bar, stopping.deferred() as stopped:
+    with bar, signals.deferred() as stopped:
         for step in range(first, steps):
             state, metrics = step_fn(state, mesh.place_batch(batches(step)))
             window.append(metrics)
@@ -100,7 +101,7 @@ def fit(
                 break
     log.close()
     if word is Word.LEAVE:
-        raise stopping.PeerStopped("another process was terminated; all have saved")
+        raise signals.PeerStopped("another process was terminated; all have saved")
     checkpoints.close()
     return state
 

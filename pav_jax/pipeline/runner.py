@@ -1,0 +1,385 @@
+"""Runs the stages of an experiment; what is done already is skipped.
+
+A stage works in `workdir/<name>.new`, and the folder takes its place at
+`workdir/<name>` when the stage is complete, so a run that fails or is killed loses
+nothing that was finished before. Two files say what a folder is:
+
+- `started.json`, in a folder that is being worked in: the config fields and the
+  fingerprints of the inputs that it is being made with, and the seconds so far. The
+  same stage under the same terms goes on from the files in the folder; under any
+  other, it starts with an empty one.
+- `manifest.json`, written last: the same terms, the size and hash of every file, and
+  a fingerprint of all this, which the stages that need this one write down in turn.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+import pav_jax
+from pav_jax.core import config as config_lib
+from pav_jax.core.errors import UserError
+from pav_jax.distributed.processes import Processes
+from pav_jax.pipeline.workers import Alone, muster
+from pav_jax.storage import artifacts
+
+MANIFEST = "manifest.json"
+_STARTED = "started.json"
+_ABSENT = object()  # The value of a config field that is not there.
+
+_TICK_SECONDS = 5.0  # As much of a killed attempt's time may go uncounted.
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One step of an experiment, with all that its result depends on.
+
+    Attributes:
+      name: the name of its folder.
+      run: does the work: writes its files into `context.directory`, and may find there
+        files of its own from an attempt that was stopped.
+      needs: the earlier stages whose folders it reads.
+      fields: the config fields that it reads, by name ("seed"), by section ("sft"),
+        dotted ("sft.steps"), or all of them ("").
+      shared: whether all processes of a run run it at once, since `in_shards` is all
+        that it does, or it trains `together`; else process 0 does and the others wait.
+    """
+
+    name: str
+    run: Callable[["StageContext"], None]
+    needs: tuple[str, ...]
+    fields: tuple[str, ...]
+    shared: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class StageContext:
+    """What a stage is given to work with.
+
+    Attributes:
+      stage: the name of the stage.
+      config: the fields that the stage declared and no others, since the result may
+        depend on nothing that does not make the stage run again.
+      directory: the folder to write into. It is moved when the stage is complete.
+      inputs: the folders of the stages that this one needs.
+      crew: the processes that run it.
+    """
+
+    stage: str
+    config: ConfigDict
+    directory: Path
+    inputs: Mapping[str, Path]
+    crew: Alone = Alone()
+
+    def input(self, stage: str) -> Path:
+        """The finished folder of a stage that this one needs."""
+        return self.inputs[stage]
+
+    def log(self, message: str) -> None:
+        """Prints a line about this stage; one process does that for all."""
+        if self.crew.leads:
+            log(f"{self.stage}: {message}")
+
+
+def log(message: str) -> None:
+    """Prints a line to stderr, above the progress bar if there is one."""
+    tqdm.write(message, file=sys.stderr)
+
+
+def run_stages(
+    stages: Sequence[Stage],
+    config: ConfigDict,
+    workdir: str | os.PathLike[str],
+    until: str | None = None,
+    processes: Processes = Processes(),  # noqa: B008
+) -> None:
+    """Runs, in order, the stages whose results are not there yet.
+
+    Args:
+      stages: each after the ones it needs.
+      config: has the experiment's `name`, which the folder then belongs to.
+      workdir: the folder of the experiment; made if need be.
+      until: the last stage to run, if not all.
+      processes: those of the run, which all call this with the same arguments.
+
+    Raises:
+      UserError: the folder is another's or in use, or the config lacks a field.
+      PeerStopped: another process of the run failed.
+    """
+    _check(stages)
+    names = [stage.name for stage in stages]
+    if until is not None and until not in names:
+        raise UserError(f"there is no stage {until!r}; there are: {', '.join(names)}")
+    values = config_lib.flatten(config)
+    fields_of = {stage.name: _fields_of(stage, values) for stage in stages}
+
+    with muster(workdir, config.name, values, processes) as (root, crew):
+        fingerprints: dict[str, str] = {}
+        for stage in stages:
+            context = StageContext(
+                stage=stage.name,
+                config=config_lib.select(config, stage.fields),
+                directory=_new(root / stage.name),
+                inputs={need: root / need for need in stage.needs},
+                crew=crew,
+            )
+            if crew.leads:
+                terms = {
+                    "fields": fields_of[stage.name],
+                    "needs": {need: fingerprints[need] for need in stage.needs},
+                }
+                fingerprints[stage.name] = _bring_up_to_date(stage, terms, context)
+                crew.end(stage.name)
+            else:
+                if crew.await_begin(stage.name) and stage.shared:
+                    stage.run(context)
+                crew.await_end(stage.name)
+            if stage.name == until:
+                break
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished stage.
+
+    Returns:
+      stage; fields: the config values it depended on; needs: the fingerprints of the
+      stages it read; files: bytes and sha256 by relative path; fingerprint; seconds:
+      the time that all attempts took together; version: of pav_jax.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    path = folder / MANIFEST
+    manifest = artifacts.read_json(path)
+    try:
+        intact = manifest["fingerprint"] == _fingerprint(manifest)
+        float(manifest["seconds"])
+    except (KeyError, TypeError, ValueError):
+        intact = False
+    if not intact:
+        raise UserError(f"{path} is damaged; delete it and run again")
+    return manifest
+
+
+def _check(stages: Sequence[Stage]) -> None:
+    """Stops at an order of stages that cannot be run, which is a bug."""
+    before: set[str] = set()
+    for stage in stages:
+        if stage.name in before:
+            raise ValueError(f"two stages are called {stage.name!r}")
+        if missing := set(stage.needs) - before:
+            raise ValueError(f"{stage.name} comes before {missing}, which it needs")
+        before.add(stage.name)
+
+
+def _fields_of(stage: Stage, values: Mapping[str, Any]) -> dict[str, Any]:
+    for prefix in stage.fields:
+        if not any(config_lib.within(name, prefix) for name in values):
+            raise UserError(
+                f"the config has no field {prefix!r}, which stage {stage.name} reads"
+            )
+    return {
+        name: value
+        for name, value in values.items()
+        if any(config_lib.within(name, prefix) for prefix in stage.fields)
+    }
+
+
+# One stage.
+
+
+def _bring_up_to_date(stage: Stage, terms: dict, context: StageContext) -> str:
+    """Runs the stage unless its folder is good as it is; returns the fingerprint."""
+    new = context.directory
+    folder = new.with_name(stage.name)
+    _settle(folder)
+    why = _why_not_done(folder, terms)
+    if not why:
+        manifest = read_manifest(folder)
+        context.log(f"done already ({_duration(manifest['seconds'])})")
+        return manifest["fingerprint"]
+
+    seconds, obstacle = _progress(new, terms)
+    if seconds is not None:
+        start = f"resumes after {_duration(seconds)}"
+    elif folder.exists():
+        start = "runs again"
+    else:
+        start = "starts over" if obstacle else "runs"
+    since = why if folder.exists() else obstacle
+    context.log(f"{start}, since {since}" if since else start)
+    if obstacle:
+        _discard(new)
+
+    with _Clock(new / _STARTED, terms, seconds or 0.0) as clock:
+        context.crew.begin(stage.name)
+        stage.run(context)
+    manifest = {"stage": stage.name, **terms, "files": _inventory(new)}
+    manifest["fingerprint"] = _fingerprint(manifest)
+    manifest |= {"seconds": clock.seconds, "version": pav_jax.__version__}
+    artifacts.write_json(new / MANIFEST, manifest)
+    _settle(folder)
+    context.log(f"done ({_duration(clock.seconds)})")
+    return manifest["fingerprint"]
+
+
+def _why_not_done(folder: Path, terms: dict) -> str:
+    """What is wrong with the finished folder, for "since ..."; empty if nothing is."""
+    if not (folder / MANIFEST).exists():
+        return f"its {MANIFEST} is missing"
+    try:
+        manifest = read_manifest(folder)
+    except UserError:
+        return f"its {MANIFEST} is damaged"
+    return _difference(manifest, terms) or _damage(folder, manifest["files"])
+
+
+def _progress(new: Path, terms: dict) -> tuple[float | None, str]:
+    """Seconds spent on files that can be gone on from, or what speaks against that."""
+    if not new.exists() or not any(new.iterdir()):
+        return None, ""
+    try:
+        started = artifacts.read_json(new / _STARTED)
+        obstacle = _difference(started, terms)
+        return (None if obstacle else float(started["seconds"])), obstacle
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None, f"its {_STARTED} is missing or damaged"
+
+
+def _difference(old: dict, terms: dict) -> str:
+    """What changed between two terms of the same stage; empty if nothing did."""
+    changes = []
+    for name in sorted(old["fields"].keys() | terms["fields"].keys()):
+        before, now = (t["fields"].get(name, _ABSENT) for t in (old, terms))
+        if before is _ABSENT:
+            changes.append(f"{name} is new")
+        elif now is _ABSENT:
+            changes.append(f"{name} is gone")
+        elif before != now:
+            changes.append(f"{name} changed from {_brief(before)} to {_brief(now)}")
+    if changes:
+        more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
+        return changes[0] + more
+    ran = [n for n, f in terms["needs"].items() if old["needs"].get(n) != f]
+    if ran:
+        return f"{' and '.join(ran)} ran again"
+    return "" if old["needs"] == terms["needs"] else "it needs fewer stages"
+
+
+def _damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str:
+    """The first file that is not as the manifest says, and how; sizes come first."""
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            return f"{name} is damaged (size {size}, expected {expected['bytes']})"
+    for name, expected in files.items():
+        if _sha256(folder / name) != expected["sha256"]:
+            return f"{name} is damaged (its content changed)"
+    return ""
+
+
+def _inventory(folder: Path) -> dict[str, dict[str, Any]]:
+    return {
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": _sha256(path),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / _STARTED
+    }
+
+
+def _fingerprint(manifest: Mapping[str, Any]) -> str:
+    """Of all that makes the result what it is: not of the time it took."""
+    keys = ("stage", "fields", "needs", "files")
+    return config_lib.digest({key: manifest[key] for key in keys})
+
+
+class _Clock:
+    """Counts the seconds of a stage, all attempts together, in its `started.json`."""
+
+    def __init__(self, path: Path, terms: dict, seconds: float):
+        self._path = path
+        self._terms = terms
+        self._before = seconds
+        self._start = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._tick, daemon=True)
+
+    @property
+    def seconds(self) -> float:
+        return round(self._before + time.monotonic() - self._start, 3)
+
+    def __enter__(self) -> "_Clock":
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stop.set()
+        self._thread.join()
+        with contextlib.suppress(UserError):  # Hides no error of the stage.
+            self._write()
+
+    def _tick(self) -> None:
+        while not self._stop.wait(_TICK_SECONDS):
+            with contextlib.suppress(UserError):
+                self._write()
+
+    def _write(self) -> None:
+        artifacts.write_json(self._path, self._terms | {"seconds": self.seconds})
+
+
+# Folders. A kill may come at any point of these two, and the next run puts it right.
+
+
+def _new(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.new")
+
+
+def _settle(folder: Path) -> None:
+    """Puts a complete new folder in its place, if a kill did not leave it there."""
+    new = _new(folder)
+    if (new / MANIFEST).exists():
+        (new / _STARTED).unlink(missing_ok=True)
+        if folder.exists():
+            shutil.rmtree(folder)
+        new.rename(folder)
+
+
+def _discard(new: Path) -> None:
+    """Removes an unfinished folder; first what makes it look fit to go on from."""
+    (new / _STARTED).unlink(missing_ok=True)
+    shutil.rmtree(new)
+
+
+# Small things.
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

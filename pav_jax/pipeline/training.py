@@ -1,0 +1,80 @@
+"""A stage that trains: it resumes, and leaves its parameters, metrics and ledger."""
+
+import functools
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from pav_jax.core.ledger import Ledger
+from pav_jax.distributed import mesh
+from pav_jax.distributed.agreement import gather
+from pav_jax.pipeline.runner import StageContext
+from pav_jax.pipeline.shards import write_ledger
+from pav_jax.storage import checkpoints
+from pav_jax.train import loop
+from pav_jax.train.batches import Batches
+from pav_jax.train.step import Loss, init_state, make_optimizer, make_train_step
+
+
+def together(run: Callable[..., None]) -> Callable[..., None]:
+    """What a stage that trains runs: all processes at once, as one program.
+
+    Without a mesh of all their devices the leader trains alone, as in a run of one.
+    The stage is to be `shared`.
+    """
+
+    @functools.wraps(run)
+    def run_together(context: StageContext, **settings: Any) -> None:
+        crew, everywhere = context.crew, mesh.everywhere()
+        if crew.count == 1:
+            run(context, **settings)
+        elif everywhere:
+            with jax.set_mesh(everywhere), crew.lockstep():
+                run(context, **settings)
+        elif crew.leads:
+            context.log("process 0 trains alone, since the config has no mesh")
+            run(context, **settings)
+
+    return run_together
+
+
+def run_training(
+    context: StageContext,
+    params: Any,
+    loss: Loss,
+    rows: dict[str, np.ndarray],
+    config: ConfigDict,
+) -> None:
+    """Trains, and leaves `params/`, `metrics.jsonl` and `ledger.json`.
+
+    On a mesh of several processes all call this with the same arguments.
+
+    Args:
+      context: of the stage.
+      params: where to start; donated.
+      loss: of a batch of `rows`.
+      rows: the training rows; has `tokens` `[N, T]`.
+      config: the optimizer's, with `batch_size`.
+    """
+    optimizer = make_optimizer(config)
+    final = context.directory / "params"
+    if not gather(final.exists())[0]:
+        state = loop.fit(
+            init_state(params, optimizer),
+            make_train_step(loss, optimizer),
+            Batches(rows, batch_size=config.batch_size, seed=context.config.seed),
+            steps=config.steps,
+            directory=context.directory,
+            description=context.stage,
+        )
+        if context.crew.leads:
+            lengths = np.count_nonzero(rows["tokens"], axis=1)
+            trained = int(lengths.mean() * config.batch_size * config.steps)
+            write_ledger(context.directory, Ledger(trained=trained))
+        checkpoints.save_params(final, state.params)
+    if context.crew.leads:
+        shutil.rmtree(context.directory / "checkpoints", ignore_errors=True)

@@ -1,0 +1,168 @@
+"""Which prover to measure progress under, before a verifier is trained on it.
+
+Theorem 3.1 bounds from below what a small natural-policy-gradient step by
+`Q^π + αA^μ` gains. Its two terms are means over the states that π visits:
+
+    distinguishability   E_s Var_{a~π}[A^μ(s, a)]
+    alignment            E_s E_{a~π}[A^μ(s, a) A^π(s, a)]
+
+Within a state, `A^μ` and `Q^μ` differ by a constant and `A^π` has mean zero, so
+these are the variance of `Q^μ` and its covariance with `Q^π` over the actions.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from pav_jax.core.errors import UserError
+from pav_jax.labels import Response, StepLabels
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """The two terms of Theorem 3.1 for one prover.
+
+    Attributes:
+      distinguishability: `E_s Var_{a~π}[A^μ]`.
+      alignment: `E_s E_{a~π}[A^μ A^π]`.
+    """
+
+    distinguishability: float
+    alignment: float
+
+
+def exact_terms(
+    visits: np.ndarray, policy: np.ndarray, q_prover: np.ndarray, q_policy: np.ndarray
+) -> Terms:
+    """The terms where everything is known.
+
+    Args:
+      visits: float `[S]`, how often π visits each state; need not sum to one.
+      policy: float `[S, A]`, `π(a|s)`.
+      q_prover: float `[S, A]`, `Q^μ(s, a)`.
+      q_policy: float `[S, A]`, `Q^π(s, a)`.
+    """
+    weight = visits / np.sum(visits)
+
+    def centred(q):
+        return q - np.sum(policy * q, axis=1, keepdims=True)
+
+    prover, own = centred(q_prover), centred(q_policy)
+    return Terms(
+        float(np.sum(weight[:, None] * policy * prover**2)),
+        float(np.sum(weight[:, None] * policy * prover * own)),
+    )
+
+
+def failure_power(labels: StepLabels, power: int) -> np.ndarray:
+    """Unbiased `(1 - Q)^power` of every prefix, float64 `[H + 1]`, from its counts.
+
+    It is the share of subsets of `power` continuations in which none is correct,
+    `C(n - k, power) / C(n, power)`; for a whole response, whose outcome is its
+    value, that outcome.
+
+    Raises:
+      UserError: a prefix has fewer continuations than `power`.
+    """
+    wrong, count = labels.count - labels.correct, labels.count
+    if np.any(count[:-1] < power):
+        raise UserError(
+            f"a step prefix has {int(count[:-1].min())} continuations, but its value"
+            f" to the power of {power} cannot be estimated without bias from fewer"
+            f" than {power}; raise labels.n_mc, or take a prover with a smaller K"
+        )
+    tries = np.arange(power)
+    inner = np.prod(
+        np.maximum(wrong[:-1, None] - tries, 0) / (count[:-1, None] - tries), axis=1
+    )
+    return np.append(inner, wrong[-1] / count[-1])
+
+
+def prover_terms(
+    responses: Sequence[Response],
+    labels: Sequence[StepLabels],
+    *,
+    k: int,
+    prover_labels: Sequence[StepLabels] | None = None,
+) -> Terms:
+    """The terms for the prover BoK(π), or BoK(μ), without bias from counts.
+
+    Plugging `Q_mc` into the terms would count the noise of the labels as progress.
+    Here every square and product is estimated without bias, from powers of
+    `1 - Q` and from pairs of different actions, whose labels are independent.
+
+    What is averaged over is the states that two or more of the responses pass
+    through, each as often as they do: with few responses to a problem those are
+    mostly early states, the bare problem among them.
+
+    Args:
+      responses: of π, several to each problem.
+      labels: counts of π's continuations of each of their prefixes.
+      k: the prover's K.
+      prover_labels: counts of μ's continuations of the same prefixes, if μ is not π.
+
+    Raises:
+      UserError: no state has two responses, or a prefix has fewer than 2K
+        continuations.
+    """
+    # state -> action -> [how often taken, its estimates]
+    states: dict[tuple, dict[tuple, list]] = {}
+    prover_labels = labels if prover_labels is None else prover_labels
+    own_prover = prover_labels is labels
+    for response, own, other in zip(responses, labels, prover_labels, strict=True):
+        fails = 1.0 - failure_power(own, 1)
+        once, twice = failure_power(other, k), failure_power(other, 2 * k)
+        prover = 1.0 - once
+        square = 1.0 - 2.0 * once + twice
+        # Of the same continuations, so their product would not be unbiased.
+        cross = (
+            fails - once + failure_power(own, k + 1) if own_prover else prover * fails
+        )
+        estimates = np.stack([prover, square, fails, cross], axis=1)
+        for step in range(1, len(own.ends)):
+            start, stop = own.ends[step - 1], own.ends[step]
+            state = (response.problem, response.prompt, response.tokens[:start])
+            actions = states.setdefault(state, {})
+            action = response.tokens[start:stop]
+            actions.setdefault(action, [0, estimates[step]])[0] += 1
+    visits, variances, covariances = [], [], []
+    for actions in states.values():
+        times = np.array([times for times, _ in actions.values()], float)
+        if times.sum() < 2:
+            continue
+        prover, square, own, cross = np.stack([e for _, e in actions.values()], 1)
+        visits.append(times.sum())
+        variances.append(_covariance(times, prover, prover, square))
+        covariances.append(_covariance(times, prover, own, cross))
+    if not visits:
+        raise UserError(
+            "no two labelled responses share a state, so how steps from one state"
+            " differ cannot be told; raise rollouts.n_cov to 2 or more"
+        )
+    return Terms(
+        float(np.average(variances, weights=visits)),
+        float(np.average(covariances, weights=visits)),
+    )
+
+
+def _covariance(
+    times: np.ndarray, left: np.ndarray, right: np.ndarray, product: np.ndarray
+) -> float:
+    """Unbiased covariance over the actions of one state.
+
+    Args:
+      times: how often each action was taken, `[A]`, in all at least twice.
+      left: unbiased values of each action, `[A]`.
+      right: the same of the other quantity.
+      product: unbiased values of the product of the two, `[A]`.
+    """
+    total = times.sum()
+    # Ordered pairs of different responses. Two with the same action share its
+    # labels, and so take the estimate of the product and not a product of estimates.
+    different = np.sum(times * left) * np.sum(times * right) - np.sum(
+        times**2 * left * right
+    )
+    same = np.sum(times * (times - 1.0) * product)
+    pairs = (different + same) / (total * (total - 1.0))
+    return float(np.sum(times * product) / total - pairs)

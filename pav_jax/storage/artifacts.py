@@ -1,0 +1,158 @@
+"""Files on disk: written whole or not at all, and read with a clear word on damage."""
+
+import contextlib
+import json
+import os
+import secrets
+import zipfile
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+from etils import epath
+
+from pav_jax.core.errors import UserError
+
+PathLike = str | os.PathLike[str]
+T = TypeVar("T")
+
+_PARTIAL = ".partial"  # Ends the name of a file while it is being written.
+
+
+def write_atomically(path: PathLike, write: Callable[[BinaryIO], None]) -> None:
+    """Makes the file that `write` fills, such that nobody ever sees half of it.
+
+    Whatever was at `path` stays until the new file is complete and on the disk.
+    """
+    path = epath.Path(path)
+    partial = path.parent / f".{path.name}.{secrets.token_hex(4)}{_PARTIAL}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def remove_partials(folder: Path) -> None:
+    """Removes what a process that was killed had begun to write under `folder`."""
+    for partial in folder.rglob(f".*{_PARTIAL}"):
+        partial.unlink()
+
+
+def write_json(path: PathLike, value: Any) -> None:
+    """Writes a JSON value for people to read; refuses NaN, which JSON has not."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: PathLike) -> Any:
+    """The value that `write_json` wrote.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    return _read(path, lambda file: json.loads(file.read()))
+
+
+def write_jsonl(path: PathLike, records: Iterable[Any]) -> None:
+    """Writes one JSON value a line."""
+
+    def write(file: BinaryIO) -> None:
+        for record in records:
+            file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+        if not file.tell():
+            file.write(b"\n")  # No records is a blank line; no bytes is a damaged file.
+
+    write_atomically(path, write)
+
+
+def read_jsonl(path: PathLike) -> list[Any]:
+    """The values that `write_jsonl` wrote.
+
+    Raises:
+      UserError: the file is missing or damaged. One that was cut exactly between two
+        lines looks whole; the manifest of its stage, which has its size, tells.
+    """
+
+    def decode(file: BinaryIO) -> list[Any]:
+        text = file.read().decode()
+        if not text.endswith("\n"):
+            raise ValueError("its last line has no end")
+        return [json.loads(line) for line in text.split("\n") if line]
+
+    return _read(path, decode)
+
+
+def write_arrays(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes named arrays as an uncompressed .npz, the same bytes for the same arrays.
+
+    Raises:
+      TypeError: an array is of a type that .npz does not keep, such as bfloat16.
+    """
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biufcSU":
+            raise TypeError(f"array {name!r}: .npz does not keep {array.dtype}")
+
+    def write(file: BinaryIO) -> None:
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asarray(array))
+            archive.comment = _count(arrays)
+
+    write_atomically(path, write)
+
+
+def read_arrays(path: PathLike) -> dict[str, np.ndarray]:
+    """The arrays that `write_arrays` wrote.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+
+    def decode(file: BinaryIO) -> dict[str, np.ndarray]:
+        arrays = {}
+        with zipfile.ZipFile(file) as archive:
+            if archive.comment != _count(archive.namelist()):
+                raise ValueError("its list of arrays is not whole")
+            for member_name in archive.namelist():
+                with archive.open(member_name) as member:
+                    array = np.lib.format.read_array(member, allow_pickle=False)
+                    if member.read():  # Also what makes zipfile compare the checksum.
+                        raise ValueError(f"{member_name} is longer than its array")
+                arrays[member_name.removesuffix(".npy")] = array
+        return arrays
+
+    return _read(path, decode)
+
+
+def _count(arrays: Collection[str]) -> bytes:
+    """The comment of an .npz; without it, a damaged list may pass for a short one."""
+    return b"%d arrays" % len(arrays)
+
+
+def _read(path: PathLike, decode: Callable[[BinaryIO], T]) -> T:
+    path = epath.Path(path)
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run again what makes it") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    with file:
+        try:
+            return decode(file)
+        # Damage can make a decoder raise anything: zlib, struct, Unicode, memory.
+        except Exception as error:
+            raise UserError(
+                f"{path} is damaged ({type(error).__name__}: {error}); "
+                "delete it and run again"
+            ) from error

@@ -1,0 +1,215 @@
+"""Checkpoints through Orbax: training states that resume, and final parameters."""
+
+import logging
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from pav_jax.core.errors import UserError
+from pav_jax.distributed import mesh
+from pav_jax.distributed.agreement import gather
+from pav_jax.distributed.processes import is_loss
+
+
+def _orbax():
+    # Seconds of import that labelling and search of a laptop run can do without.
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    return ocp
+
+
+def _by_itself(ocp) -> Any:
+    """That a process of many saves and loads without the others."""
+    index = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index,
+        active_processes={index},
+        barrier_sync_key_prefix=f"process-{index}",
+    )
+
+
+def _savers(ocp) -> Any:
+    """Who saves: all processes that share the active mesh, or this one by itself."""
+    if not mesh.is_shared():
+        return _by_itself(ocp)
+    # Named, though they are all: else Orbax computes where it could wait for them.
+    everyone = set(range(jax.process_count()))
+    return ocp.options.MultiprocessingOptions(active_processes=everyone)
+
+
+def _savable(tree: Any) -> Any:
+    """`tree`, as Orbax takes it: of many processes, no arrays on one of them only."""
+    if jax.process_count() == 1 or mesh.is_shared():
+        return tree
+    return jax.tree.map(np.array, tree)
+
+
+def _sealed(state: Any) -> dict[str, Any]:
+    """A state with a checksum, since what is stored may read without it being right."""
+    return {"state": state, "checksum": _checksum(state)}
+
+
+@jax.jit
+def _checksum(tree: Any) -> jax.Array:
+    """Of all bits, uint32 scalar: the same wherever the arrays are."""
+    total = jnp.uint32(0)
+    for leaf in jax.tree.leaves(tree):
+        bits = jax.lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}")
+        total = 31 * total + jnp.sum(bits, dtype=jnp.uint32)
+    return total
+
+
+class Checkpoints:
+    """The newest checkpoints of one training run.
+
+    Saves are asynchronous, written to a temporary name and renamed, so that a
+    kill leaves the previous checkpoint whole. Processes that share the active mesh do
+    all of this together.
+    """
+
+    def __init__(self, directory: pathlib.Path, *, keep: int = 2):
+        ocp = _orbax()
+        self._ocp = ocp
+        self._directory = directory.absolute()
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                cleanup_tmp_directories=True,
+                create=False,
+                multiprocessing_options=_savers(ocp),
+            ),
+        )
+
+    def restore(self, state: Any) -> Any | None:
+        """The newest whole state, shaped and placed like `state`; None if none.
+
+        One that cannot be read is named and set aside, as `corrupt-STEP`.
+        """
+        like = _sealed(state)
+        while (step := self._newest()) >= 0:
+            found, why = None, "another process cannot"
+            try:
+                found = self._read(step, like)
+            except Exception as error:  # Orbax and TensorStore raise many kinds
+                why = str(error).strip() or type(error).__name__
+            if gather(found is not None).all():
+                if _sealed(found["state"])["checksum"] == found["checksum"]:
+                    return found["state"]
+                why = "its checksum is wrong"
+            self._set_aside(step, why)
+        return None
+
+    def _newest(self) -> int:
+        """The newest step that process 0 sees; -1 if it sees none."""
+        return int(gather(max(self._manager.all_steps(), default=-1))[0])
+
+    def _read(self, step: int, like: Any) -> Any:
+        # By itself: else, if one process cannot, the others would wait for it.
+        with _checkpointer(self._ocp, _by_itself) as checkpointer:
+            return checkpointer.restore(self._directory / str(step) / "default", like)
+
+    def _set_aside(self, step: int, why: str) -> None:
+        """Else it would count as the newest, and whole ones make room for it."""
+        path = self._directory / str(step)
+        aside = path.with_name(f"corrupt-{step}")
+        tqdm.write(
+            f"checkpoint {path} cannot be read; it is now {aside.name}, and an older"
+            f" one is tried ({why.splitlines()[0][:200]})",
+            file=sys.stderr,
+        )
+        if jax.process_index() == 0:
+            path.rename(aside)
+        gather(True)  # wait for that
+        self._manager.reload()
+
+    def save(self, step: int, state: Any) -> None:
+        """Starts to save; the state may be donated once this returns."""
+        self._manager.save(
+            step, args=self._ocp.args.StandardSave(_savable(_sealed(state)))
+        )
+
+    def close(self) -> None:
+        """Waits for saves under way."""
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, _, error: BaseException | None, *__) -> None:
+        if error is None or not is_loss(error):  # else it would wait for the lost one
+            self.close()
+
+
+def _checkpointer(ocp, who: Callable[[Any], Any]) -> Any:
+    return ocp.StandardCheckpointer(multiprocessing_options=who(ocp))
+
+
+def save_params(path: pathlib.Path, params: Any) -> None:
+    """Writes a tree of arrays; `path` must not exist."""
+    ocp = _orbax()
+    with _checkpointer(ocp, _savers) as checkpointer:
+        checkpointer.save(path.absolute(), _savable(params))
+
+
+def load_params(
+    path: pathlib.Path, like: Any, use: dict[str, str | None] = mesh.DECODE
+) -> Any:
+    """Reads parameters with the structure, shapes and dtypes of `like`.
+
+    They go where `use` has them: sampling and scoring, or training (`mesh.TRAIN`).
+
+    Raises:
+      UserError: there is none, it is damaged, or it has another structure.
+    """
+    if not path.is_dir():
+        raise UserError(f"no checkpoint at {path}; run the stage that writes it")
+    ocp = _orbax()
+    # Of this process: what wrote it may have been another's device.
+    like = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        like,
+        mesh.shardings(like, use),
+    )
+    try:
+        with _checkpointer(ocp, _by_itself) as checkpointer:
+            _check_names(checkpointer.metadata(path.absolute()), like, path)
+            return checkpointer.restore(path.absolute(), like)
+    except UserError:
+        raise
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        raise UserError(
+            f"the checkpoint {path} cannot be read as the architecture that the"
+            f" config describes: {error}"
+        ) from error
+
+
+def _check_names(found: Any, like: Any, path: pathlib.Path) -> None:
+    """Refuses parameters that lack some or have others, and names them."""
+    there, wanted = (
+        {
+            jax.tree_util.keystr(key, simple=True, separator="/")
+            for key, _ in jax.tree_util.tree_flatten_with_path(tree)[0]
+        }
+        for tree in (found.item_metadata.tree, like)
+    )
+    if there == wanted:
+        return
+    told = [
+        f"{word} {', '.join(sorted(names)[:4])}{' and more' if len(names) > 4 else ''}"
+        for word, names in (("lacks", wanted - there), ("has", there - wanted))
+        if names
+    ]
+    raise UserError(
+        f"the checkpoint {path} {' and '.join(told)}, unlike what the config describes:"
+        " it is of another architecture, or an earlier version of this program wrote"
+        f" it; if so, delete {path.parent} and run its stage again"
+    )

@@ -1,0 +1,104 @@
+"""Problems, responses and labels on disk."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pav_jax.labels import Response, StepLabels
+from pav_jax.storage import artifacts
+from pav_jax.tasks.base import Problem
+
+
+def write_problems(path: Path, problems: Sequence[Problem]) -> None:
+    artifacts.write_jsonl(path, (vars(problem) for problem in problems))
+
+
+def read_problems(path: Path) -> list[Problem]:
+    return [Problem(**record) for record in artifacts.read_jsonl(path)]
+
+
+def _ragged(name: str, rows: Sequence, dtype) -> dict[str, np.ndarray]:
+    """Rows of unlike lengths, laid end to end, and where each one stops."""
+    stops = np.cumsum([len(row) for row in rows])
+    flat = np.concatenate([np.asarray(row, dtype) for row in rows])
+    return {name: flat, f"{name}_stops": stops.astype(np.int64)}
+
+
+def _rows(arrays: dict[str, np.ndarray], name: str) -> list[np.ndarray]:
+    return np.split(arrays[name], arrays[f"{name}_stops"][:-1])
+
+
+def write_responses(path: Path, responses: Sequence[Response]) -> None:
+    """One shard: problem `[R]`, correct `[R]`, and ragged prompt, tokens, log_probs."""
+    artifacts.write_arrays(
+        path,
+        {
+            "problem": np.array([r.problem for r in responses], np.int32),
+            "correct": np.array([r.correct for r in responses], bool),
+            **_ragged("prompt", [r.prompt for r in responses], np.int32),
+            **_ragged("tokens", [r.tokens for r in responses], np.int32),
+            **_ragged("log_probs", [r.log_probs for r in responses], np.float32),
+        },
+    )
+
+
+def read_responses(path: Path) -> list[Response]:
+    arrays = artifacts.read_arrays(path)
+    columns = zip(
+        arrays["problem"].tolist(),
+        (tuple(row.tolist()) for row in _rows(arrays, "prompt")),
+        (tuple(row.tolist()) for row in _rows(arrays, "tokens")),
+        (tuple(row.tolist()) for row in _rows(arrays, "log_probs")),
+        arrays["correct"].tolist(),
+        strict=True,
+    )
+    return [Response(*row) for row in columns]
+
+
+def write_labels(path: Path, labels: Sequence[StepLabels]) -> None:
+    """One shard: ragged ends, correct and count, in the order of its responses."""
+    artifacts.write_arrays(
+        path,
+        {
+            **_ragged("ends", [x.ends for x in labels], np.int32),
+            **_ragged("correct", [x.correct for x in labels], np.int32),
+            **_ragged("count", [x.count for x in labels], np.int32),
+        },
+    )
+
+
+def read_labels(path: Path) -> list[StepLabels]:
+    arrays = artifacts.read_arrays(path)
+    columns = (_rows(arrays, name) for name in ("ends", "correct", "count"))
+    return [StepLabels(*row) for row in zip(*columns, strict=True)]
+
+
+def shards(directory: Path) -> list[Path]:
+    """The shards of a stage, in order."""
+    return sorted(directory.glob("shard-*.npz"))
+
+
+def shard_path(directory: Path, index: int) -> Path:
+    return directory / f"shard-{index:05d}.npz"
+
+
+def read_all_responses(directory: Path) -> list[Response]:
+    """The responses of all shards, problem by problem."""
+    return [r for path in shards(directory) for r in read_responses(path)]
+
+
+def read_seed_rollouts(directory: Path, n_cov: int) -> list[Response]:
+    """The first `n_cov` responses of each problem: those that are labelled."""
+    seen: dict[int, int] = {}
+    chosen = []
+    for response in read_all_responses(directory):
+        seen[response.problem] = seen.get(response.problem, 0) + 1
+        if seen[response.problem] <= n_cov:
+            chosen.append(response)
+    return chosen
+
+
+def read_all_labels(directory: Path) -> list[StepLabels]:
+    """The labels of all shards, in the order of `read_seed_rollouts`."""
+    return [x for path in shards(directory) for x in read_labels(path)]

@@ -1,0 +1,101 @@
+"""The folder of one experiment: claimed by its name, and by one process at a time."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, TextIO
+
+from pav_jax.core.errors import UserError
+from pav_jax.storage import artifacts, mirror
+
+SETTINGS = "config.json"
+_LOCK = ".pav.lock"
+
+# The locks of this process. A lock lives as long as any copy of its file is open, and
+# fork makes copies: without this, a worker that outlives a killed run would keep it.
+_held: list[TextIO] = []
+os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _held])
+
+
+@contextlib.contextmanager
+def claim(
+    workdir: str | os.PathLike[str], name: str, values: dict[str, Any]
+) -> Iterator[Path]:
+    """The folder, absolute, made if need be, for this process alone.
+
+    Args:
+      workdir: a folder that is new, empty, or of the experiment called `name`; one in
+        a bucket is mirrored by a folder of this machine, which is then yielded.
+      name: the experiment's name.
+      values: its config, flattened, to be written down in the folder.
+
+    Raises:
+      UserError: the folder is another's, or in use. It is left as it was.
+    """
+    root = mirror.local_folder(workdir)
+    remote = mirror.is_remote(workdir)
+    try:
+        if not remote:
+            _check_owner(root, name)
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / _LOCK).open("a")
+    except OSError as error:
+        raise UserError(f"cannot use --workdir={workdir}: {error.strerror}") from error
+    with (
+        _locked(lock, root),
+        mirror.mirrored(os.fspath(workdir), root) if remote else nullcontext(),
+    ):
+        _check_owner(root, name)  # Another process may have claimed it since.
+        artifacts.remove_partials(root)
+        artifacts.write_json(root / SETTINGS, {"name": name, "config": values})
+        yield root
+
+
+def _check_owner(root: Path, name: str) -> None:
+    """Stops at a folder that holds anything but this experiment."""
+    if not root.exists():
+        return
+    ours = (root / _LOCK).exists()
+    owner = None
+    if (root / SETTINGS).exists():
+        try:
+            settings = artifacts.read_json(root / SETTINGS)
+        except UserError:
+            if ours:
+                raise
+        else:
+            if isinstance(settings, dict) and settings.keys() == {"name", "config"}:
+                owner = settings["name"]
+    if owner is None and not ours and any(root.iterdir()):
+        raise UserError(
+            f"{root} is not empty, and what is in it was not made by pav run; give "
+            "another --workdir"
+        )
+    if owner not in (None, name):
+        raise UserError(
+            f"{root} holds the experiment {owner!r}, and this config is of {name!r}; "
+            "give another --workdir"
+        )
+
+
+@contextlib.contextmanager
+def _locked(lock: TextIO, root: Path) -> Iterator[None]:
+    """Holds and at last closes `lock`; the system lets go of it even after kill -9."""
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is at work in {root}; wait until it ends, or give "
+                "another --workdir"
+            ) from None
+        except OSError as error:
+            raise UserError(f"cannot lock {lock.name}: {error.strerror}") from error
+        _held.append(lock)
+        try:
+            yield
+        finally:
+            _held.remove(lock)

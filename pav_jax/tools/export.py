@@ -1,0 +1,138 @@
+"""What a run gives away, for other tools and other places: a policy or a verifier.
+
+The folder has `policy/`, a checkpoint of the gemma package; `head/` beside it, where
+it is a verifier; `tokenizer.model`; and `about.json`, which tells `pav score` what it
+has to know: `fields` of the config, `prover_k`, `stage` and its `fingerprint`.
+"""
+
+import functools
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pav_jax import verifier
+from pav_jax.core import config as config_lib
+from pav_jax.core.errors import UserError
+from pav_jax.distributed import mesh
+from pav_jax.gemma import checkpoint, forward, sizes
+from pav_jax.gemma.architecture import TransformerConfig
+from pav_jax.pipeline import runner
+from pav_jax.storage import artifacts, workdir
+from pav_jax.storage.checkpoints import load_params, save_params
+from pav_jax.tasks import problems
+from pav_jax.verifier import VerifierParams
+
+ABOUT = "about.json"
+BESIDE = (workdir.SETTINGS, "data")  # what of a run is read beside a stage's folder
+_VERIFIERS = ("prm", "orm")  # stages; the others with parameters are policies
+_TOLD = ("model", "limits")  # what of a stage's fields a reader needs
+
+
+def export_stage(folder: Path, output: Path) -> None:
+    """Writes what a stage of a run has trained, as other tools open it.
+
+    Args:
+      folder: of the stage, such as runs/demo/prm or runs/demo/sft.
+      output: a folder that does not exist.
+
+    Raises:
+      UserError: the stage is not finished or trains nothing, or `output` exists.
+    """
+    if not (folder / "params").is_dir() or not (folder / runner.MANIFEST).exists():
+        raise UserError(
+            f"{folder} is not the folder of a finished stage that trains, such as"
+            " runs/demo/prm or runs/demo/sft"
+        )
+    if output.exists():
+        raise UserError(f"{output} exists; give another --output")
+    manifest = runner.read_manifest(folder)
+    config = config_lib.unflatten(manifest["fields"])
+    root = folder.absolute().parent
+    tokenizer = problems.load_tokenizer(root / "data")
+    model = problems.model_config(config.model, tokenizer)
+    published = model
+    if "name" in config.model and not config.model.get("shrunk"):
+        published = sizes.by_name(config.model.name)  # with its spare embeddings
+    new = output.with_name(f"{output.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    if manifest["stage"] in _VERIFIERS:
+        params = problems.load_verifier(folder, config.model, model)
+        write_verifier(new, params, config=published)
+    else:
+        params = problems.load_policy(folder, config.model, model)
+        checkpoint.write(new / "policy", params, config=published)
+    tokenizer.save(new / "tokenizer.model")
+    settings = artifacts.read_json(root / workdir.SETTINGS)["config"]
+    about = {
+        "stage": manifest["stage"],
+        "fingerprint": manifest["fingerprint"],
+        "prover_k": settings["verifier.prover_k"],
+        "fields": {
+            name: value
+            for name, value in manifest["fields"].items()
+            if any(config_lib.within(name, section) for section in _TOLD)
+        },
+    }
+    artifacts.write_json(new / ABOUT, about)
+    new.rename(output)
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What `about.json` says of an exported folder.
+
+    Raises:
+      UserError: it is damaged, or of a policy.
+    """
+    about = artifacts.read_json(folder / ABOUT)
+    if not isinstance(about, dict) or about.get("stage") not in _VERIFIERS:
+        raise UserError(f"{folder} holds no verifier; export the stage prm of a run")
+    return about
+
+
+def write_verifier(
+    path: Path, params: VerifierParams, *, config: TransformerConfig
+) -> None:
+    """Writes a policy's checkpoint into `path/policy`, and the head into `path/head`.
+
+    Args:
+      path: a folder; neither of the two may exist.
+      params: the verifier.
+      config: the architecture, as for `checkpoint.write`.
+    """
+    checkpoint.write(path / "policy", params["model"], config=config)
+    save_params(path / "head", {"head": params["head"]})
+
+
+def read_verifier(
+    path: Path, *, config: TransformerConfig, dtype: jnp.dtype = jnp.float32
+) -> VerifierParams:
+    """Reads what `write_verifier` wrote; `policy` may also be of Hugging Face.
+
+    Args:
+      path: the folder.
+      config: the architecture.
+      dtype: of the policy's parameters; the head is float32.
+
+    Returns:
+      The parameters, where scoring has them on the active mesh.
+
+    Raises:
+      UserError: a part is missing, damaged, or of another architecture.
+    """
+    like = jax.eval_shape(
+        functools.partial(forward.init_params, config=config, dtype=dtype),
+        jax.random.key(0),
+    )
+    model = checkpoint.read(
+        path / "policy",
+        config=config,
+        dtype=dtype,
+        shardings=mesh.shardings(like, mesh.DECODE),
+    )
+    init = functools.partial(verifier.init_verifier, config=config)
+    head = {"head": jax.eval_shape(init, jax.random.key(0), model)["head"]}
+    return {"model": model, **load_params(path / "head", head)}

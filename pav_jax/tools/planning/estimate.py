@@ -1,0 +1,149 @@
+"""How long a step takes and an experiment costs: modelled, not measured.
+
+Times are ranges. The low end lets computing, memory and links work at once, each at
+what the maker publishes; the high end lets them wait for each other, each at the share
+of it that large programs reach.
+"""
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from pav_jax.core.errors import UserError
+from pav_jax.tools.planning.topology import Topology
+
+_REACHED = {"flops": 0.4, "bandwidth": 0.6, "link": 0.5}
+# A response is at most `max_tokens` long, and at least about this share of it.
+_SHORTEST = 0.3
+
+# Training problems of published tasks: MATH less MATH-500, GSM8K.
+_PUBLISHED = {"math": 12_000, "gsm8k": 7_473}
+
+Range = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What one stage of an experiment takes.
+
+    Attributes:
+      name: of the stage.
+      work: what it does, in words.
+      hours: (low, high), on the slice.
+      chip_hours: (low, high).
+    """
+
+    name: str
+    work: str
+    hours: Range
+    chip_hours: Range
+
+
+def step_seconds(answer: dict[str, Any], topology: Topology) -> Range:
+    """Seconds of one step: of training, or of a token in every row of the engine.
+
+    Of search, a token in every row, a pass of the verifier and a stretch of copying.
+    The last two come once in several tokens, so that this is up to twice too long.
+
+    Args:
+      answer: of `compiled.compile_step`, for a step that fits.
+      topology: the slice.
+    """
+    chip = topology.chip
+    # Arguments are read and written once, and what is temporary as well.
+    moved = sum(answer["parts"].values()) + 2 * answer["temporaries"]
+    if "optimizer" in answer["parts"]:
+        moved += answer["parts"]["weights"] + answer["parts"]["optimizer"]
+    times = {
+        "flops": answer["flops"] / topology.chips / chip.flops,
+        "bandwidth": moved / chip.bandwidth,
+        # Both directions of one ring.
+        "link": sum(answer["collectives"].values()) / (2 * chip.link),
+    }
+    return max(times.values()), sum(times[name] / _REACHED[name] for name in times)
+
+
+def tokens_per_second(answer: dict[str, Any], topology: Topology) -> Range:
+    """Tokens trained or sampled a second by the whole slice, (low, high)."""
+    low, high = step_seconds(answer, topology)
+    return answer["tokens"] / high, answer["tokens"] / low
+
+
+def stages(
+    config: ConfigDict, answers: dict[str, dict[str, Any]], topology: Topology
+) -> list[Stage]:
+    """What each stage takes.
+
+    Args:
+      config: the experiment's.
+      answers: of `compiled.compile_step` for each step function; all fit.
+      topology: the slice that all stages run on.
+
+    Returns:
+      The stages that train or sample much, in order.
+    """
+    found = []
+    seconds = {name: step_seconds(a, topology) for name, a in answers.items()}
+
+    def trains(name: str, step: str, count: int) -> None:
+        found.append(_stage(name, f"{count:,} steps", count, count, step))
+
+    def samples(name: str, what: str, tokens: float, step: str = "decode") -> None:
+        # Rows are refilled, so that nearly all of them are always at work.
+        most = tokens / answers[step]["tokens"]
+        work = f"{what}, at most {tokens / 1e6:,.1f} M tokens"
+        found.append(_stage(name, work, _SHORTEST * most, most, step))
+
+    def _stage(name: str, work: str, low: float, high: float, step: str) -> Stage:
+        hours = low * seconds[step][0] / 3600, high * seconds[step][1] / 3600
+        chips = topology.chips
+        return Stage(name, work, hours, (chips * hours[0], chips * hours[1]))
+
+    problems = {use: _problems(config, use) for use in ("labels", "validation", "test")}
+    rollouts, limits = config.rollouts, config.limits
+    search, most = config.search, config.limits.max_tokens
+    responses = problems["labels"] * rollouts.n_orm
+    trains("sft", "sft", config.sft.steps)
+    samples("rollouts", f"{responses:,} responses", responses * most)
+    prefixes = problems["labels"] * rollouts.n_cov * limits.max_steps
+    # A continuation of the h-th of H prefixes has the rest of the response left.
+    share = (limits.max_steps + 1) / (2 * limits.max_steps)
+    samples(
+        "labels",
+        f"{prefixes * config.labels.n_mc:,} continuations of {prefixes:,} prefixes",
+        prefixes * config.labels.n_mc * most * share,
+    )
+    trains("prm", "verifier", config.verifier.prm.steps)
+    trains("orm", "verifier", config.verifier.orm.steps)
+    samples(
+        "samples",
+        f"{problems['test'] * search.samples:,} responses",
+        problems["test"] * search.samples * most,
+    )
+    beams = problems["test"] * 2 * sum(search.beams)
+    beams += problems["validation"] * len(search.alphas) * search.alpha_beams
+    beams *= search.candidates
+    samples("search", f"{beams:,} candidate beams", beams * most, "search")
+    if "rl" in config:
+        training = config.rl.training
+        runs = len(config.rl.methods) * len(config.rl.seeds) * training.steps
+        drawn = runs * training.problems * training.samples
+        samples("rl: sampling", f"{drawn:,} responses", drawn * most)
+        trains("rl: updates", "rl", runs)
+    return found
+
+
+def _problems(config: ConfigDict, use: str) -> int:
+    """Problems of a use; of a published task, where the config takes all there are."""
+    if config.problems[use] is not None:
+        return config.problems[use]
+    if config.task.name not in _PUBLISHED:
+        raise UserError(
+            f"config.problems.{use} is None, all that there are, which cannot be known"
+            " without the data; give a number"
+        )
+    held_out = int(_PUBLISHED[config.task.name] * config.task.validation_fraction)
+    if use == "validation":
+        return held_out
+    return _PUBLISHED[config.task.name] - held_out

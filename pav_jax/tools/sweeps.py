@@ -1,0 +1,130 @@
+"""Sweeps: many runs of one config file, which differ in some fields.
+
+A config file that has one defines `sweep()`, which returns the points, each the fields
+that it sets, by their dotted names:
+
+    from pav_jax.tools.sweeps import product, zipped
+
+    def sweep():
+        sizes = zipped({"model.num_layers": (2, 4), "model.embed_dim": (32, 64)})
+        return product({"seed": range(3)}, sizes)  # six runs
+"""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from pav_jax.core import config as config_lib
+from pav_jax.core.errors import UserError
+from pav_jax.storage import artifacts
+
+Point = dict[str, Any]
+_NAME_LENGTH = 120  # file systems allow 255 bytes
+
+
+def product(*parts: Mapping[str, Iterable] | Sequence[Point]) -> list[Point]:
+    """Every combination: of the values of each field, and of lists of points.
+
+    Raises:
+      ValueError: two parts set the same field.
+    """
+    axes: list[list[Point]] = []
+    for part in parts:
+        if isinstance(part, Mapping):
+            axes += [[{name: v} for v in values] for name, values in part.items()]
+        else:
+            axes.append(list(part))
+    points = []
+    for chosen in itertools.product(*axes):
+        point = {name: value for one in chosen for name, value in one.items()}
+        if len(point) < sum(map(len, chosen)):
+            raise ValueError(f"two parts of a product set the same field: {chosen}")
+        points.append(point)
+    return points
+
+
+def zipped(fields: Mapping[str, Iterable]) -> list[Point]:
+    """The first values together, then the second ones, and so on.
+
+    Raises:
+      ValueError: the fields have unlike numbers of values.
+    """
+    rows = zip(*fields.values(), strict=True)
+    return [dict(zip(fields, row, strict=True)) for row in rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of a sweep.
+
+    Attributes:
+      name: of its folder; says what it sets.
+      point: the fields that it sets.
+      changes: the same, as arguments of `pav run`.
+      config: all fields that it has, flattened.
+    """
+
+    name: str
+    point: Point
+    changes: tuple[str, ...]
+    config: dict[str, Any]
+
+    @property
+    def short_name(self) -> str:
+        """A name for clouds: letters, digits and dashes, the same for the same run."""
+        experiment = re.sub(r"[^a-z0-9]+", "-", self.config["name"].lower()).strip("-")
+        return f"{experiment[:20]}-{config_lib.digest(self.config)[:10]}"
+
+    def results(self, root: str) -> dict[str, Any] | None:
+        """What the finished run found; None if it is not finished, or was another.
+
+        Args:
+          root: where the runs' folders are; may be in a bucket.
+        """
+        path = epath.Path(root) / self.name / "report" / "results.json"
+        if not path.exists():
+            return None
+        results = artifacts.read_json(path)
+        return results if results["config"] == self.config else None
+
+
+def load(config: str) -> list[Run]:
+    """The runs that `sweep()` of a config file asks for.
+
+    Args:
+      config: FILE or FILE:VARIANT.
+
+    Raises:
+      UserError: there is no usable `sweep()`, or a point does not fit the config.
+    """
+    path = config.partition(":")[0]
+    points = config_lib.call(path, "sweep")
+    if not isinstance(points, Sequence) or not points:
+        raise UserError(f"sweep() in {path} returns no points; it should return a list")
+    runs = [_make_run(config, point) for point in points]
+    names = [run.name for run in runs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"sweep() in {path} has the same point twice: {min(twice)}")
+    return runs
+
+
+def _make_run(config: str, point: Any) -> Run:
+    if not isinstance(point, Mapping):
+        raise UserError(f"sweep() of {config} has the point {point!r}, not fields")
+    changes = tuple(f"--config.{name}={value}" for name, value in point.items())
+    loaded = config_lib.flatten(config_lib.load([f"--config={config}", *changes]))
+    for name, value in point.items():
+        wanted = list(value) if isinstance(value, tuple) else value
+        if loaded[name] != wanted:
+            raise UserError(
+                f"sweep() of {config}: {name}={value!r} arrives as {loaded[name]!r}"
+            )
+    name = ",".join(f"{field}={value}" for field, value in point.items()) or "base"
+    plain = re.sub(r"[^A-Za-z0-9._=,+-]+", "-", name)
+    if plain != name or len(plain) > _NAME_LENGTH:
+        plain = f"{plain[:_NAME_LENGTH]}-{config_lib.digest(name)[:8]}"
+    return Run(plain, dict(point), changes, loaded)

@@ -1,0 +1,222 @@
+"""Runs every step function on 8 host devices; prints one line of JSON.
+
+Started by test_mesh.py in a process of its own, since the number of devices cannot
+change once jax has started. Steps are waited for one by one: several sharded programs
+in flight on host devices can wait for each other for ever where cores are few.
+"""
+
+import functools
+import json
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from pav_jax import policy, rollout, verifier
+from pav_jax.core.ledger import Ledger
+from pav_jax.distributed import mesh
+from pav_jax.gemma import forward
+from pav_jax.gemma.architecture import tiny_gemma2
+from pav_jax.rl import update as rl
+from pav_jax.search import beam as search
+from pav_jax.search import verifier_scorer
+from pav_jax.train.step import init_state, make_optimizer, make_train_step
+
+# More than a chunk of the vocabulary, so that the loss goes by chunks.
+CONFIG = tiny_gemma2(
+    16_640, num_layers=2, embed_dim=16, num_heads=4, mlp_dim=24, num_kv_heads=2
+)
+BATCH, LENGTH = 8, 12
+OPTIMIZER = ConfigDict(
+    dict(
+        steps=10,
+        warmup_steps=1,
+        learning_rate=1e-3,  # Adam makes steps of this out of roundings near zero
+        final_learning_rate=1.0,
+        weight_decay=0.0,
+        clip_norm=1.0,
+    )
+)
+OBJECTIVE = rl.Objective("progress", "value", 1.0, 4, True, 0.1)
+SAMPLING = rollout.SamplingConfig(max_tokens=6, end_ids=(1,), trunks=8, rows=2)
+
+
+def batch():
+    rng = np.random.default_rng(0)
+    shape = (BATCH, LENGTH)
+    floats = lambda: rng.uniform(size=shape).astype(np.float32)  # noqa: E731
+    return {
+        "tokens": rng.integers(2, CONFIG.vocab_size, shape).astype(np.int32),
+        "mask": np.tile(np.arange(LENGTH) >= 4, (BATCH, 1)).astype(np.float32),
+        "value": floats(),
+        "weight": floats(),
+        "step_end": rng.uniform(size=shape) < 0.3,
+        "progress": floats(),
+        "outcome": floats(),
+        "sampled": -floats(),
+    }
+
+
+@functools.cache
+def parameters():
+    """A policy's and a verifier's, on the host: made once, and not for each mesh."""
+    params = jax.jit(forward.init_params, static_argnums=1)(jax.random.key(0), CONFIG)
+    prm = verifier.init_verifier(jax.random.key(1), params, CONFIG)
+    head = jax.random.normal(jax.random.key(2), (2, CONFIG.embed_dim))
+    prm["head"] |= {"value": head[0], "evidence": 0.1 * head[1]}
+    return jax.device_get((params, prm))
+
+
+def sft(programs):
+    loss = functools.partial(policy.sft_loss, config=CONFIG)
+    return _train(parameters()[0], loss, programs, "sft")
+
+
+def prm(programs):
+    loss = functools.partial(verifier.verifier_loss, config=CONFIG, language_weight=0.1)
+    return _train(parameters()[1], loss, programs, "prm")
+
+
+def _train(params, loss, programs, name):
+    """Parameters and loss after two steps."""
+    optimizer = make_optimizer(OPTIMIZER)
+    state = init_state(params, optimizer)
+    step = make_train_step(loss, optimizer).lower(state, batch()).compile()
+    programs[name] = step
+    for _ in range(2):
+        state, metrics = jax.block_until_ready(step(state, batch()))
+    return {"params": state.params, "loss": metrics["loss"]}
+
+
+def reinforce(programs):
+    params = mesh.place(parameters()[0], mesh.TRAIN)
+    optimizers = (make_optimizer(OPTIMIZER), make_optimizer(OPTIMIZER))
+    state = rl.init_state(params, OBJECTIVE, optimizers, config=CONFIG)
+    update = rl.make_update(OBJECTIVE, optimizers, config=CONFIG, group=2)
+    programs["reinforce"] = update = update.lower(state, params, batch()).compile()
+    for _ in range(2):
+        state, metrics = jax.block_until_ready(update(state, params, batch()))
+    return {"policy": state.policy, "value": state.value, "loss": metrics["loss"]}
+
+
+def decode(programs):
+    """Samples of 10 prompts by 3 branches: more than the grid holds."""
+    params = mesh.place(parameters()[0], mesh.DECODE)
+    rng = np.random.default_rng(1)
+    trunks = rng.integers(2, CONFIG.vocab_size, (10, LENGTH)).tolist()
+    requests = [
+        rollout.Request(
+            trunk=trunk,
+            prompt_length=4,
+            prefixes=np.array([4, 7, 9]),
+            keys=rollout.branch_keys(0, [i] * 3, [0] * 3, range(3)),
+        )
+        for i, trunk in enumerate(trunks)
+    ]
+    static = dict(config=CONFIG, sampling=SAMPLING)
+    if not jax.sharding.get_mesh().empty:
+        grid = rollout.empty_grid(16, 16, 8, dtype=jnp.float32, **static)
+        lowered = rollout.run_segment.lower(params, grid, np.int32(0), **static)
+        programs["decode"] = lowered.compile()
+    found = dict(rollout.sample(params, requests, ledger=Ledger(), **static))
+    samples = [found[i] for i in range(len(requests))]
+    return {
+        name: np.stack([getattr(s, name) for s in samples])
+        for name in ("tokens", "log_probs", "lengths")
+    }
+
+
+def score(programs):
+    """Q by one pass over rows."""
+    params = mesh.place(parameters()[1], mesh.DECODE)
+    tokens = batch()["tokens"]
+    values = jax.jit(verifier.step_values, static_argnames="config")
+    values = values.lower(params, tokens, config=CONFIG).compile()
+    programs["score"] = values
+    return {"q": values(params, tokens)}
+
+
+def beams(programs):
+    """Searches of 3 problems, by beams that a mesh shares out by problem and by row."""
+    params = mesh.place(parameters()[0], mesh.DECODE)
+    verifier_params = mesh.place(parameters()[1], mesh.DECODE)
+    rng = np.random.default_rng(2)
+    prompts = rng.integers(2, CONFIG.vocab_size, (3, LENGTH)).tolist()
+    scorer = verifier_scorer.VerifierScorer(
+        verifier_params, CONFIG, SAMPLING.max_tokens
+    )
+    out = []
+    for count in (1, 4):
+        beam = search.BeamConfig(
+            beams=count,
+            candidates=2,
+            max_tokens=SAMPLING.max_tokens,
+            max_steps=3,
+            end_ids=(1,),
+            step_end_ids=tuple(range(2, CONFIG.vocab_size, 3)),
+            rows=8,
+        )
+        static = dict(alpha=0.5, seed=0, config=CONFIG, beam=beam)
+        found = search.beam_search(params, scorer, prompts, range(3), **static)
+        out += [(np.array(f.tokens), f.q) for f in found]
+    if not jax.sharding.get_mesh().empty:
+        static = dict(config=CONFIG, beam=beam)
+        lengths = np.full(len(prompts), LENGTH, np.int32)
+        keys, bare = np.zeros((3, 2), np.uint32), np.zeros(3, np.float32)
+        first = search.begin(params, np.array(prompts), lengths, keys, bare, **static)
+        rows = first.suffix.keys[0]
+        # Of the rows, which hold nearly all there is, each device has its part.
+        assert rows.addressable_shards[0].data.size * 8 == rows.size
+        keys = np.zeros((3, 8, 2), np.uint32)
+        active = np.ones((3, 8), bool)
+        lowered = search.decode_steps.lower(
+            params, first, keys, active, width=8, **static
+        )
+        programs["beams"] = lowered.compile()
+    return out
+
+
+def gathered(program):
+    """The shapes that all-gathers of a compiled program give, as JSON lists."""
+    shapes = set()
+    for line in program.as_text().splitlines():
+        left, is_gather, _ = line.partition(" all-gather")
+        if is_gather and "=" in left:
+            shapes.update(re.findall(r"\w+\[([\d,]*)\]", left.partition("=")[2]))
+    return [[int(x) for x in shape.split(",") if x] for shape in shapes]
+
+
+def main(meshes):
+    jobs = {f.__name__: f for f in (sft, prm, reinforce, decode, score, beams)}
+    wanted = {name for _, names in meshes for name in names}
+    alone = {name: jax.device_get(jobs[name]({})) for name in sorted(wanted)}
+    report = {}
+    for sizes, names in meshes:
+        found, programs = {}, {}
+        with jax.set_mesh(mesh.make_mesh(sizes)):
+            for name in names:
+                out = jobs[name](programs)
+                found[name] = max(
+                    float(np.max(np.abs(a - b) / np.maximum(np.abs(b), 1), initial=0))
+                    for a, b in zip(
+                        jax.tree.leaves(jax.device_get(out)),
+                        jax.tree.leaves(alone[name]),
+                        strict=True,
+                    )
+                )
+        gathers = {name: gathered(p) for name, p in programs.items()}
+        report[json.dumps(sizes)] = {"difference": found, "gathered": gathers}
+    shapes = [list(leaf.shape) for leaf in jax.tree.leaves(parameters()[0])]
+    whole = {
+        "parameters": [shape for shape in shapes if len(shape) > 1],
+        "vocabulary": CONFIG.vocab_size,
+        "batch": BATCH,
+    }
+    print(json.dumps({"meshes": report, "whole": whole}))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

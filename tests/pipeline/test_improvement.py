@@ -1,0 +1,167 @@
+"""What is made of the RL runs: RFT's rows, curves, gains, and the unsolved problems."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pav_jax.core import config
+from pav_jax.core.errors import UserError
+from pav_jax.labels import Response
+from pav_jax.metrics import pass_at_n
+from pav_jax.pipeline import improvement, stages
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _response(prompt, tokens, correct):
+    return Response(0, prompt, tokens, (0.0,) * len(tokens), correct)
+
+
+def test_rft_rows():
+    responses = [
+        _response((2, 5), (7, 1), True),
+        _response((2, 5), (8, 8, 1), False),
+        _response((2, 5), (7, 1), True),  # said twice
+        _response((2,), (7, 1), True),
+        _response((2, 5), (9, 9, 1), True),
+    ]
+    rows = improvement.rft_rows(responses)
+    assert rows["tokens"].tolist() == [
+        [2, 7, 1, 0, 0],
+        [2, 5, 7, 1, 0],
+        [2, 5, 9, 9, 1],
+    ]
+    assert rows["mask"].tolist() == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 1]]
+    with pytest.raises(UserError, match="none of 1 seed rollouts"):
+        improvement.rft_rows(responses[1:2])
+
+
+def _write_run(folder, accuracies):
+    rows = [{"decoded": 10 * step} for step in range(1, 5)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    rows = [
+        {"step": 2 * i, "greedy": x, "sampled": x / 2} for i, x in enumerate(accuracies)
+    ]
+    (folder / "accuracy.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def test_curves(tmp_path):
+    _write_run(tmp_path, [0.0, 0.5, 1.0])
+    one = improvement._curve(tmp_path)
+    assert one["step"] == [0, 2, 4]
+    assert one["tokens"] == [0, 10 + 20, 10 + 20 + 30 + 40]
+    _write_run(tmp_path, [0.25, 0.0, 0.5])
+    both = improvement._mean_curve([one, improvement._curve(tmp_path)])
+    assert both["greedy"]["mean"] == [0.125, 0.25, 0.75]
+    assert both["sampled"]["seeds"] == [[0.0, 0.25, 0.5], [0.125, 0.0, 0.25]]
+
+
+def _samples(correct):
+    correct = np.array(correct, bool)
+    return {"correct": correct, "prm": np.zeros(correct.shape), "greedy": correct[:, 0]}
+
+
+def test_a_summary_averages_seeds():
+    one = _samples([[1, 0], [0, 0], [1, 1]]) | {"length": np.full((3, 2), 5)}
+    other = _samples([[1, 1], [0, 1], [0, 0]]) | {"length": np.full((3, 2), 7)}
+    found = improvement._summary([one, other], (1, 2))
+    assert found["sampled"]["seeds"] == [0.5, 0.5] and found["length"] == 6
+    assert found["greedy"]["seeds"] == pytest.approx([2 / 3, 1 / 3])
+    both = [pass_at_n(s["correct"], 2).mean() for s in (one, other)]
+    assert found["pass_at"]["2"]["seeds"] == pytest.approx(both)
+    assert found["pass_at"]["2"]["accuracy"] == pytest.approx(np.mean(both))
+    # Scores that are all alike choose no better than chance.
+    assert found["best_of"]["2"]["accuracy"] == pytest.approx(0.5)
+
+
+def test_unsolved_problems():
+    sft = _samples([[0, 1], [0, 0], [0, 0]])
+    methods = {"rl": [_samples([[0, 0], [1, 1], [0, 1]]), _samples([[0, 0]] * 3)]}
+    found = improvement._unsolved(sft, methods, (1, 2))
+    assert found["problems"] == 2
+    # Of the last two problems: seeds 0 and 1 have means of 3/4 and 0.
+    assert found["best_of"]["rl"] == pytest.approx({"1": 3 / 8, "2": 3 / 8})
+    assert improvement._unsolved(_samples([[1]]), methods, (1,)) == {"problems": 0}
+
+
+def test_gains_and_how_soon():
+    def curve(means):
+        return {
+            "step": [0, 10, 20, 30],
+            "tokens": [0, 500, 1000, 1500],
+            "sampled": {"mean": means},
+        }
+
+    curves = {
+        "orm": curve([0.1, 0.2, 0.3, 0.4]),
+        "pav": curve([0.1, 0.4, 0.5, 0.6]),
+        "bad": curve([0.1, 0.1, 0.1, 0.1]),
+    }
+    samples = {
+        "orm-0": _samples([[0, 1], [0, 0]]),
+        "pav-0": _samples([[1, 1], [0, 1]]),
+        "pav-1": _samples([[0, 1], [0, 0]]),
+        "bad-0": _samples([[0, 0], [0, 0]]),
+    }
+    methods = {"orm": ["orm-0"], "pav": ["pav-0", "pav-1"], "bad": ["bad-0"]}
+    found = improvement._against("orm", curves, samples, methods)
+    assert found["accuracy"] == 0.4
+    rows = found["methods"]
+    assert rows["orm"]["gain"] == 0 and rows["orm"]["sooner"] == 1
+    assert rows["orm"]["ci"] == (0, 0)  # and not that of four wrong answers
+    assert rows["pav"]["gain"] == pytest.approx((0.25 + 0.25) / 2)
+    assert (rows["pav"]["sooner"], rows["pav"]["cheaper"]) == (3.0, 3.0)
+    assert rows["bad"]["sooner"] is None and rows["bad"]["gain"] == -0.25
+    with pytest.raises(UserError, match="'grpo'.*orm, pav, bad"):
+        improvement._against("grpo", curves, samples, methods)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    ["", *"controls provers monte_carlo refreshed alpha sparse smoke".split()]
+    + ["sparse,controls", "sparse,alpha"],
+)
+def test_every_variant_names_stages_that_can_run(variant):
+    path = str(ROOT / "experiments" / "rl_demo.py")
+    made = config.call(path, "get_config", variant)
+    for stage in stages.stages(made):
+        config.select(made, stage.fields)
+    for method in made.rl.methods:
+        improvement._objective(made, method)
+    assert made.rl.final.reference in made.rl.methods
+
+
+@pytest.mark.slow
+def test_every_stage_at_the_smallest_size(tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pav_jax", "run", f"--workdir={tmp_path / 'run'}"),
+            *("--config=experiments/rl_demo.py:smoke", "--until=improvement"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "run" / "improvement" / "improvement.json").read_text()
+    results = json.loads(text)
+    trained = {"orm_rl", "grpo", "pav_rl", "pav_mc", "pav_refreshed"}
+    assert results["policies"].keys() == trained | {"sft", "rft"}
+    assert results["curves"].keys() == trained
+    assert (results["problems"], results["curve_problems"]) == (8, 12)
+    for policy in results["policies"].values():
+        passed = [policy["pass_at"][n]["accuracy"] for n in ("1", "2", "4")]
+        assert passed == sorted(passed)
+        assert passed[0] == pytest.approx(policy["sampled"]["accuracy"])
+    for curve in results["curves"].values():
+        assert curve["step"] == [0, 2, 4] and curve["tokens"][0] == 0
+    assert [row["prover_k"] for row in results["provers"]] == [1, 2]
+    # All start from the same policy.
+    starts = {curve["greedy"]["mean"][0] for curve in results["curves"].values()}
+    assert len(starts) == 1

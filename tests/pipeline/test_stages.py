@@ -1,0 +1,206 @@
+"""The whole pipeline at its smallest size, as a user runs it."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "experiments" / "demo.py"
+METHODS = {
+    "greedy",
+    "majority",
+    "best_of_n_orm",
+    "best_of_n_pav",
+    "beam_q",
+    "beam_pav",
+    "pass_at_n",
+}
+
+pytestmark = pytest.mark.slow
+
+
+def _command(workdir: Path, *changes: str, config: Path = DEMO) -> list[str]:
+    return [
+        *(sys.executable, "-m", "pav_jax", "run"),
+        *(f"--config={config}:smoke", f"--workdir={workdir}", *changes),
+    ]
+
+
+def _run(workdir: Path, *changes: str, **kwargs) -> str:
+    done = subprocess.run(
+        _command(workdir, *changes, **kwargs), cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def _numbers(workdir: Path) -> dict:
+    """results.json without what depends on the clock and on the place."""
+    results = json.loads((workdir / "report" / "results.json").read_text())
+    results.pop("stages")
+    return results
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> Path:
+    """One place for what jax compiles, so that each run here need not do it anew."""
+    path = tmp_path_factory.mktemp("compiled")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(path)
+    yield path
+    del os.environ["JAX_COMPILATION_CACHE_DIR"]
+
+
+@pytest.fixture(scope="module")
+def finished(compiled, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("demo") / "run"
+    _run(workdir)
+    return workdir
+
+
+def test_results(finished):
+    results = json.loads((finished / "report" / "results.json").read_text())
+    assert {row["method"] for row in results["search"]} >= METHODS
+    for row in results["search"]:
+        low, high = row["ci"]
+        assert low <= row["accuracy"] <= high
+        paid = row["decoded"] + row["prefilled"] + row["scored"]
+        assert row["tokens"] == pytest.approx(paid)
+    assert 0 <= results["base"]["accuracy"] <= 1
+    assert len(results["base"]["ci"]) == 2
+    assert {"last", "middle"} <= results["verifier"]["auc_within_problem"].keys()
+    assert 0 <= results["verifier"]["brier"] <= 1
+    assert results["stages"].keys() >= {"sft", "rollouts", "labels", "prm", "search"}
+    assert all(seconds > 0 for seconds in results["stages"].values())
+    assert results["config"] and results["seeds"] and results["compute_efficiency"]
+    page = (finished / "report" / "index.html").read_text()
+    assert "<svg" in page
+
+
+def test_nothing_is_processed_twice(finished):
+    """The ledger of beam search: each sampled token once for each model."""
+    for path in (finished / "search").glob("beam_q-*.json"):
+        for _, decoded, prefilled, scored in json.loads(path.read_text()):
+            ideal = 2 * (decoded + prefilled)
+            assert decoded + prefilled + scored <= 1.05 * ideal
+
+
+def test_a_rerun_skips_what_is_done(finished):
+    before = _numbers(finished)
+    said = _run(finished)
+    assert said.count("done already") == 10
+    assert _numbers(finished) == before
+
+
+def test_a_changed_field_runs_again_what_depends_on_it(finished, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    said = _run(workdir, "--config.search.beams=(1,)")
+    assert "search: runs again, since search.beams changed from [1, 2] to [1]" in said
+    assert said.count("done already") == 8
+    beams = [r for r in _numbers(workdir)["search"] if r["method"] == "beam_q"]
+    assert [row["n"] for row in beams] == [1]
+
+
+def test_a_killed_run_gives_the_same_numbers(finished, tmp_path):
+    """SIGKILL somewhere within each of three stages, then on to the end."""
+    workdir = tmp_path / "run"
+    seconds = json.loads((finished / "report" / "results.json").read_text())["stages"]
+    rng = random.Random(0)
+    for stage in ("sft", "labels", "search"):
+        process = subprocess.Popen(
+            _command(workdir), cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        said = iter(process.stderr)
+        assert any(line.startswith(f"{stage}: runs") for line in said)
+        # What was compiled for `finished` is not compiled again: it goes faster now.
+        time.sleep(rng.uniform(0, min(seconds[stage] / 8, 1.0)))
+        process.send_signal(signal.SIGKILL)
+        process.stderr.close()
+        assert process.wait() == -signal.SIGKILL
+    assert not (workdir / "report").exists()
+    _run(workdir)
+    assert _numbers(workdir) == _numbers(finished)
+
+
+def test_two_processes_make_the_same_labels(finished, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = [f"--coordinator={address}", "--num_processes=2", "--until=labels"]
+    both = [
+        subprocess.Popen(
+            _command(tmp_path / "run", *flags, f"--process_id={index}"),
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    for process in both:
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+    for stage in ("rollouts", "labels"):
+        ours, theirs = (
+            json.loads((workdir / stage / "manifest.json").read_text())
+            for workdir in (tmp_path / "run", finished)
+        )
+        assert ours["files"] == theirs["files"]
+
+
+def test_a_terminated_run_says_so(compiled, tmp_path):
+    process = subprocess.Popen(
+        _command(tmp_path / "run"), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "run" / "sft.new").exists():
+        time.sleep(0.2)
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "the same command goes on from here" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["--config.sft.stepz=3"], "sft.steps"),
+        (["--config.limits.max_prompt_tokens=10"], "max_prompt_tokens"),
+        (["--config.task.name=sums"], "relations"),
+        (["--config.rollouts.n_cov=9"], "n_orm"),
+        (["--config.sft.warmup_steps=99"], "warmup_steps"),
+    ],
+)
+def test_bad_input_is_told_in_a_paragraph(compiled, tmp_path, changes, words):
+    done = subprocess.run(
+        _command(tmp_path / "run", *changes), cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("pav: ")
+    assert words in last
+    assert "Traceback" not in done.stderr
+
+
+def test_gsm8k_goes_through_every_stage(compiled, tmp_path, gsm8k_dir):
+    config = ROOT / "experiments" / "gsm8k_tiny.py"
+    _run(tmp_path / "run", f"--config.task.path={gsm8k_dir}", config=config)
+    results = _numbers(tmp_path / "run")
+    assert {row["method"] for row in results["search"]} >= METHODS
+    assert results["task"] == "gsm8k"
+
+
+def test_missing_gsm8k_is_told(compiled, tmp_path):
+    config = ROOT / "experiments" / "gsm8k_tiny.py"
+    command = _command(tmp_path / "run", "--config.task.path=nowhere", config=config)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "nowhere" in done.stderr

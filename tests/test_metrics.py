@@ -1,0 +1,179 @@
+"""Estimators, against the same quantities counted over all subsets and all pairs."""
+
+import itertools
+import math
+import statistics
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pav_jax import metrics
+
+_RNG = np.random.default_rng(0)
+# Rows of every kind: none, one, some and all correct.
+CORRECT = np.array(
+    [
+        [0, 0, 0, 0, 0, 0],
+        [0, 0, 1, 0, 0, 0],
+        [1, 0, 0, 1, 1, 0],
+        [1, 1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 1, 1],
+    ],
+    bool,
+)
+SAMPLES = CORRECT.shape[1]
+SCORES = {
+    "distinct": _RNG.permuted(np.arange(5 * SAMPLES)).reshape(5, SAMPLES) / 7.0,
+    "ties": _RNG.integers(0, 3, (5, SAMPLES)) / 2.0,
+    "all equal": np.full((5, SAMPLES), 0.25),
+}
+
+
+def _over_subsets(n, value):
+    """The mean of `value(problem, indices)` over all subsets, for each problem."""
+    subsets = list(itertools.combinations(range(SAMPLES), n))
+    return np.array(
+        [np.mean([value(p, s) for s in subsets]) for p in range(len(CORRECT))]
+    )
+
+
+@pytest.mark.parametrize("n", range(1, SAMPLES + 1))
+def test_pass_at_n(n):
+    expected = _over_subsets(n, lambda p, s: any(CORRECT[p, i] for i in s))
+    ours = metrics.pass_at_n(CORRECT, n)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-12)
+    assert ours[0] == 0 and ours[-1] == 1  # exactly, or no interval is Wilson's
+
+
+@pytest.mark.parametrize("n", range(1, SAMPLES + 1))
+@pytest.mark.parametrize("kind", SCORES)
+def test_best_of_n(kind, n):
+    scores = SCORES[kind]
+
+    def value(p, subset):
+        best = max(scores[p, i] for i in subset)
+        return np.mean([CORRECT[p, i] for i in subset if scores[p, i] == best])
+
+    np.testing.assert_allclose(
+        metrics.best_of_n(scores, CORRECT, n),
+        _over_subsets(n, value),
+        rtol=0,
+        atol=1e-12,
+    )
+
+
+def test_closed_forms_for_many_samples():
+    """Binomials of 4096 overflow floats; their ratio does not."""
+    correct = np.zeros((1, 4096), bool)
+    correct[0, :41] = True
+    n = 128
+    wrong = math.comb(4096 - 41, n) / math.comb(4096, n)
+    [ours] = metrics.pass_at_n(correct, n)
+    assert ours == pytest.approx(1 - wrong, abs=1e-9)
+    # A score that tells right from wrong: best-of-n is pass@n; the other way
+    # round, all n have to be right.
+    [best] = metrics.best_of_n(correct * 1.0, correct, n)
+    assert best == pytest.approx(1 - wrong, abs=1e-9)
+    [worst] = metrics.best_of_n(correct * -1.0, correct, 8)
+    assert worst == pytest.approx(math.comb(41, 8) / math.comb(4096, 8), rel=1e-6)
+
+
+# Voting. "x" is right; the last problem's answers tie at n = M.
+ANSWERS = [
+    ["x", "x", "x", "y", "y", "z"],
+    ["x", "x", "y", "y", "y", None],
+    [None, None, None, None, None, "x"],
+    [None] * 6,
+    ["x", "x", "y", "y", None, "z"],
+]
+RIGHT = np.array([[answer == "x" for answer in row] for row in ANSWERS])
+
+
+def _vote(p, subset):
+    """The share of right ones among the answers with the most votes."""
+    votes = [ANSWERS[p][i] for i in subset if ANSWERS[p][i] is not None]
+    if not votes:
+        return 0.0
+    most = max(votes.count(answer) for answer in votes)
+    winners = {answer for answer in votes if votes.count(answer) == most}
+    return ("x" in winners) / len(winners)
+
+
+def test_majority_of_all():
+    ours = metrics.majority_of_n(ANSWERS[:4], RIGHT[:4], SAMPLES, seed=0, draws=1)
+    assert ours.tolist() == [_vote(p, range(SAMPLES)) for p in range(4)]
+    assert ours.tolist() == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 6])
+def test_majority_of_n(n):
+    ours = metrics.majority_of_n(ANSWERS, RIGHT, n, seed=1, draws=4000)
+    # Four standard errors of a mean of 4000 draws of 0 or 1, at most.
+    np.testing.assert_allclose(ours, _over_subsets(n, _vote), rtol=0, atol=0.032)
+    if n == 1:
+        np.testing.assert_allclose(ours, RIGHT.mean(axis=1), rtol=0, atol=0.032)
+
+
+def test_majority_is_a_function_of_the_seed():
+    draw = [metrics.majority_of_n(ANSWERS, RIGHT, 3, seed=s) for s in (1, 1, 2)]
+    assert draw[0].tolist() == draw[1].tolist() != draw[2].tolist()
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 10), (3, 4), (1, 1), (500, 500)])
+def test_interval_of_outcomes_is_wilsons(right, count):
+    values = np.r_[np.ones(right), np.zeros(count - right)]
+    mean, (low, high) = metrics.mean_interval(values)
+    expected = stats.binomtest(right, count).proportion_ci(method="wilson")
+    assert mean == right / count
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert -1e-12 <= low < high <= 1 + 1e-12
+
+
+def test_interval_by_hand():
+    _, (low, high) = metrics.mean_interval(np.zeros(10))
+    # p = 0: from 0 to z^2 / (n + z^2) = 3.8415 / 13.8415.
+    assert (low, high) == pytest.approx((0.0, 0.27753), abs=1e-5)
+
+
+def test_interval_of_fractions_is_normal():
+    values = [0.2, 0.5, 0.9, 1.0, 0.0]
+    mean, (low, high) = metrics.mean_interval(np.array(values))
+    half = 1.96 * statistics.stdev(values) / math.sqrt(5)
+    assert mean == pytest.approx(0.52)
+    assert (low, high) == pytest.approx((0.52 - half, 0.52 + half), abs=1e-4)
+
+
+def test_one_fraction_says_nothing():
+    _, (low, high) = metrics.mean_interval(np.array([0.5]))
+    assert low <= 0 and high >= 1
+
+
+def test_auc():
+    rng = np.random.default_rng(3)
+    scores = [rng.integers(0, 4, size) / 3.0 for size in (7, 5, 6, 4, 0)]
+    positive = [rng.random(len(score)) < 0.5 for score in scores]
+    positive[2][:], positive[3][:] = True, False  # no pairs
+    wins = pairs = 0.0
+    for score, kind in zip(scores, positive, strict=True):
+        for i, j in itertools.product(range(len(score)), repeat=2):
+            if kind[i] and not kind[j]:
+                pairs += 1
+                wins += 1.0 if score[i] > score[j] else 0.5 * (score[i] == score[j])
+    assert pairs > 8
+    assert any(len(set(score[:5])) < 5 for score in scores[:2])  # there are ties
+    auc, count = metrics.within_problem_auc(scores, positive)
+    assert (auc, count) == (pytest.approx(wins / pairs), pairs)
+    # Other problems' scores do not matter, only the order within a problem.
+    shifted = [10.0 * i + score**3 for i, score in enumerate(scores)]
+    assert metrics.within_problem_auc(shifted, positive)[0] == pytest.approx(auc)
+    flipped, _ = metrics.within_problem_auc([-s for s in scores], positive)
+    assert flipped == pytest.approx(1 - auc)
+
+
+@pytest.mark.parametrize("kind", [True, False])
+def test_auc_without_pairs(kind):
+    scores = [np.array([0.1, 0.9]), np.array([0.5])]
+    positive = [np.full(len(score), kind) for score in scores]
+    assert metrics.within_problem_auc(scores, positive) == (None, 0)
+    assert metrics.within_problem_auc([], []) == (None, 0)

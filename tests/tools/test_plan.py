@@ -1,0 +1,325 @@
+"""`pav plan`: names of slices, what programs do, and what is said and returned."""
+
+import importlib.util
+import json
+import math
+import runpy
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from pav_jax import main
+from pav_jax.core.errors import UserError
+from pav_jax.distributed.mesh import AXES, BATCH, by_shares
+from pav_jax.tools import plan
+from pav_jax.tools.planning import compiled, estimate, program, steps, topology
+
+DEMO = Path(__file__).parents[2] / "experiments" / "demo.py"
+GIB = 2**30
+
+# Slices.
+
+
+@pytest.mark.parametrize(
+    ("said", "meant", "chips"),
+    [
+        ("v5litepod-16", "v5e:4x4", 16),
+        ("v5e-8", "v5e:2x4", 8),
+        ("v5p-128", "v5p:4x4x4", 64),
+        ("v5p-8", "v5p:2x2x1", 4),
+        ("v6e-256", "v6e:16x16", 256),
+        ("v5p:8x8x16", "v5p:8x8x16", 1024),
+    ],
+)
+def test_names_of_slices(said, meant, chips):
+    found = topology.parse(said)
+    assert (found.name, found.chips) == (meant, chips)
+    assert topology.parse(found.name) == found
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["v7x-8", "v5p:3x3x3", "v5e:4x4x4", "v5litepod-512", "v5p-3", "v6e", "", "v5e:"],
+)
+def test_names_of_no_slice(said):
+    with pytest.raises(UserError, match="--topology="):
+        topology.parse(said)
+
+
+def test_the_next_larger_slice():
+    assert topology.parse("v5p:4x4x4").larger() == topology.parse("v5p:4x4x8")
+    assert topology.parse("v6e-256").larger() is None
+
+
+# Programs.
+
+
+def test_flops_of_products_loops_and_gradients():
+    def products(a, b):
+        def body(carry, _):
+            return jnp.tanh(carry @ b), None
+
+        return jnp.sum(jax.lax.scan(body, a, None, length=5)[0])
+
+    a, b = jnp.zeros((3, 7)), jnp.zeros((7, 7))
+    one = 2 * 3 * 7 * 7
+    assert program.flops(jax.make_jaxpr(products)(a, b).jaxpr) == 5 * one
+    gradient = jax.make_jaxpr(jax.grad(products, argnums=(0, 1)))(a, b)
+    assert program.flops(gradient.jaxpr) == 15 * one
+    again = jax.make_jaxpr(jax.grad(jax.checkpoint(products), argnums=(0, 1)))(a, b)
+    assert program.flops(again.jaxpr) == 20 * one
+
+
+def test_flops_of_rows_that_devices_share():
+    kinds = (jax.sharding.AxisType.Auto,) * 3
+    with jax.sharding.use_abstract_mesh(AbstractMesh((4, 2, 2), AXES, kinds)):
+        rows, whole = PartitionSpec(BATCH), PartitionSpec()
+        product = by_shares(jnp.matmul, (rows, whole), rows)
+        jaxpr = jax.make_jaxpr(product)(jnp.zeros((16, 3)), jnp.zeros((3, 5))).jaxpr
+    assert program.flops(jaxpr) == 2 * 16 * 3 * 5
+
+
+HLO = """
+HloModule jit_step
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%x, %y)
+}
+
+%body (p: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
+  %gather = f32[64,128]{1,0:T(8,128)} all-gather(%x), replica_groups=[4,2]<=[8], dimensions={0}
+  %start = (bf16[8,128], bf16[8,128], u32[]{:S(2)}) collective-permute-start(%y), source_target_pairs={{0,2},{2,4},{4,6},{6,0}}
+  %done = bf16[8,128] collective-permute-done(%start)
+}
+
+%condition (p: (s32[], f32[8,128])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(26)
+  %other = s32[]{:T(128)} constant(99)
+  %at = s32[] get-tuple-element(%p), index=0
+  ROOT %lt = pred[] compare(%at, %limit), direction=LT
+}
+
+%until (p: (s32[], f32[8,128])) -> pred[] {
+  %limit = s32[] constant(26)
+  ROOT %gt = pred[] compare(%at, %limit), direction=GT
+}
+
+%all-reduce-scatter.1.clone (p: f32[8,128]) -> f32[4,128] {
+  %sum = f32[8,128]{1,0} all-reduce(%x), replica_groups=[4,2]<=[8], to_apply=%add
+}
+
+%decode (p: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
+  %all = f32[16]{0} all-reduce(%x), replica_groups=mesh['a'=1,'b'=4,'c'=2] {'b','c'}, to_apply=%add
+}
+
+ENTRY %main (p: f32[8,128]) -> f32[8,128] {
+  %loop = (s32[], f32[8,128]) while(%t), condition=%condition, body=%body
+  %open = (s32[], f32[8,128]) while(%t), condition=%until, body=%decode
+  %spread = f32[100]{0} reduce-scatter(%x), replica_groups=[2,4]<=[4,2]T(1,0), to_apply=%add
+  %part = f32[4,128]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1.clone
+  %small = f32[8,128]{1,0} copy(%x)
+  %large = bf16[26,1024,2048]{2,1,0:T(8,128)(2,1)} copy(%cache)
+}
+"""  # noqa: E501
+
+
+def test_traffic_by_axis_and_copies():
+    """Mesh data=1, fsdp=4, tensor=2: device 2f + t."""
+    mesh = AbstractMesh((1, 4, 2), AXES)
+    found = program.traffic(HLO, mesh)
+    assert found.collectives == {
+        "tensor": 26 * 64 * 128 * 4 / 2 + 8 * 128 * 4 / 2,
+        "fsdp": 26 * 8 * 128 * 2 + 100 * 4 * 3,
+        "fsdp+tensor": 2 * 16 * 4 * 7 / 8,
+    }
+    assert found.copies == [("bf16[26,1024,2048]", 26 * 1024 * 2048 * 2, 1)]
+
+
+# What is made of it.
+
+
+@pytest.fixture(scope="module")
+def config():
+    found = runpy.run_path(str(DEMO))["get_config"]()
+    found.model = dict(name="gemma2_2b", dtype="bfloat16")
+    found.limits = dict(max_prompt_tokens=512, max_tokens=512, max_steps=10)
+    for section in (found.sft, found.verifier.prm):
+        section.batch_size = 32
+    return found.lock()
+
+
+def answer(name):
+    parts = {"weights": 2 * GIB, "optimizer": 4 * GIB, "data": 0}
+    if name in ("decode", "search"):
+        parts = {"weights": 2 * GIB, "cache": GIB, "data": 0}
+    tokens = {"decode": 32 * 8, "search": 240}.get(name, 32 * 1024)
+    return {
+        "fits": True,
+        "parts": parts,
+        "tokens": tokens,
+        "flops": 16 * 197e12,
+        "temporaries": GIB,
+        "total": 7 * GIB,
+        "collectives": {"fsdp": 9e10},
+        "copies": [("bf16[26,1024,2048]", 109051904, 2)],
+        "seconds": 1.0,
+        "peak": GIB,
+    }
+
+
+REFUSED = {
+    "fits": False,
+    "parts": {"weights": 4 * GIB, "optimizer": 6 * GIB, "data": 0},
+    "flops": 1.0,
+    "needed": 23.07 * GIB,
+    "limit": 15.75 * GIB,
+    "seconds": 1.0,
+    "peak": GIB,
+}
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """Answers in place of the compiler's: by step function, else one that fits."""
+    answers = {}
+
+    def compile_step(name, config, topology, sizes):
+        found = answers.get(name, answer(name))
+        if isinstance(found, Exception):
+            raise found
+        return dict(found)
+
+    monkeypatch.setattr(compiled, "compile_step", compile_step)
+    return answers
+
+
+def test_a_step_takes_as_long_as_its_slowest_part_at_least():
+    seconds = estimate.step_seconds(answer("sft"), topology.parse("v5e:4x4"))
+    memory = (6 + 2 + 6) * GIB / 819e9
+    assert seconds[0] == pytest.approx(1.0)  # 16 chips at their peak
+    assert seconds[1] == pytest.approx(1 / 0.4 + memory / 0.6 + 1.0 / 0.5)
+
+
+def test_stages_add_up(config, compiler):
+    found = plan.make_plan(config, topology.parse("v5e:4x4"))
+    assert found.code == plan.FITS and found.sizes["fsdp"] == 16
+    by_name = {stage.name: stage for stage in found.stages}
+    seconds = found.steps["sft"]["seconds_a_step"]
+    hours = by_name["sft"].hours
+    assert hours == pytest.approx([config.sft.steps * s / 3600 for s in seconds])
+    assert by_name["sft"].chip_hours == pytest.approx([16 * h for h in hours])
+    # 3,000 x 1 rollouts of 10 prefixes by 4 continuations of 512 x 11/20 tokens.
+    most = 3_000 * 10 * 4 * 512 * 0.55 / (32 * 8)
+    high = found.steps["decode"]["seconds_a_step"][1]
+    assert by_name["labels"].hours[1] == pytest.approx(most * high / 3600)
+    said = plan.text(found)
+    assert "warning: bf16[26,1024,2048]" in said and "modelled" in said
+    json.dumps(found.as_json(), allow_nan=False)
+
+
+def test_what_does_not_fit_is_refused_with_the_figures(config, compiler):
+    compiler["sft"] = REFUSED
+    found = plan.make_plan(config, topology.parse("v5e:4x4"))
+    assert found.code == plan.DOES_NOT and not found.stages
+    assert "sft: does not fit: needs 23.07 GiB of 15.75" in plan.text(found)
+    assert "sft: v5e:4x8, 32 chips, should fit" in found.advice
+
+
+def test_what_cannot_be_told(config, compiler):
+    compiler["decode"] = RuntimeError("no libtpu")
+    found = plan.make_plan(config, topology.parse("v5e:4x4"))
+    assert found.code == plan.UNKNOWN
+    assert "decode: could not be told: no libtpu" in plan.text(found)
+    assert found.as_json()["fits"] is None
+
+
+def test_search_ranks_what_divides(config, compiler):
+    found = plan.search(config, topology.parse("v5e:4x4"))
+    meshes = [(p.sizes["fsdp"], p.sizes["tensor"]) for p in found]
+    assert sorted(meshes) == [(4, 4), (8, 2), (16, 1)]  # 4 kv heads
+    with pytest.raises(UserError, match="no mesh of 256 devices"):
+        plan.search(config, topology.parse("v6e-256"))
+
+
+def test_a_batch_that_the_mesh_does_not_divide(config):
+    mesh = AbstractMesh((1, 64, 1), AXES)
+    with pytest.raises(UserError, match="batch size 32 has to be a multiple of .* 64"):
+        steps.build("sft", config, mesh)
+
+
+@pytest.mark.parametrize("size", ["2b", "9b", "27b"])
+def test_the_paper_configs_have_a_mesh_on_a_pod(compiler, size):
+    sys.path.insert(0, str(DEMO.parent))
+    try:
+        found = runpy.run_path(str(DEMO.with_name(f"gemma2_{size}_math.py")))
+    finally:
+        sys.path.remove(str(DEMO.parent))
+    planned = plan.make_plan(found["get_config"](), topology.parse("v5p:4x4x4"))
+    assert planned.code == plan.FITS
+    assert math.prod(planned.sizes.values()) == 64
+    labels = next(stage for stage in planned.stages if stage.name == "labels")
+    # 11,520 problems, 4 rollouts, 32 steps at most.
+    assert f"continuations of {11_520 * 4 * 32:,} prefixes" in labels.work
+
+
+def test_bytes_of_a_device(config):
+    mesh = AbstractMesh((1, 4, 4), AXES)
+    norms = (4 * 26 + 1) * 2304  # whole on every device
+    shared = steps.architecture(config).num_params - norms
+    training, decoding = (steps.build(n, config, mesh).parts for n in ("sft", "decode"))
+    assert training["weights"] == 2 * (shared / 16 + norms)
+    counts = 2 * 4  # Adam's and the schedule's steps
+    # Moments are float32, the parameters here bfloat16.
+    assert training["optimizer"] == 2 * 2 * training["weights"] + counts
+    assert decoding["weights"] == 2 * (shared / 4 + norms)
+    # 32 trunks of 1,024 tokens, each with 8 rows of 512; 4 kv heads of 256.
+    token = 2 * 26 * 4 * 256 * 2
+    assert decoding["cache"] == token * 32 * (1024 + 8 * 512) / 16
+
+
+def test_bytes_of_a_device_in_search(config):
+    """16 beams of 3 candidates: 48 rows, of 5 problems; the rows are shared out."""
+    token = 2 * 26 * 4 * 256 * 2  # of one model, and there are two
+    for sizes, cache in [
+        ((1, 4, 4), 2 * token * 5 * (512 + 48 * 512 / 4) / 4),
+        # 48 rows are not shared out by 32, so 32 problems are.
+        ((1, 32, 1), 2 * token * 32 * (512 + 48 * 512) / 32),
+    ]:
+        step = steps.build("search", config, AbstractMesh(sizes, AXES))
+        assert step.parts["cache"] == cache
+        assert step.tokens == 48 * (32 if sizes[1] == 32 else 5)
+
+
+def test_exit_codes(compiler, capsys):
+    command = ["plan", f"--config={DEMO}", "--topology=v5litepod-1", "--json"]
+    assert main.main(command) == plan.FITS
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["topology"] == "v5e:1x1" and found["fits"] is True
+    compiler["sft"] = REFUSED
+    assert main.main(command) == plan.DOES_NOT
+    assert main.main([*command[:2], "--topology=v5p:3x3x3"]) == 2
+    assert "no slice of v5p" in capsys.readouterr().err
+
+
+# The compiler itself.
+
+has_libtpu = importlib.util.find_spec("libtpu") is not None
+
+
+@pytest.mark.skipif(has_libtpu, reason="libtpu is installed")
+def test_without_libtpu(config):
+    with pytest.raises(RuntimeError, match="pav_jax\\[plan\\]"):
+        compiled.compile_step("sft", config, "v5e:2x2", {"fsdp": 4})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_libtpu, reason="needs libtpu: pip install 'pav_jax[plan]'")
+def test_the_demo_compiles_for_a_tpu():
+    config = runpy.run_path(str(DEMO))["get_config"]("smoke")
+    found = compiled.compile_step("sft", config, "v5e:1x1", {})
+    assert found["fits"] and 0 < found["total"] < GIB
+    assert found["flops"] > 0 and found["collectives"] == {}

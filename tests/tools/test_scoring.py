@@ -1,0 +1,625 @@
+"""`pav score` and `pav show`: numbers, files, and what a kill or a bad line leaves."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from stand_in import Bucket, contents
+
+from pav_jax import evaluation, verifier
+from pav_jax.core.errors import UserError
+from pav_jax.core.ledger import Ledger
+from pav_jax.distributed.processes import Processes
+from pav_jax.gemma import checkpoint as published
+from pav_jax.gemma import forward
+from pav_jax.gemma.tokenizer import byte_tokenizer
+from pav_jax.labels import Response
+from pav_jax.main import main
+from pav_jax.pipeline import workers
+from pav_jax.pipeline.runner import Stage, run_stages
+from pav_jax.storage import checkpoints, mirror
+from pav_jax.tasks import problems
+from pav_jax.tools import score_file, scoring
+
+CONFIG = ConfigDict(
+    dict(
+        name="tiny",
+        seed=0,
+        model=dict(num_layers=2, embed_dim=16, num_heads=2, mlp_dim=24, window=8),
+        limits=dict(max_prompt_tokens=30, max_tokens=70),
+        verifier=dict(prover_k=4),
+        mesh=dict(data=-1),
+    )
+).lock()
+# (prompt, response): rows of 27, 27, 62 and 100 tokens, the last the longest allowed.
+TEXTS = [
+    ("What is 1 + 1?", "1 + 1\nis 2"),
+    ("And is 2 + 2\n\n", "so = 4\n" + "= four\n\n"),
+    ("Say it.\n", "Step one\n\nstep two is longer than one\nand three."),
+    ("?", "x\n" * 47 + "yz"),
+]
+
+
+def _data(context):
+    byte_tokenizer().save(context.directory / "tokenizer.model")
+
+
+def _network(context):
+    """Random parameters, large enough for values that differ."""
+    model = problems.model_config(CONFIG.model, byte_tokenizer())
+    rng = np.random.default_rng(ord(context.stage[0]))
+
+    def init():
+        key = jax.random.key(0)
+        params = forward.init_params(key, model)
+        if context.stage == "sft":
+            return params
+        return verifier.init_verifier(key, params, model)
+
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(0.25 * rng.normal(size=leaf.shape), leaf.dtype),
+        jax.eval_shape(init),
+    )
+    checkpoints.save_params(context.directory / "params", params)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The workdir of a run whose verifiers are random."""
+    fields = ("model", "limits")
+    stages = [
+        Stage("data", _data, (), ("limits",)),
+        Stage("sft", _network, ("data",), fields),
+        Stage("prm", _network, ("data",), fields),
+        Stage("orm", _network, ("data",), fields),
+    ]
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    run_stages(stages, CONFIG, workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def verifiers(run):
+    return scoring.Verifiers.load(run)
+
+
+_step_values = jax.jit(verifier.step_values, static_argnames="config")
+
+
+def _alone(params, text: str) -> np.ndarray:
+    """Q at each byte of a text, by itself, after the token that begins it."""
+    tokenizer = byte_tokenizer()
+    ids = [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id]
+    assert len(ids) == len(text) + 2  # so that places are those of characters
+    model = problems.model_config(CONFIG.model, tokenizer)
+    return np.asarray(_step_values(params, jnp.array([ids]), config=model)[0])
+
+
+def test_scores_are_those_of_each_response_alone(run, verifiers):
+    found = scoring.score(verifiers, *zip(*TEXTS, strict=True))
+    for (prompt, response), scores in zip(TEXTS, found, strict=True):
+        start = prompt.rstrip("\n") + "\n"
+        lines = response.rstrip("\n").split("\n")
+        text = start + "\n".join(lines)
+        q = _alone(verifiers.prm, text)
+        # After the newline of each step; after the end token that ends the last.
+        places = len(start) + np.cumsum([len(line) + 1 for line in lines])
+        assert places[-1] == len(text) + 1
+        expected = q[[len(start), *places]]
+        assert scores.prompt_q == pytest.approx(expected[0], abs=1e-5)
+        assert [step.text for step in scores.steps] == lines
+        np.testing.assert_allclose(
+            [step.q for step in scores.steps], expected[1:], atol=1e-5
+        )
+        np.testing.assert_allclose(
+            [step.advantage for step in scores.steps],
+            (1 - expected[:-1]) ** 4 - (1 - expected[1:]) ** 4,
+            atol=1e-5,
+        )
+        assert scores.orm == pytest.approx(_alone(verifiers.orm, text)[-1], abs=1e-5)
+    assert len({step.q for scores in found for step in scores.steps}) > 20
+
+
+def test_one_verifier_and_another_prover(run, verifiers):
+    (both,) = scoring.score(verifiers, *zip(TEXTS[0], strict=True))
+    alone = scoring.Verifiers.load(run / "prm", prover_k=1)
+    (one,) = scoring.score(alone, *zip(TEXTS[0], strict=True))
+    assert one.orm is None
+    assert [step.q for step in one.steps] == [step.q for step in both.steps]
+    q = [one.prompt_q, *(step.q for step in one.steps)]
+    np.testing.assert_allclose([s.advantage for s in one.steps], np.diff(q), atol=1e-6)
+    assert alone.fingerprint != verifiers.fingerprint
+
+
+def _export(stage, output) -> int:
+    return main(["export", f"--stage={stage}", f"--output={output}"])
+
+
+def test_an_exported_verifier_scores_alike(run, tmp_path):
+    assert _export(run / "prm", tmp_path / "out") == 0
+    exported = scoring.Verifiers.load(tmp_path / "out")
+    alone = scoring.Verifiers.load(run / "prm")
+    assert exported.orm is None
+    for name in ("model", "max_tokens", "prover_k", "fingerprint"):
+        assert getattr(exported, name) == getattr(alone, name)
+    texts = list(zip(*TEXTS, strict=True))
+    assert scoring.score(exported, *texts) == scoring.score(alone, *texts)
+    assert scoring.Verifiers.load(tmp_path / "out", prover_k=2).prover_k == 2
+
+
+def test_an_exported_policy_is_a_checkpoint(run, tmp_path, capsys):
+    assert _export(run / "sft", tmp_path / "out") == 0
+    model = problems.model_config(CONFIG.model, byte_tokenizer())
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        published.read(tmp_path / "out" / "policy", config=model),
+        problems.load_policy(run / "sft", CONFIG.model, model),
+    )
+    with pytest.raises(UserError, match="out holds no verifier"):
+        scoring.Verifiers.load(tmp_path / "out")
+    assert _export(run / "sft", tmp_path / "out") == 2
+    assert _export(run / "data", tmp_path / "new") == 2
+    said = capsys.readouterr().err
+    assert "out exists; give another --output" in said
+    assert "data is not the folder of a finished stage that trains" in said
+
+
+ON_MESHES = """
+import json, sys
+import jax
+from pav_jax.main import main
+for flags in json.loads(sys.argv[1]):
+    assert main(["score", *flags]) == 0
+    print(dict(jax.sharding.get_mesh().shape))
+"""
+
+
+@pytest.mark.slow
+def test_a_mesh_changes_no_score(run, tmp_path):
+    """That of the run, and one that is asked for; of a run's and an exported one."""
+    source = tmp_path / "in.jsonl"
+    rows = [dict(zip(("prompt", "response"), pair, strict=True)) for pair in TEXTS]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert _export(run / "prm", tmp_path / "exported") == 0
+    jobs = [
+        [f"--verifier={verifier}", f"--input={source}", f"--output={tmp_path / out}"]
+        for verifier, out in [(run, "a"), (tmp_path / "exported", "b")]
+    ]
+    jobs[1].append("--mesh=fsdp=2,tensor=2")
+    done = subprocess.run(
+        [sys.executable, "-c", ON_MESHES, json.dumps(jobs)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "{'data': 4, 'fsdp': 1, 'tensor': 1}" in done.stdout
+    assert "{'data': 1, 'fsdp': 2, 'tensor': 2}" in done.stdout
+    for out, folder in (("a", run), ("b", run / "prm")):
+        one = scoring.score(scoring.Verifiers.load(folder), *zip(*TEXTS, strict=True))
+        lines = (tmp_path / out).read_text().splitlines()
+        for line, scores in zip(lines, one, strict=True):
+            said = json.loads(line)["pav"]
+            assert said["orm"] == pytest.approx(scores.orm, abs=1e-5)
+            np.testing.assert_allclose(
+                [step["q"] for step in said["steps"]],
+                [step.q for step in scores.steps],
+                atol=1e-5,
+            )
+
+
+def test_few_shapes(verifiers, monkeypatch):
+    shapes = []
+    values = evaluation._step_values
+
+    def noting(params, tokens, *, config):
+        shapes.append(tokens.shape)
+        return values(params, tokens, config=config)
+
+    monkeypatch.setattr(evaluation, "_step_values", noting)
+    prompts = ["?"] * 90
+    found = scoring.score(verifiers, prompts, ["x" * n for n in range(90)])
+    assert set(shapes) == {(256, 32), (128, 64), (64, 100)}
+    assert len(shapes) == 6  # each once for each verifier
+    assert [scores.steps[0].text for scores in found] == ["x" * n for n in range(90)]
+
+
+def test_responses_of_a_run_are_scored_alike(verifiers):
+    """The stages' way, by token ids, gives what a user gets for the texts."""
+    encoded = [scoring.encode(verifiers, *pair) for pair in TEXTS]
+    starts = [row.ends[0] for row in encoded]
+    responses = [
+        Response(0, tuple(row.tokens[:start]), tuple(row.tokens[start:]), (), False)
+        for row, start in zip(encoded, starts, strict=True)
+    ]
+    ledger = Ledger()
+    found = evaluation.score_responses(
+        verifiers.prm,
+        responses,
+        [row.ends - start for row, start in zip(encoded, starts, strict=True)],
+        config=verifiers.model,
+        ledger=ledger,
+    )
+    assert ledger.scored == sum(len(row.tokens) for row in encoded)
+    for q, scores in zip(found, scoring.score_encoded(verifiers, encoded), strict=True):
+        expected = [scores.prompt_q, *(step.q for step in scores.steps)]
+        np.testing.assert_allclose(q, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "words"),
+    [
+        (" \n", "x", "empty prompt"),
+        ("?", "x" * 98, "3 tokens and the response 99, together more than the 100"),
+        ("?" * 101, "x", "prompt has 103 tokens"),
+        ("?", "\ud800", "cannot represent"),
+    ],
+)
+def test_what_cannot_be_scored_is_told(verifiers, prompt, response, words):
+    with pytest.raises(UserError, match=words):
+        scoring.score(verifiers, [prompt], [response])
+
+
+def test_what_holds_no_verifier_is_told(run, tmp_path):
+    with pytest.raises(UserError, match="no finished verifier; give the workdir"):
+        scoring.Verifiers.load(tmp_path)
+    with pytest.raises(UserError, match="prover_k=0"):
+        scoring.Verifiers.load(run, prover_k=0)
+    # Data made anew, as by another config, while the verifier is the old one.
+    other = tmp_path / "run"
+    limits = CONFIG.copy_and_resolve_references().unlock()
+    limits.limits.max_tokens = 71
+    run_stages([Stage("data", _data, (), ("limits",))], limits, other)
+    (other / "prm").symlink_to(run / "prm")
+    with pytest.raises(UserError, match="not trained on the tokens"):
+        scoring.Verifiers.load(other)
+
+
+# Files.
+
+BAD = {
+    3: ("{", "not JSON"),
+    5: ("", "not JSON"),
+    6: ("[1]", "not a JSON object"),
+    7: ('{"prompt": "?"}', "no text field 'response'"),
+    8: ('{"prompt": "?", "response": 3, "id": 8}', "no text field 'response'"),
+    9: ('{"prompt": "?", "response": "x", "id": NaN}', "NaN is not JSON"),
+    10: ('{"prompt": "?", "response": "x", "id": 1e999}', "1e999 is not JSON"),
+    11: ("[" * 100_000, "nested too deeply"),
+    12: ('{"prompt": "?", "response": "%s"}' % ("x" * 200), "more than the 100"),
+    13: ('{"prompt": "?", "response": "\\ud800"}', "cannot represent"),
+    14: (b'{"prompt": "\xff", "response": ""}', "utf-8"),
+}
+
+
+@pytest.fixture
+def source(tmp_path):
+    """16 lines; of TEXTS but for the bad ones, and no newline at the end."""
+    lines = []
+    for number in range(1, 17):
+        prompt, response = TEXTS[number % 3]
+        row = {"id": number, "prompt": prompt, "response": response, "pav": "old"}
+        line = BAD[number][0] if number in BAD else json.dumps(row)
+        lines.append(line if isinstance(line, bytes) else line.encode())
+    path = tmp_path / "responses.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    return path
+
+
+def test_a_line_for_a_line(verifiers, source, tmp_path, capsys):
+    target = tmp_path / "new" / "scored.jsonl"
+    tally = score_file.score_file(verifiers, source, target)
+    assert (tally.scored, tally.bad) == (16 - len(BAD), len(BAD))
+    told = capsys.readouterr().err
+    records = [json.loads(line) for line in target.read_text().splitlines()]
+    given = source.read_bytes().split(b"\n")
+    assert len(records) == len(given) == 16
+    for number, record in enumerate(records, start=1):
+        said = record.pop("pav")
+        assert said["line"] == number
+        if number in BAD:
+            assert BAD[number][1] in said["error"]
+            assert f"line {number}: " in told
+            assert "steps" not in said
+            continue
+        row = json.loads(given[number - 1])
+        row.pop("pav")
+        assert record == row
+        (scores,) = scoring.score(verifiers, [row["prompt"]], [row["response"]])
+        assert said["orm"] == pytest.approx(scores.orm, abs=1e-5)
+        assert said["prompt_q"] == pytest.approx(scores.prompt_q, abs=1e-5)
+        for ours, step in zip(said["steps"], scores.steps, strict=True):
+            assert ours == {
+                "text": step.text,
+                "q": pytest.approx(step.q, abs=1e-5),
+                "advantage": pytest.approx(step.advantage, abs=1e-5),
+            }
+    assert records[7]["id"] == 8  # what could be read of a bad line is kept
+    assert not list(target.parent.glob("*.partial"))
+
+
+def test_a_killed_run_goes_on_after_the_last_whole_line(
+    verifiers, source, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(score_file, "_CHUNK_LINES", 3)
+    target = tmp_path / "scored.jsonl"
+    partial = tmp_path / "scored.jsonl.partial"
+    score_file.score_file(verifiers, source, target)
+    whole = target.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    seen = []
+    encode = scoring.encode
+
+    def noting(verifiers, prompt, response):
+        seen.append(prompt)
+        return encode(verifiers, prompt, response)
+
+    monkeypatch.setattr(scoring, "encode", noting)
+    for cut in (0, 5, ends[0], ends[0] + 1, ends[3] - 1, ends[8], len(whole)):
+        target.unlink()
+        partial.write_bytes(whole[:cut])
+        seen.clear()
+        tally = score_file.score_file(verifiers, source, target)
+        assert target.read_bytes() == whole
+        assert tally.lines == 16 and not partial.exists()
+        done = sum(end <= cut for end in ends)
+        # Bad lines 12 and 13 can be read and not encoded.
+        readable = {number for number in range(1, 17) if number not in BAD} | {12, 13}
+        assert len(seen) == sum(number > done for number in readable)
+    seen.clear()
+    again = score_file.score_file(verifiers, source, target)  # nothing left to do
+    assert again == tally and not seen
+
+
+def test_another_files_work_is_left_alone(run, verifiers, source, tmp_path):
+    def refused(words, target, verifiers=verifiers, source=source):
+        before = target.read_bytes()
+        with pytest.raises(UserError, match=words):
+            score_file.score_file(verifiers, source, target)
+        assert target.read_bytes() == before
+
+    refused("is the input", source)
+    foreign = tmp_path / "notes.txt"
+    foreign.write_text("mine\n")
+    refused("line 1 of .*notes.txt was not written by pav score", foreign)
+
+    target = tmp_path / "scored.jsonl"
+    score_file.score_file(verifiers, source, target)
+    refused("another verifier", target, scoring.Verifiers.load(run, prover_k=2))
+    refused("another verifier", target, scoring.Verifiers.load(run / "orm"))
+    lines = source.read_bytes().split(b"\n")
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(b"\n".join([*lines, lines[0]]))
+    refused("16 lines where .* has 17; delete it", target, source=other)
+    other.write_bytes(b"\n".join([lines[0], lines[3], *lines[2:]]))
+    refused("line 2 of .* is of another input", target, source=other)
+    partial = tmp_path / "second.jsonl.partial"
+    target.rename(partial)
+    with pytest.raises(UserError, match="line 2 of .*partial is of another input"):
+        score_file.score_file(verifiers, other, tmp_path / "second.jsonl")
+    assert partial.exists()
+    with pytest.raises(UserError, match="cannot use .*absent"):
+        score_file.score_file(verifiers, tmp_path / "absent", target)
+
+
+def test_no_line_is_held_that_is_too_long(verifiers, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(score_file, "_LONGEST", 200)
+    target = tmp_path / "scored.jsonl"
+    score_file.score_file(verifiers, source, target)
+    said = [json.loads(line)["pav"] for line in target.read_text().splitlines()]
+    assert len(said) == 16
+    assert "longer than 200 bytes" in said[10]["error"]
+    assert "longer than 200 bytes" in said[11]["error"]
+    assert "error" not in said[15]
+
+
+@pytest.fixture
+def share(verifiers, source, monkeypatch):
+    """Scores `source` as three processes that are threads; what each returned."""
+    local = threading.local()
+    monkeypatch.setattr(workers, "_broadcast", lambda run: local.meet(run))
+    monkeypatch.setattr(workers, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(score_file, "_CHUNK_LINES", 3)
+
+    def run(target, **others):
+        told = Future()
+
+        def meet(run):
+            if local.index == 0:
+                told.set_result(run)
+            return told.result(timeout=60)
+
+        def process(index):
+            local.index, local.meet = index, meet
+            given = {"verifiers": verifiers, "source": source} | others.get(
+                f"process_{index}", {}
+            )
+            return score_file.score_file(
+                target=target, processes=Processes(index, 3), **given
+            )
+
+        with ThreadPoolExecutor(3) as pool:
+            futures = [pool.submit(process, index) for index in range(3)]
+            return [f.exception(timeout=60) or f.result() for f in futures]
+
+    run.index = lambda: local.index
+    return run
+
+
+def test_processes_share_out_a_file(share, verifiers, source, tmp_path, monkeypatch):
+    alone, target = tmp_path / "alone.jsonl", tmp_path / "out" / "scored.jsonl"
+    tally = score_file.score_file(verifiers, source, alone)
+    pieces = {}
+    score_chunk = score_file._score_chunk
+
+    def noting(verifiers, lines, first):
+        assert first not in pieces  # nothing is scored twice
+        pieces[first] = share.index()
+        time.sleep(0.05)
+        return score_chunk(verifiers, lines, first)
+
+    monkeypatch.setattr(score_file, "_score_chunk", noting)
+    assert share(target) == [tally, None, None]
+    assert sorted(pieces) == [1, 4, 7, 10, 13, 16] and len(set(pieces.values())) > 1
+    assert target.read_bytes() == alone.read_bytes()
+    assert [path.name for path in target.parent.iterdir()] == ["scored.jsonl"]
+    assert share(target) == [tally, None, None]  # there is nothing left to do
+
+
+def test_one_that_fails_loses_no_piece(share, verifiers, source, tmp_path, monkeypatch):
+    """What others had done by then waits in pieces, which the next run takes."""
+    target, done = tmp_path / "scored.jsonl", []
+    score_chunk = score_file._score_chunk
+
+    def failing(verifiers, lines, first):
+        if first == 1:
+            while len(done) < 3:
+                time.sleep(0.01)
+            raise UserError("the dog ate it")
+        done.append(first)
+        return score_chunk(verifiers, lines, first)
+
+    monkeypatch.setattr(score_file, "_score_chunk", failing)
+    errors = share(target)
+    assert all("the dog ate it" in str(error) for error in errors), errors
+    kept = list((tmp_path / "scored.jsonl.parts").glob("0*"))
+    assert len(kept) == len(done) >= 3
+
+    scored = []
+
+    def noting(verifiers, lines, first):
+        scored.append(first)
+        return score_chunk(verifiers, lines, first)
+
+    monkeypatch.setattr(score_file, "_score_chunk", noting)
+    tally = score_file.score_file(verifiers, source, target)  # by one process
+    assert sorted(scored + done) == [1, 4, 7, 10, 13, 16]
+    whole = target.read_bytes()
+    target.unlink()
+    assert score_file.score_file(verifiers, source, target) == tally
+    assert target.read_bytes() == whole
+
+
+def test_one_that_was_given_another_file(share, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text("{}\n")
+    errors = share(tmp_path / "scored.jsonl", process_2={"source": other})
+    assert type(errors.pop(2)) is UserError
+    assert all("another --input" in str(error) for error in errors)
+
+
+@pytest.mark.slow
+def test_two_real_processes_score(run, source, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    target = tmp_path / "scored.jsonl"
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "pav_jax", "score", f"--verifier={run}"]
+            + [f"--input={source}", f"--output={target}", "--num_processes=2"]
+            + [f"--coordinator=127.0.0.1:{port}", f"--process_id={index}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        )
+        for index in range(2)
+    ]
+    said = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert f"{16 - len(BAD)} responses scored" in said[0][0]
+    assert "scored" not in said[1][0]
+    assert len(target.read_text().splitlines()) == 16
+
+
+bucket = pytest.fixture(contents)
+
+
+def test_the_commands_in_a_bucket(run, bucket, tmp_path, capsys):
+    """They write there what they write here; of a run only what they need is read."""
+    there = "gs://bucket/run"
+    for name in mirror.files(run):
+        if name.split("/")[0] != "sft":
+            Bucket().pipe_file(f"{there}/{name}", (run / name).read_bytes())
+    row = {"prompt": "a?", "response": "b\nc"}
+    Bucket().pipe_file(f"{there}/it.jsonl", json.dumps(row).encode() + b"\n")
+    (tmp_path / "it.jsonl").write_bytes(bucket()["it.jsonl"])
+
+    for part in ("", "/orm"):
+        for place, of in ((there, there + part), (tmp_path, f"{run}{part}")):
+            out = f"{place}/out{part}.jsonl"
+            files = [f"--input={place}/it.jsonl", f"--output={out}"]
+            assert main(["score", f"--verifier={of}", *files]) == 0
+            assert main(["show", f"--input={out}"]) == 0
+        for name in (f"out{part}.jsonl", f"out{part}.html"):
+            assert bucket()[name] == (tmp_path / name).read_bytes()
+    assert main(["show", *[f"--{x}put={there}/it.jsonl" for x in ("in", "out")]]) == 2
+
+    where = [f"--stage={there}/prm", f"--output={there}/exported"]
+    assert main(["export", *where]) == 0
+    assert main(["export", *where]) == 2
+    assert "exported exists" in capsys.readouterr().err
+    files = [f"--input={there}/it.jsonl", f"--output={there}/again.jsonl"]
+    assert main(["score", f"--verifier={there}/exported", *files]) == 0
+    (first, again) = (
+        json.loads(bucket()[name])["pav"] for name in ("out.jsonl", "again.jsonl")
+    )
+    assert first["steps"] == again["steps"] and again["orm"] is None
+    assert not list(mirror.scratch_root().iterdir())
+
+
+def test_the_commands(run, tmp_path, capsys):
+    source, target = tmp_path / "it.jsonl", tmp_path / "it.scored.jsonl"
+    rows = [
+        {"prompt": "<b>?", "response": "<script>alert(1)</script>\n&", "correct": True},
+        {"prompt": "</title>?", "response": "a\nb", "answer": "<var>"},
+        {"prompt": "?", "response": "\x1b[31m", "answer": ["odd"], "correct": "odd"},
+    ]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows) + "<u>\n")
+    flags = [f"--verifier={run}", f"--input={source}", f"--output={target}"]
+    assert main(["score", *flags]) == 0
+    out, err = capsys.readouterr()
+    assert "3 responses scored; 1 lines could not be" in out
+    assert "line 4: not JSON" in err
+
+    assert main(["show", f"--input={target}"]) == 0
+    html = (tmp_path / "it.scored.html").read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    for raw in ("<script", "<b>?", "</title>?", "<var>", "<u>", "\x1b"):
+        assert raw not in html
+    for record in map(json.loads, target.read_text().splitlines()[:3]):
+        for step in record["pav"]["steps"]:
+            assert f"Q {step['q']:.2f}" in html
+    assert html.count("✓ correct") == 1 and "✗ wrong" not in html
+    for line, times in (
+        (0, 1),
+        (1, 2),
+    ):  # where nobody graded it, in the first line too
+        orm = json.loads(target.read_text().splitlines()[line])["pav"]["orm"]
+        assert html.count(f"ORM {orm:.2f}") >= times
+    assert "3 responses" in html and "1 lines could not be scored" in html
+
+    assert main(["show", f"--input={target}", "--count=1", f"--output={source}.h"]) == 0
+    fewer = (tmp_path / "it.jsonl.h").read_text()
+    assert "The first 1 of 3 responses" in fewer and "&lt;script" in fewer
+    assert "title&gt;?" not in fewer
+    capsys.readouterr()
+    for argv, words in [
+        ([f"--input={source}"], "line 1 of"),
+        ([f"--input={target}", f"--output={target}"], "is the input"),
+        ([f"--input={target}", "--count=0"], "at least 1"),
+        ([f"--input={tmp_path / 'absent'}"], "cannot read"),
+    ]:
+        assert main(["show", *argv]) == 2
+        assert words in capsys.readouterr().err

@@ -1,0 +1,544 @@
+"""Training: batches by step, runs that are killed and go on, NaN, files."""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import signal
+import time
+import types
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pytest
+
+from pav_jax.core.errors import UserError
+from pav_jax.distributed import signals
+from pav_jax.labels import Response, StepLabels
+from pav_jax.storage import checkpoints, records
+from pav_jax.tasks.base import Problem
+from pav_jax.train import loop
+from pav_jax.train.batches import Batches, pad_rows
+from pav_jax.train.step import init_state, make_optimizer, make_train_step
+
+# Batches.
+
+
+def _rows(count):
+    return {"tokens": np.arange(count), "pairs": np.arange(2 * count).reshape(-1, 2)}
+
+
+def test_a_batch_is_a_function_of_the_step():
+    # 10 rows by 4: steps 2, 7 and 12 straddle two epochs.
+    make = lambda: Batches(_rows(10), batch_size=4, seed=3)  # noqa: E731
+    in_order, steps = make(), list(range(20))
+    expected = {step: in_order(step) for step in steps}
+    jumping, again = make(), np.random.default_rng(0).permutation(steps * 2)
+    for step in again.tolist():
+        alone = make()(step)
+        for other in (jumping(step), alone):
+            assert other.keys() == expected[step].keys()
+            for name, rows in expected[step].items():
+                np.testing.assert_array_equal(other[name], rows)
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(10, 4), (8, 4), (7, 7), (5, 1)])
+def test_each_epoch_is_a_permutation(count, batch_size):
+    batches = Batches(_rows(count), batch_size=batch_size, seed=0)
+    steps = [batches(step) for step in range(4 * count)]
+    assert all(len(b["tokens"]) == batch_size for b in steps)
+    rows = np.concatenate([b["tokens"] for b in steps])
+    epochs = rows[: len(rows) // count * count].reshape(-1, count)
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(count))
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) > 1
+    for batch in steps:  # columns stay together
+        np.testing.assert_array_equal(batch["pairs"][:, 0], 2 * batch["tokens"])
+        np.testing.assert_array_equal(batch["pairs"][:, 1], 2 * batch["tokens"] + 1)
+
+
+def test_the_seed_names_the_permutations():
+    one, other = (Batches(_rows(30), batch_size=30, seed=s)(0) for s in (0, 1))
+    assert one["tokens"].tolist() != other["tokens"].tolist()
+
+
+def test_too_few_rows():
+    with pytest.raises(UserError, match="3 training rows.*a batch of 4"):
+        Batches(_rows(3), batch_size=4, seed=0)
+
+
+def test_pad_rows():
+    rows = pad_rows([[1, 2, 3], [], [4]], 4)
+    assert rows.tolist() == [[1, 2, 3, 0], [0] * 4, [4, 0, 0, 0]]
+    assert rows.dtype == np.int32
+    assert pad_rows([[0.5]], 2, np.float32).tolist() == [[0.5, 0.0]]
+
+
+# The optimizer and one step.
+
+
+def _optimizer_config(**changes):
+    return ml_collections.ConfigDict(
+        dict(
+            steps=20,
+            warmup_steps=4,
+            learning_rate=0.1,
+            final_learning_rate=0.1,
+            weight_decay=0.0,
+            clip_norm=1.0,
+        )
+        | changes
+    )
+
+
+def test_warm_up_cosine_and_clipping():
+    """Adam moves by the learning rate while gradients have one sign."""
+    optimizer = make_optimizer(_optimizer_config())
+    params = jnp.zeros(())
+    state, moved = optimizer.init(params), []
+    for _ in range(20):
+        updates, state = optimizer.update(jnp.float32(1e6), state, params)
+        moved.append(-float(updates))
+    decay = [0.5 * (1 + math.cos(math.pi * t / 16)) for t in range(16)]
+    expected = [0.1 * t / 4 for t in range(4)]
+    expected += [0.1 * (0.1 + 0.9 * share) for share in decay]
+    np.testing.assert_allclose(moved, expected, rtol=1e-3, atol=1e-7)
+
+
+def test_moments_are_float32_whatever_the_parameters_are():
+    """After n equal gradients g the second moment is (1 - 0.98^n) g²."""
+    optimizer = make_optimizer(_optimizer_config(clip_norm=1e9))
+    params = {"w": jnp.ones(3, jnp.bfloat16)}
+    grads = {"w": jnp.array([1.0, -2.0, 3.0], jnp.bfloat16)}
+    state = optimizer.init(params)
+    for _ in range(100):
+        updates, state = optimizer.update(grads, state, params)
+    (moments,) = [s for s in jax.tree.leaves(state, is_leaf=_is_adam) if _is_adam(s)]
+    for found, decay, power in ((moments.mu, 0.9, 1), (moments.nu, 0.98, 2)):
+        expected = (1 - decay**100) * np.array([1.0, -2.0, 3.0]) ** power
+        assert found["w"].dtype == jnp.float32
+        np.testing.assert_allclose(found["w"], expected, rtol=1e-5)
+    assert optax.apply_updates(params, updates)["w"].dtype == jnp.bfloat16
+
+
+def _is_adam(state):
+    return isinstance(state, optax.ScaleByAdamState)
+
+
+def test_a_warm_up_longer_than_the_training():
+    with pytest.raises(UserError, match="warmup_steps=20.*steps=20"):
+        make_optimizer(_optimizer_config(warmup_steps=20))
+
+
+def _loss(params, batch):
+    """A regression on rows; its gradient depends on which rows are in the batch."""
+    out = jnp.einsum("bi,i->b", batch["x"], params["w"]) + params["b"]
+    error = jnp.mean(jnp.square(out - batch["y"]))
+    return error, {"bias": params["b"]}
+
+
+_RNG = np.random.default_rng(0)
+DATA = {
+    "x": _RNG.normal(size=(10, 3)).astype(np.float32),
+    "y": _RNG.normal(size=10).astype(np.float32),
+}
+STEPS = 12
+OPTIMIZER = make_optimizer(_optimizer_config(steps=STEPS))
+STEP = make_train_step(_loss, OPTIMIZER)
+BATCHES = Batches(DATA, batch_size=4, seed=0)
+
+
+def _state():
+    return init_state({"w": jnp.zeros(3), "b": jnp.ones(())}, OPTIMIZER)
+
+
+def _fit(directory, *, steps=STEPS, step_fn=STEP, **kwargs):
+    directory.mkdir(exist_ok=True)
+    return loop.fit(
+        _state(),
+        step_fn,
+        BATCHES,
+        steps=steps,
+        directory=directory,
+        description="test",
+        **kwargs,
+    )
+
+
+def test_one_step():
+    state, metrics = STEP(_state(), BATCHES(0))
+    batch = {name: np.asarray(rows, np.float64) for name, rows in BATCHES(0).items()}
+    error = 1.0 - batch["y"]
+    gradient = np.r_[2 * (error @ batch["x"]) / 4, 2 * error.mean()]
+    assert metrics["loss"] == pytest.approx((error**2).mean(), rel=1e-5)
+    assert metrics["grad_norm"] == pytest.approx(np.linalg.norm(gradient), rel=1e-5)
+    assert metrics["bias"] == 1 and state.step == 1
+
+
+# Runs that stop and go on.
+
+
+def _check_same(one, other):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def _metrics(directory):
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_an_undisturbed_run(tmp_path):
+    ours = _fit(tmp_path / "run", log_every=5)
+    state, losses = _state(), []
+    for step in range(STEPS):
+        state, metrics = STEP(state, BATCHES(step))
+        losses.append(float(metrics["loss"]))
+    _check_same(ours, state)
+    assert ours.step == STEPS
+    lines = _metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [5, 10, 12]
+    means = [np.mean(losses[a:b]) for a, b in ((0, 5), (5, 10), (10, 12))]
+    np.testing.assert_allclose([line["loss"] for line in lines], means, rtol=1e-6)
+    assert {"loss", "grad_norm", "bias", "step"} == lines[0].keys()
+
+
+@pytest.mark.parametrize("stop", [1, 5, 11])
+def test_a_resumed_run_equals_one_that_never_stopped(tmp_path, monkeypatch, stop):
+    expected = _fit(tmp_path / "whole")
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)  # a checkpoint after every step
+    part = _fit(tmp_path / "run", steps=stop)
+    assert part.step == stop
+    started = []
+
+    def step_fn(state, batch):
+        started.append(int(state.step))
+        return STEP(state, batch)
+
+    resumed = _fit(tmp_path / "run", step_fn=step_fn)
+    assert started == list(range(stop, STEPS))  # it went on, and did not start anew
+    _check_same(resumed, expected)
+
+
+class Killed(BaseException):
+    """What no clean-up hears of."""
+
+
+def test_a_run_killed_again_and_again(tmp_path, monkeypatch):
+    """Between checkpoints, so that steps are done again."""
+    expected = _fit(tmp_path / "whole", log_every=3)
+    opened, done = [], []
+    kills = [2, 6, 10, 13]  # steps done by then, the ones done again included
+    clock = types.SimpleNamespace(monotonic=iter(range(1000)).__next__)
+
+    class Checkpoints(checkpoints.Checkpoints):
+        def __init__(self, directory):
+            super().__init__(directory)
+            opened.append(self)
+
+    def step_fn(state, batch):
+        if kills and len(done) == kills[0]:
+            raise Killed
+        done.append(int(state.step))
+        return STEP(state, batch)
+
+    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(loop, "_SAVE_EVERY", 2)  # a save every third look at it
+    monkeypatch.setattr(loop, "Checkpoints", Checkpoints)
+    ours = None
+    while ours is None:
+        try:
+            ours = _fit(tmp_path / "run", step_fn=step_fn, log_every=3)
+        except Killed:
+            kills.pop(0)
+            opened[-1].close()  # threads that a real kill would have ended
+            with (tmp_path / "run" / "metrics.jsonl").open("a") as log:
+                log.write('{"step": 1')  # and a line that it cut short
+    assert len(opened) == 5
+    # Two steps before there was a checkpoint, and then one each were lost.
+    again = [0, 1, 0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 10, 11]
+    assert done == again
+    _check_same(ours, expected)
+    # The curve has each point once.
+    lines = _metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [3, 6, 9, 12]
+
+
+def test_what_is_saved_is_the_state_of_that_step(tmp_path, monkeypatch):
+    """Steps go on, and reuse the memory, while a save is still being written."""
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
+    state, wanted = _state(), {}
+    for step in range(STEPS):
+        state, _ = STEP(state, BATCHES(step))
+        wanted[step + 1] = jax.device_get(state)
+    for stop in (7, STEPS):
+        _fit(tmp_path / "run", steps=stop)
+        saved = checkpoints.Checkpoints(tmp_path / "run" / "checkpoints")
+        _check_same(saved.restore(_state()), wanted[stop])
+        saved.close()
+
+
+def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
+    first = _fit(tmp_path / "run")
+
+    def step_fn(state, batch):
+        raise AssertionError("nothing is left to do")
+
+    _check_same(_fit(tmp_path / "run", step_fn=step_fn), first)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("bad", "steps"), [(0, "0 to 3"), (5, "4 to 7"), (9, "8 to 9")]
+)
+def test_nan_stops_the_run(tmp_path, bad, steps, value):
+    def step_fn(state, batch):
+        loss = jnp.where(state.step == bad, value, 0.5)
+        return dataclasses.replace(state, step=state.step + 1), {"loss": loss}
+
+    with pytest.raises(FloatingPointError, match=f"test: .*within steps {steps}$"):
+        _fit(tmp_path / "run", steps=10, step_fn=step_fn, log_every=4)
+    # What was finite is kept.
+    assert all(math.isfinite(line["loss"]) for line in _metrics(tmp_path / "run"))
+
+
+# Parameters on disk.
+
+PARAMS = {
+    "embed": jnp.arange(6, dtype=jnp.bfloat16).reshape(2, 3),
+    "layers": {"q": jnp.linspace(0, 1, 4), "count": jnp.int32(7)},
+}
+
+
+def _like(params):
+    return jax.eval_shape(lambda: params)
+
+
+def test_params_round_trip(tmp_path):
+    checkpoints.save_params(tmp_path / "params", PARAMS)
+    found = checkpoints.load_params(tmp_path / "params", _like(PARAMS))
+    assert jax.tree.structure(found) == jax.tree.structure(PARAMS)
+    _check_same(found, PARAMS)
+
+
+def test_params_that_are_not_there(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint at .*params"):
+        checkpoints.load_params(tmp_path / "params", _like(PARAMS))
+
+
+# What Orbax leaves behind after a failure is not ours to tidy.
+leaves_threads = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore:coroutine:RuntimeWarning",
+)
+
+
+@leaves_threads
+@pytest.mark.parametrize(
+    "like",
+    [
+        PARAMS | {"embed": jnp.zeros((3, 3), jnp.bfloat16)},
+        PARAMS | {"embed": jnp.zeros((2, 2), jnp.bfloat16)},
+        PARAMS | {"embed": jnp.zeros((6,), jnp.bfloat16)},
+    ],
+    ids=["larger", "smaller", "flat"],
+)
+def test_params_of_another_shape(tmp_path, like):
+    checkpoints.save_params(tmp_path / "params", PARAMS)
+    with pytest.raises(UserError, match="cannot be read as the architecture"):
+        checkpoints.load_params(tmp_path / "params", _like(like))
+
+
+@pytest.mark.parametrize(
+    "like, words",
+    [
+        (PARAMS | {"layers": {"q": jnp.zeros(4)}}, "params has layers/count, unlike"),
+        (PARAMS | {"head": jnp.zeros(2)}, "params lacks head, unlike"),
+        ({"embed": PARAMS["embed"]}, "params has layers/count, layers/q, unlike"),
+        ({"head": jnp.zeros(2)}, "lacks head and has embed, layers/count, layers/q,"),
+    ],
+)
+def test_params_of_another_architecture(tmp_path, like, words):
+    checkpoints.save_params(tmp_path / "prm" / "params", PARAMS)
+    with pytest.raises(UserError, match=f"{words}.* delete .*/prm and run its stage"):
+        checkpoints.load_params(tmp_path / "prm" / "params", _like(like))
+
+
+@leaves_threads
+def test_params_that_are_damaged(tmp_path):
+    checkpoints.save_params(tmp_path / "params", PARAMS)
+    for path in (tmp_path / "params").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match="cannot be read"):
+        checkpoints.load_params(tmp_path / "params", _like(PARAMS))
+
+
+# Stopped from outside, and checkpoints that cannot be read.
+
+
+def _terminate_after(steps):
+    """A step function that is sent SIGTERM once it has done so many."""
+    done = []
+
+    def step_fn(state, batch):
+        done.append(int(state.step))
+        if len(done) == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return STEP(state, batch)
+
+    return step_fn, done
+
+
+def test_sigterm_saves_the_step_that_is_done(tmp_path):
+    expected = _fit(tmp_path / "whole")
+    step_fn, done = _terminate_after(5)
+    with pytest.raises(signals.Terminated), signals.terminable():
+        _fit(tmp_path / "run", step_fn=step_fn)
+    assert done == [0, 1, 2, 3, 4]
+    step_fn, done = _terminate_after(99)
+    _check_same(_fit(tmp_path / "run", step_fn=step_fn), expected)
+    assert done == list(range(5, STEPS))
+
+
+def test_sigterm_does_not_wait_for_a_step_that_hangs(tmp_path, monkeypatch):
+    monkeypatch.setattr(signals, "_GRACE_SECONDS", 0.2)
+
+    def step_fn(state, batch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    start = time.monotonic()
+    with pytest.raises(signals.Terminated), signals.terminable():
+        _fit(tmp_path / "run", step_fn=step_fn)
+    assert time.monotonic() - start < 20
+
+
+def _cut(checkpoint_dir):
+    files = [path for path in checkpoint_dir.rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-7])
+
+
+def _flip(checkpoint_dir):
+    """One byte of an array, as a bad disk or cable would."""
+    ocp = checkpoints._orbax()
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(checkpoint_dir / "default")
+        w = np.array(tree["state"]["params"]["w"])
+        w.view(np.uint8)[5] ^= 1
+        tree["state"]["params"]["w"] = w
+        checkpointer.save(checkpoint_dir / "default", tree, force=True)
+
+
+def _lose(checkpoint_dir):
+    shutil.rmtree(checkpoint_dir / "default" / "d")
+
+
+def _leave_half_written(checkpoint_dir):
+    """As a kill leaves what Orbax was writing."""
+    checkpoint_dir.rename(f"{checkpoint_dir}.orbax-checkpoint-tmp")
+
+
+@leaves_threads
+@pytest.mark.parametrize("damage", [_cut, _flip, _lose, _leave_half_written])
+def test_a_torn_checkpoint_is_passed_over(tmp_path, monkeypatch, capsys, damage):
+    expected = _fit(tmp_path / "whole")
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
+    _fit(tmp_path / "run", steps=6)  # keeps 5 and 6
+    damage(tmp_path / "run" / "checkpoints" / "6")
+    capsys.readouterr()
+    step_fn, done = _terminate_after(99)
+    _check_same(_fit(tmp_path / "run", step_fn=step_fn), expected)
+    assert done == list(range(5, STEPS))
+    if damage is not _leave_half_written:
+        assert "checkpoints/6 cannot be read; it is now corrupt-6" in (
+            capsys.readouterr().err
+        )
+        assert (tmp_path / "run" / "checkpoints" / "corrupt-6").is_dir()
+
+
+@leaves_threads
+def test_without_a_whole_checkpoint_training_starts_over(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
+    first = _fit(tmp_path / "run", steps=6)
+    for step in (5, 6):
+        _cut(tmp_path / "run" / "checkpoints" / str(step))
+    step_fn, done = _terminate_after(99)
+    _check_same(_fit(tmp_path / "run", steps=6, step_fn=step_fn), first)
+    assert done == list(range(6))
+    assert capsys.readouterr().err.count("cannot be read") == 2
+
+
+# Records on disk.
+
+RESPONSES = [
+    Response(3, (2, 7, 7), (5, 4, 1), (-0.5, -1.25, -3.0), True),
+    Response(0, (2,), (), (), False),  # nothing was said
+    Response(2**20, (2, 262_143), (1,), (-0.0078125,), True),
+    Response(3, (2, 7, 7), (), (), False),
+]
+
+
+@pytest.mark.parametrize("which", [[0, 1, 2, 3], [1], [3, 1], [0]])
+def test_responses_round_trip(tmp_path, which):
+    wanted = [RESPONSES[i] for i in which]
+    records.write_responses(tmp_path / "r.npz", wanted)
+    found = records.read_responses(tmp_path / "r.npz")
+    assert found == wanted
+    assert {type(token) for r in found for token in r.tokens} <= {int}
+    assert all(type(r.correct) is bool and type(r.problem) is int for r in found)
+
+
+def _labels(ends, correct, count):
+    return StepLabels(*(np.array(x, np.int32) for x in (ends, correct, count)))
+
+
+LABELS = [
+    _labels([0, 2, 5], [3, 0, 1], [10, 10, 1]),
+    _labels([0], [0], [1]),  # of a response without a step
+    _labels([0, 1], [20, 0], [20, 1]),
+]
+
+
+def test_labels_round_trip(tmp_path):
+    records.write_labels(tmp_path / "l.npz", LABELS)
+    found = records.read_labels(tmp_path / "l.npz")
+    assert len(found) == len(LABELS)
+    for ours, wanted in zip(found, LABELS, strict=True):
+        for name, array in vars(wanted).items():
+            np.testing.assert_array_equal(getattr(ours, name), array)
+            assert getattr(ours, name).dtype == np.int32
+        np.testing.assert_array_equal(ours.q, wanted.q)
+    assert found[0].q[0] == np.float32(0.3)
+
+
+def test_problems_round_trip(tmp_path):
+    problems = [
+        Problem("How many?\n", "3", "1 + 2 = 3\nAnswer: 3"),
+        Problem('"Quoted" \\ \t back\u2028slash, 5 \u20ac\n', "1,000"),
+        Problem("\n", "", ""),
+    ]
+    records.write_problems(tmp_path / "p.jsonl", problems)
+    found = records.read_problems(tmp_path / "p.jsonl")
+    assert found == problems
+    assert [p.id for p in found] == [p.id for p in problems]
+
+
+def test_shards_are_read_in_order(tmp_path):
+    """Labels are in the order of the seed rollouts, whatever the shards are."""
+    kept = [r for r in RESPONSES for _ in range(2)]
+    for number, first in enumerate(range(0, len(kept), 3)):
+        path = records.shard_path(tmp_path, number + 9)  # 9, 10, 11
+        records.write_responses(path, kept[first : first + 3])
+    assert records.read_all_responses(tmp_path) == kept
+    # Problem 3 comes twice: the first two of its four responses are labelled.
+    seeds = records.read_seed_rollouts(tmp_path, 2)
+    assert seeds == [kept[i] for i in (0, 1, 2, 3, 4, 5)]
+    assert records.read_seed_rollouts(tmp_path, 1) == [kept[i] for i in (0, 2, 4)]
