@@ -17,7 +17,7 @@ from benchmarks.harness import Side
 from benchmarks.scoring import random_verifier
 from pav_jax import rollout, verifier
 from pav_jax.core.ledger import Ledger
-from pav_jax.distributed import mesh
+from pav_jax.distributed import sharding
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import tiny_gemma2
 from pav_jax.rollout import Request, SamplingConfig
@@ -44,8 +44,10 @@ def main() -> list[dict[str, object]]:
 
 
 def _compare(prompts) -> list[dict[str, object]]:
-    params = mesh.place(forward.init_params(jax.random.key(0), CONFIG), mesh.DECODE)
-    scorer = mesh.place(random_verifier(CONFIG), mesh.DECODE)
+    params = sharding.place(
+        forward.init_params(jax.random.key(0), CONFIG), sharding.DECODE
+    )
+    scorer = sharding.place(random_verifier(CONFIG), sharding.DECODE)
     found = []
     for beams in BEAMS:
         beam = BeamConfig(
@@ -89,7 +91,7 @@ def _ours(params, scorer, prompts, beam: BeamConfig, paid: Ledger) -> int:
         range(len(prompts)),
         alpha=0.5,
         seed=0,
-        config=CONFIG,
+        architecture=CONFIG,
         beam=beam,
     ):
         paid += found.ledger
@@ -132,7 +134,7 @@ def _resubmit(params, scorer, prompts, beam: BeamConfig) -> int:
             for problem, place, text in texts
         ]
         for i, samples in rollout.sample(
-            params, requests, config=CONFIG, sampling=sampling, ledger=none
+            params, requests, architecture=CONFIG, sampling=sampling, ledger=none
         ):
             problem, place, text = texts[i]
             for tokens, length in zip(samples.tokens, samples.lengths, strict=True):

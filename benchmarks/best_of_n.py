@@ -15,6 +15,7 @@ from benchmarks import harness, peers
 from benchmarks.harness import Side
 from benchmarks.labelling import CONFIG
 from pav_jax import rollout
+from pav_jax.core.types import Params
 from pav_jax.gemma import forward
 from pav_jax.rollout import Request, SamplingConfig
 
@@ -23,7 +24,9 @@ PROMPTS, PROMPT, SAMPLES, LONGEST = 96, 64, 16, 128
 ENDS = tuple(range(1, 11))
 # The peer samples one batch of 128 rows a round: another would go at the same rate.
 PEERS = 8  # prompts
-SAMPLING = SamplingConfig(max_tokens=LONGEST, end_ids=ENDS, trunks=32, rows=4, share=8)
+SAMPLING = SamplingConfig(
+    max_tokens=LONGEST, end_ids=ENDS, trunks=32, rows=4, trunks_per_group=8
+)
 
 
 def main() -> list[dict[str, object]]:
@@ -42,7 +45,7 @@ def main() -> list[dict[str, object]]:
     return [harness.compare(name, ours, peer, unit="tokens", model=model)]
 
 
-def _ours(params: forward.Params, prompts: np.ndarray) -> int:
+def _ours(params: Params, prompts: np.ndarray) -> int:
     keys = functools.partial(rollout.branch_keys, 0)
     requests = [
         Request(
@@ -53,12 +56,12 @@ def _ours(params: forward.Params, prompts: np.ndarray) -> int:
         )
         for i, prompt in enumerate(prompts)
     ]
-    ledger = harness.sample(params, requests, config=CONFIG, sampling=SAMPLING)
+    ledger = harness.sample(params, requests, architecture=CONFIG, sampling=SAMPLING)
     print(f"  occupancy {ledger.decoded / ledger.slots:.3f}")
     return ledger.decoded
 
 
-def _tunix(params: forward.Params, prompts: np.ndarray) -> Side:
+def _tunix(params: Params, prompts: np.ndarray) -> Side:
     sampler = peers.tunix_sampler(params, CONFIG, PROMPT + LONGEST)
     rows = list(np.repeat(prompts, SAMPLES, axis=0))
 

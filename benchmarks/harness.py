@@ -19,8 +19,8 @@ import jax
 
 from pav_jax import rollout
 from pav_jax.core.ledger import Ledger
-from pav_jax.distributed import mesh
-from pav_jax.gemma import forward
+from pav_jax.core.types import Params
+from pav_jax.distributed import mesh, sharding
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.rollout import Request, SamplingConfig
 
@@ -96,7 +96,7 @@ def on_all_devices(rows: int) -> contextlib.AbstractContextManager:
 
 
 def sample(
-    params: forward.Params,
+    params: Params,
     requests: Sequence[Request],
     *,
     config: TransformerConfig,
@@ -104,10 +104,10 @@ def sample(
 ) -> Ledger:
     """What our engine pays for all requests, on all devices."""
     ledger = Ledger()
-    with on_all_devices(sampling.trunks // sampling.share):
-        params = mesh.place(params, mesh.DECODE)
+    with on_all_devices(sampling.trunks // sampling.trunks_per_group):
+        params = sharding.place(params, sharding.DECODE)
         for _ in rollout.sample(
-            params, requests, config=config, sampling=sampling, ledger=ledger
+            params, requests, architecture=config, sampling=sampling, ledger=ledger
         ):
             pass
     return ledger

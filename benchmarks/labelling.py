@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks import harness, peers
 from benchmarks.harness import Side
 from pav_jax import rollout
+from pav_jax.core.types import Params
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import TransformerConfig, tiny_gemma2
 from pav_jax.rollout import Request, SamplingConfig
@@ -57,7 +58,7 @@ def _jobs(seeds: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
         yield prefix, (STEPS - step) * STEP
 
 
-def _ours(params: forward.Params, seeds: np.ndarray) -> int:
+def _ours(params: Params, seeds: np.ndarray) -> int:
     inner = np.repeat(np.arange(1, STEPS) * STEP, N_MC)
     requests = [
         Request(
@@ -73,10 +74,12 @@ def _ours(params: forward.Params, seeds: np.ndarray) -> int:
         )
         for i, seed in enumerate(seeds)
     ]
-    return harness.sample(params, requests, config=CONFIG, sampling=SAMPLING).decoded
+    return harness.sample(
+        params, requests, architecture=CONFIG, sampling=SAMPLING
+    ).decoded
 
 
-def _tunix(params: forward.Params, seeds: np.ndarray) -> Side:
+def _tunix(params: Params, seeds: np.ndarray) -> Side:
     sampler = peers.tunix_sampler(params, CONFIG, PROMPT + STEPS * STEP)
 
     def sample(prefix, count, **asked):
@@ -102,7 +105,7 @@ def _tunix(params: forward.Params, seeds: np.ndarray) -> Side:
     return Side("Tunix Sampler", run)
 
 
-def _hugging_face(params: forward.Params, seeds: np.ndarray) -> Side:
+def _hugging_face(params: Params, seeds: np.ndarray) -> Side:
     model = peers.hugging_face_model(params, CONFIG)
     import torch
 
@@ -141,8 +144,8 @@ def _hugging_face(params: forward.Params, seeds: np.ndarray) -> Side:
 def _check(params, prefix, tokens, log_probs) -> None:
     """A peer has our weights if it gives what it sampled our probabilities."""
     rows = np.concatenate([prefix, tokens], axis=1)
-    hidden = forward.hidden_states(params, rows[:, :-1], config=CONFIG)
-    ours = forward.token_log_probs(params, hidden, rows[:, 1:], config=CONFIG)
+    hidden = forward.hidden_states(params, rows[:, :-1], architecture=CONFIG)
+    ours = forward.token_log_probs(params, hidden, rows[:, 1:], architecture=CONFIG)
     ours = ours[:, prefix.shape[1] - 1 :]
     np.testing.assert_allclose(log_probs, ours, atol=2e-3, rtol=0)
 

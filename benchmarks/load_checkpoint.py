@@ -54,7 +54,7 @@ def write(folder: Path, config) -> None:
     from orbax import checkpoint as ocp
 
     params = random_params(config)
-    checkpoint.write(folder / "nested", params, config=config)
+    checkpoint.write(folder / "nested", params, architecture=config)
 
     layers = {k: np.asarray(v) for k, v in params["layers"].items()}
     tree = {
@@ -131,7 +131,7 @@ def read(path: Path, config, dtype) -> dict[str, float]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     start = time.perf_counter()
-    params = checkpoint.read(path, config=config, dtype=dtype)
+    params = checkpoint.read(path, architecture=config, dtype=dtype)
     seconds = time.perf_counter() - start
     done.set()
     watcher.join()

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from pav_jax.core.types import Params
 from pav_jax.gemma.architecture import TransformerConfig
-from pav_jax.gemma.forward import Params
 
 # Nothing is fetched: the weights are ours.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -43,7 +43,7 @@ def main() -> list[dict[str, object]]:
     ]
 
 
-def random_verifier(config: TransformerConfig) -> verifier.VerifierParams:
+def random_verifier(config: TransformerConfig) -> verifier.Params:
     """A verifier whose values differ from token to token."""
     model = forward.init_params(jax.random.key(0), config)
     params = verifier.init_verifier(jax.random.key(1), model, config)

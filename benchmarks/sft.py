@@ -20,6 +20,7 @@ from benchmarks import harness
 from benchmarks.harness import Side
 from benchmarks.verifier_training import OPTIMIZER
 from pav_jax import policy
+from pav_jax.core.types import Params
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import TransformerConfig, tiny_gemma2
 from pav_jax.train import step as state
@@ -57,10 +58,10 @@ def main() -> list[dict[str, object]]:
         mask = np.ones(tokens.shape, np.float32) * (np.arange(length) >= PROMPT)
         batch = {"tokens": tokens, "mask": mask}
         optimizer = state.make_optimizer(OPTIMIZER)
-        loss = functools.partial(policy.sft_loss, config=config)
+        loss = functools.partial(policy.sft_loss, architecture=config)
         ours = state.make_train_step(loss, optimizer)
         peer = state.make_train_step(_peer_loss(config), optimizer)
-        init = functools.partial(forward.init_params, config=config)
+        init = functools.partial(forward.init_params, architecture=config)
         ours_like = jax.eval_shape(init, jax.random.key(0))
         peer_like = jax.eval_shape(lambda p, c=config: package_tree(p, c), ours_like)
         model = harness.describe(config)
@@ -195,7 +196,7 @@ def package_model(config: TransformerConfig) -> Any:
     )
 
 
-def package_tree(params: forward.Params, config: TransformerConfig) -> dict[str, Any]:
+def package_tree(params: Params, config: TransformerConfig) -> dict[str, Any]:
     """Our parameters as the package's model has them."""
     tree = {
         "embedder": {"input_embedding": params["embed"]},

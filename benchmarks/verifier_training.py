@@ -57,7 +57,9 @@ def batches(seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]
 def main() -> list[dict[str, object]]:
     """Runs it; returns what `harness.report` did."""
     whole, pairs, pair_tokens = batches()
-    loss = functools.partial(verifier.verifier_loss, config=CONFIG, language_weight=0.0)
+    loss = functools.partial(
+        verifier.verifier_loss, architecture=CONFIG, language_weight=0.0
+    )
     optimizer = state.make_optimizer(OPTIMIZER)
     step = state.make_train_step(loss, optimizer)
     labels = int(whole["weight"].sum())

@@ -89,7 +89,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.sampling = dict(  # the grid of the engine
         trunks=32,
         rows=8,  # of each trunk
-        share=4,  # trunks whose rows take each other's responses as well
+        trunks_per_group=4,  # trunks whose rows take each other's responses as well
     )
 
     if variant == "smoke":

@@ -1,64 +1,23 @@
-"""Monte Carlo labels: `Q^π` of every step prefix of every seed rollout.
+"""Responses of a policy, and Monte Carlo labels of their steps (Sec. 4.2).
 
-A seed rollout is one trunk; the `n_mc` continuations of each of its prefixes are
-branches that leave it early, so a response is read once, not once a prefix.
-Labels stay counts (k correct of n); soft labels, `Q^BoK` and first pits are
-derived from them.
+A response that is labelled is one trunk; the `n_mc` continuations of each of its step
+prefixes are branches that leave it early, so the response is read once, not once a
+prefix. Labels stay counts (k correct of n): soft labels, `Q^BoK` and Theorem 3.1's
+terms are derived from them.
 """
 
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
 import numpy as np
 
 from pav_jax import rollout
 from pav_jax.core.ledger import Ledger
-from pav_jax.gemma.architecture import TransformerConfig
-from pav_jax.gemma.forward import Params
-from pav_jax.rollout import Request, SamplingConfig
-
-# Rex of each (problem index, response token ids).
-AreCorrect = Callable[[Sequence[tuple[int, Sequence[int]]]], list[bool]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Response:
-    """A response of the policy to a problem, as token ids.
-
-    Attributes:
-      problem: index of the problem in its list.
-      prompt: the prompt's token ids.
-      tokens: the response's token ids, its end token included.
-      log_probs: of `tokens`, under the policy that sampled them.
-      correct: Rex.
-    """
-
-    problem: int
-    prompt: tuple[int, ...]
-    tokens: tuple[int, ...]
-    log_probs: tuple[float, ...]
-    correct: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class StepLabels:
-    """Counts for the prefixes of one response, the bare prompt first.
-
-    Attributes:
-      ends: int32 `[H + 1]`, response tokens in each prefix; `ends[0] == 0`.
-      correct: int32 `[H + 1]`, continuations that ended with Rex = 1.
-      count: int32 `[H + 1]`, continuations; 1 for the whole response, whose
-        value is its own outcome.
-    """
-
-    ends: np.ndarray
-    correct: np.ndarray
-    count: np.ndarray
-
-    @property
-    def q(self) -> np.ndarray:
-        """`Q_mc`, float32 `[H + 1]`."""
-        return (self.correct / self.count).astype(np.float32)
+from pav_jax.core.types import Params, Response, StepLabels
+from pav_jax.distributed import mesh
+from pav_jax.rollout import Request, Samples, SamplingConfig
+from pav_jax.tasks.problems import Problems
 
 
 def step_ends(tokens: Sequence[int], is_step_end: np.ndarray) -> np.ndarray:
@@ -74,126 +33,180 @@ def step_ends(tokens: Sequence[int], is_step_end: np.ndarray) -> np.ndarray:
     return ends.astype(np.int32)
 
 
-def label_steps(
-    params: Params,
-    responses: Sequence[Response],
-    problem_ids: Sequence[int],
-    *,
-    n_mc: int,
-    seed: int,
-    is_step_end: np.ndarray,
-    are_correct: AreCorrect,
-    config: TransformerConfig,
-    sampling: SamplingConfig,
-    ledger: Ledger,
-) -> Iterator[tuple[int, StepLabels]]:
-    """Labels every step prefix by `n_mc` continuations (Sec. 4.2).
+def prefix_ends(response: Response, is_step_end: np.ndarray) -> np.ndarray:
+    """Response tokens in each step prefix, int32 `[H + 1]`: 0 of the bare prompt."""
+    return np.append(np.int32(0), step_ends(response.tokens, is_step_end))
+
+
+def sampling_for(
+    problems: Problems, temperature: float, *, branches: int
+) -> SamplingConfig:
+    """How responses to some problems are sampled, on a grid with no row to spare.
 
     Args:
-      params: the policy whose Q is wanted.
-      responses: the seed rollouts.
-      problem_ids: `Problem.id` of each response's problem.
-      n_mc: continuations of a prefix.
-      seed: names the continuations.
-      is_step_end: bool `[V]`.
-      are_correct: grades responses.
-      config: the policy's architecture.
-      sampling: how continuations are drawn.
-      ledger: counts are added to it.
-
-    Yields:
-      (index of a response, its labels), in the order in which they finish.
+      problems: `config.sampling` is the grid, `config.limits` the longest response.
+      temperature: of the draws.
+      branches: of each trunk; where they are fewer than `config.sampling.rows`, more
+        trunks take the place of the rows left over, as many as make whole groups for
+        every device of the active mesh.
     """
-    ends = [
-        np.concatenate([[0], step_ends(r.tokens, is_step_end)]).astype(np.int32)
-        for r in responses
-    ]
-    requests = []
-    for response, problem_id, stops in zip(responses, problem_ids, ends, strict=True):
-        inner = stops[:-1]  # the whole response needs no continuation
-        names = [rollout.prefix_id(response.tokens[:stop]) for stop in inner]
-        requests.append(
-            Request(
-                # What follows the last prefix, no branch sees.
-                trunk=response.prompt + response.tokens[: inner[-1]],
-                prompt_length=len(response.prompt),
-                prefixes=np.repeat(inner, n_mc) + len(response.prompt),
-                keys=rollout.branch_keys(
-                    seed,
-                    [problem_id] * (len(inner) * n_mc),
-                    np.repeat(names, n_mc),
-                    np.tile(np.arange(n_mc), len(inner)),
-                ),
-            )
-        )
-    for index, samples in rollout.sample(
-        params, requests, config=config, sampling=sampling, ledger=ledger
-    ):
-        response, stops = responses[index], ends[index]
-        wholes = [
-            (*response.tokens[: stops[branch // n_mc]], *row[:length].tolist())
-            for branch, (row, length) in enumerate(
-                zip(samples.tokens, samples.lengths, strict=True)
-            )
-        ]
-        outcomes = are_correct([(response.problem, whole) for whole in wholes])
-        correct = np.append(np.reshape(outcomes, (-1, n_mc)).sum(1), response.correct)
-        count = np.append(np.full(len(stops) - 1, n_mc), 1)
-        yield index, StepLabels(stops, correct.astype(np.int32), count.astype(np.int32))
+    grid = problems.config.sampling
+    rows, per_group = min(grid.rows, branches), grid.get("trunks_per_group", 1)
+    whole = per_group * mesh.row_shards(jax.sharding.get_mesh())
+    trunks = grid.trunks * grid.rows // rows // whole * whole
+    return SamplingConfig(
+        max_tokens=problems.config.limits.max_tokens,
+        end_ids=problems.tokenizer.end_ids,
+        temperature=temperature,
+        trunks=max(trunks, whole),
+        rows=rows,
+        trunks_per_group=per_group,
+    )
 
 
 def sample_responses(
     params: Params,
-    prompts: Sequence[tuple[int, ...]],
-    problem_ids: Sequence[int],
+    problems: Problems,
+    indices: Sequence[int],
     *,
-    problem_indices: Sequence[int],
     count: int,
     seed: int,
-    are_correct: AreCorrect,
-    config: TransformerConfig,
     sampling: SamplingConfig,
     ledger: Ledger,
-) -> Iterator[tuple[int, list[Response]]]:
-    """Samples `count` responses to each prompt (seed rollouts, best-of-N).
+    advance: Callable[[], Any] = lambda: None,
+) -> list[Response]:
+    """Samples responses: seed rollouts, best-of-N, RL.
 
     Args:
       params: the policy.
-      prompts: token ids.
-      problem_ids: `Problem.id` of each.
-      problem_indices: what `Response.problem` says of each.
+      problems: what it responds to.
+      indices: which of them.
       count: responses to each.
       seed: names the draws.
-      are_correct: grades responses.
-      config: the policy's architecture.
       sampling: how they are drawn.
       ledger: counts are added to it.
+      advance: called whenever all responses to a problem are there.
 
-    Yields:
-      (index of a prompt, its responses), in the order in which they finish.
+    Returns:
+      `count` responses to each of `indices`, side by side, in order.
     """
     requests = [
         Request(
-            trunk=prompt,
-            prompt_length=len(prompt),
-            prefixes=np.full(count, len(prompt)),
+            trunk=problems.prompts[index],
+            prompt_length=len(problems.prompts[index]),
+            prefixes=np.full(count, len(problems.prompts[index])),
             keys=rollout.branch_keys(
-                seed, [problem_id] * count, [0] * count, range(count)
+                seed, [problems[index].id] * count, [0] * count, range(count)
             ),
         )
-        for prompt, problem_id in zip(prompts, problem_ids, strict=True)
+        for index in indices
     ]
-    for index, samples in rollout.sample(
-        params, requests, config=config, sampling=sampling, ledger=ledger
+    found: list[list[Response]] = [[] for _ in indices]
+    for place, samples in rollout.sample(
+        params,
+        requests,
+        architecture=problems.architecture,
+        sampling=sampling,
+        ledger=ledger,
     ):
-        problem = problem_indices[index]
-        rows = zip(samples.tokens, samples.log_probs, samples.lengths, strict=True)
-        drawn = [(tuple(t[:n].tolist()), tuple(p[:n].tolist())) for t, p, n in rows]
-        outcomes = are_correct([(problem, tokens) for tokens, _ in drawn])
-        yield (
-            index,
-            [
-                Response(problem, prompts[index], *row, correct)
-                for row, correct in zip(drawn, outcomes, strict=True)
-            ],
+        found[place] = _graded(problems, indices[place], samples)
+        advance()
+    return [response for responses in found for response in responses]
+
+
+def _graded(problems: Problems, index: int, samples: Samples) -> list[Response]:
+    """The samples of one problem as responses."""
+    rows = zip(samples.tokens, samples.log_probs, samples.lengths, strict=True)
+    drawn = [(tuple(t[:n].tolist()), tuple(p[:n].tolist())) for t, p, n in rows]
+    outcomes = problems.are_correct([(index, tokens) for tokens, _ in drawn])
+    return [
+        Response(index, problems.prompts[index], *row, correct)
+        for row, correct in zip(drawn, outcomes, strict=True)
+    ]
+
+
+def label_steps(
+    params: Params,
+    problems: Problems,
+    responses: Sequence[Response],
+    *,
+    n_mc: int,
+    seed: int,
+    sampling: SamplingConfig,
+    ledger: Ledger,
+    advance: Callable[[], Any] = lambda: None,
+) -> list[StepLabels]:
+    """Labels every step prefix by `n_mc` continuations (Sec. 4.2).
+
+    Args:
+      params: the policy whose Q is wanted.
+      problems: what the responses are to.
+      responses: the seed rollouts.
+      n_mc: continuations of a prefix.
+      seed: names the continuations.
+      sampling: how they are drawn.
+      ledger: counts are added to it.
+      advance: called whenever a response is labelled.
+
+    Returns:
+      The labels of each response, in order.
+    """
+    ends = [prefix_ends(response, problems.is_step_end) for response in responses]
+    requests = [
+        _continuations(problems, response, stops, n_mc=n_mc, seed=seed)
+        for response, stops in zip(responses, ends, strict=True)
+    ]
+    found: list[StepLabels | None] = [None] * len(responses)
+    for place, samples in rollout.sample(
+        params,
+        requests,
+        architecture=problems.architecture,
+        sampling=sampling,
+        ledger=ledger,
+    ):
+        found[place] = _counted(
+            problems, responses[place], ends[place], samples, n_mc=n_mc
         )
+        advance()
+    return found
+
+
+def _continuations(
+    problems: Problems, response: Response, stops: np.ndarray, *, n_mc: int, seed: int
+) -> Request:
+    """`n_mc` branches from every step prefix of a response but the whole of it."""
+    inner = stops[:-1]  # the whole response needs no continuation
+    names = [rollout.prefix_id(response.tokens[:stop]) for stop in inner]
+    return Request(
+        # What follows the last prefix, no branch sees.
+        trunk=response.prompt + response.tokens[: inner[-1]],
+        prompt_length=len(response.prompt),
+        prefixes=np.repeat(inner, n_mc) + len(response.prompt),
+        keys=rollout.branch_keys(
+            seed,
+            [problems[response.problem].id] * (len(inner) * n_mc),
+            np.repeat(names, n_mc),
+            np.tile(np.arange(n_mc), len(inner)),
+        ),
+    )
+
+
+def _counted(
+    problems: Problems,
+    response: Response,
+    stops: np.ndarray,
+    samples: Samples,
+    *,
+    n_mc: int,
+) -> StepLabels:
+    """How many continuations of each prefix are correct."""
+    wholes = [
+        (*response.tokens[: stops[branch // n_mc]], *row[:length].tolist())
+        for branch, (row, length) in enumerate(
+            zip(samples.tokens, samples.lengths, strict=True)
+        )
+    ]
+    outcomes = problems.are_correct([(response.problem, whole) for whole in wholes])
+    correct = np.append(np.reshape(outcomes, (-1, n_mc)).sum(1), response.correct)
+    count = np.append(np.full(len(stops) - 1, n_mc), 1)
+    return StepLabels(stops, correct.astype(np.int32), count.astype(np.int32))

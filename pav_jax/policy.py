@@ -1,48 +1,78 @@
-"""The policy: how problems become token rows, and supervised fine-tuning."""
+"""The policy: its parameters, demonstrations, and supervised fine-tuning (App. C)."""
 
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
-from pav_jax.gemma import forward
+from pav_jax.core.types import Batch, Params, Problem, Response
+from pav_jax.distributed import sharding
+from pav_jax.gemma import checkpoint as published
+from pav_jax.gemma import forward, sizes
 from pav_jax.gemma.architecture import TransformerConfig
-from pav_jax.gemma.forward import Params
 from pav_jax.gemma.tokenizer import Tokenizer
-from pav_jax.tasks.base import Problem
+from pav_jax.storage import checkpoints
+from pav_jax.tasks.problems import encode_prompt
 from pav_jax.train.batches import pad_rows
-from pav_jax.train.step import Batch
 
 
-def encode_prompt(
-    tokenizer: Tokenizer, problem: Problem, *, max_tokens: int
-) -> list[int]:
-    """Token ids of a prompt, the beginning-of-sequence token first.
+def initial_policy(
+    model: ConfigDict, architecture: TransformerConfig, *, seed: int
+) -> Params:
+    """The parameters that fine-tuning starts from, placed for training.
+
+    Args:
+      model: `config.model`; may have a `checkpoint`, the folder of a published one, in
+        place of random parameters; and a `dtype`, float32 if it has none.
+      architecture: of the policy.
+      seed: of random parameters.
 
     Raises:
-      UserError: the prompt is empty, or longer than `max_tokens`.
+      UserError: the checkpoint cannot be read as that architecture.
     """
-    if not problem.prompt.strip():
-        raise UserError("a problem has an empty prompt; every problem needs a question")
-    tokens = [tokenizer.bos_id, *tokenizer.encode(problem.prompt)]
-    if len(tokens) > max_tokens:
-        raise UserError(
-            f"a prompt has {len(tokens)} tokens, more than the {max_tokens} that"
-            f" task.max_prompt_tokens allows: {problem.prompt[:80]!r}..."
-        )
-    return tokens
+    dtype = sizes.dtype_of(model)
+    if not model.get("checkpoint"):
+        return forward.init_params(jax.random.key(seed), architecture, dtype)
+    return published.read(
+        Path(model.checkpoint),
+        architecture=architecture,
+        dtype=dtype,
+        shardings=sharding.shardings(_shapes(architecture, dtype), sharding.TRAIN),
+    )
 
 
-def fits(tokenizer: Tokenizer, problem: Problem, max_tokens: int) -> bool:
-    """Whether `encode_prompt` takes it."""
-    try:
-        encode_prompt(tokenizer, problem, max_tokens=max_tokens)
-    except UserError:
-        return False
-    return True
+def load_policy(
+    directory: Path,
+    architecture: TransformerConfig,
+    dtype: jnp.dtype,
+    rules: sharding.Rules = sharding.DECODE,
+) -> Params:
+    """The parameters that a stage trained, placed by `rules`.
+
+    Args:
+      directory: the stage's folder.
+      architecture: of the policy.
+      dtype: of its parameters.
+      rules: `DECODE` to sample and score, `TRAIN` to train on.
+
+    Raises:
+      UserError: they are missing, damaged, or of another architecture.
+    """
+    like = _shapes(architecture, dtype)
+    return checkpoints.load_params(directory / "params", like, rules)
+
+
+def _shapes(architecture: TransformerConfig, dtype: jnp.dtype) -> Params:
+    init = functools.partial(
+        forward.init_params, architecture=architecture, dtype=dtype
+    )
+    return jax.eval_shape(init, jax.random.key(0))
 
 
 def demonstrations(
@@ -80,8 +110,8 @@ def demonstrations(
     if not rows:
         raise UserError(
             f"none of {len(problems)} demonstrations fits {max_prompt_tokens} prompt"
-            f" and {max_tokens} response tokens; raise task.max_prompt_tokens or"
-            " task.max_tokens"
+            f" and {max_tokens} response tokens; raise"
+            " config.limits.max_prompt_tokens or config.limits.max_tokens"
         )
     length = max(map(len, rows))
     arrays = {
@@ -91,20 +121,43 @@ def demonstrations(
     return arrays, dropped
 
 
+def rft_rows(responses: list[Response]) -> dict[str, np.ndarray]:
+    """Fine-tuning rows of the correct ones, each distinct response once.
+
+    Returns:
+      `tokens` int32 `[N, T]`, and `mask` float32 `[N, T]`, 1 on response tokens.
+
+    Raises:
+      UserError: none is correct.
+    """
+    kept = sorted({(r.prompt, r.tokens) for r in responses if r.correct})
+    if not kept:
+        raise UserError(
+            f"none of {len(responses)} seed rollouts is correct, so there is nothing to"
+            " fine-tune on; train the base policy longer, or sample more (rollouts)"
+        )
+    width = max(len(prompt) + len(tokens) for prompt, tokens in kept)
+    masks = [[0] * len(prompt) + [1] * len(tokens) for prompt, tokens in kept]
+    return {
+        "tokens": pad_rows([prompt + tokens for prompt, tokens in kept], width),
+        "mask": pad_rows(masks, width, np.float32),
+    }
+
+
 def language_loss(
-    params: Params, hidden: jax.Array, batch: Batch, *, config: TransformerConfig
+    params: Params, hidden: jax.Array, batch: Batch, *, architecture: TransformerConfig
 ) -> jax.Array:
     """Mean negative log-probability of the masked tokens, float32 scalar."""
     log_probs = forward.token_log_probs(
-        params, hidden[:, :-1], batch["tokens"][:, 1:], config=config
+        params, hidden[:, :-1], batch["tokens"][:, 1:], architecture=architecture
     )
     mask = batch["mask"][:, 1:]
     return -jnp.sum(log_probs * mask) / jnp.maximum(jnp.sum(mask), 1.0)
 
 
 def sft_loss(
-    params: Params, batch: Batch, *, config: TransformerConfig
+    params: Params, batch: Batch, *, architecture: TransformerConfig
 ) -> tuple[jax.Array, dict[str, Any]]:
     """Cross-entropy of the demonstrations' responses (App. C)."""
-    hidden = forward.hidden_states(params, batch["tokens"], config=config)
-    return language_loss(params, hidden, batch, config=config), {}
+    hidden = forward.hidden_states(params, batch["tokens"], architecture=architecture)
+    return language_loss(params, hidden, batch, architecture=architecture), {}

@@ -1,7 +1,12 @@
-"""Which prover to measure progress under, before a verifier is trained on it.
+"""The paper's formulas: provers, progress, effective reward, and Theorem 3.1's terms.
+
+`Q^π` is the base policy's value and `Q^μ` the prover's. Everything that speaks of
+progress calls these functions: search, RL, scoring, evaluation and the report. They
+take NumPy or JAX arrays, and give back the same kind.
 
 Theorem 3.1 bounds from below what a small natural-policy-gradient step by
-`Q^π + αA^μ` gains. Its two terms are means over the states that π visits:
+`Q^π + αA^μ` gains, so that a prover can be chosen before a verifier is trained on it.
+Its two terms are means over the states that π visits:
 
     distinguishability   E_s Var_{a~π}[A^μ(s, a)]
     alignment            E_s E_{a~π}[A^μ(s, a) A^π(s, a)]
@@ -12,11 +17,53 @@ these are the variance of `Q^μ` and its covariance with `Q^π` over the actions
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from pav_jax.core.errors import UserError
-from pav_jax.labels import Response, StepLabels
+from pav_jax.core.types import Response, StepLabels
+
+Values = Any  # float array of NumPy or JAX
+
+
+def best_of_k(q: Values, k: int) -> Values:
+    """The value of the prover BoK(π), elementwise (Sec. 3.4).
+
+    `Q^BoK(s, a) = 1 - (1 - Q^π(s, a))^K`: no new rollouts are needed.
+
+    Args:
+      q: `Q^π`, of any shape.
+      k: how many responses of π the prover takes the best of; 1 is μ = π.
+    """
+    return 1.0 - (1.0 - q) ** k
+
+
+def advantages(values: Values, previous: Values | None = None) -> Values:
+    """Progress of each step, `A^μ(s_h, a_h) = Q^μ(s_h, a_h) - Q^μ(s_{h-1}, a_{h-1})`.
+
+    Args:
+      values: the prover's `Q^μ` of the prefixes of a response, the bare problem first,
+        `[..., H + 1]`; or, with `previous`, after one step.
+      previous: `Q^μ` before that step, of the same shape as `values`.
+
+    Returns:
+      `[..., H]`; with `previous`, the shape of `values`.
+    """
+    if previous is None:
+        values, previous = values[..., 1:], values[..., :-1]
+    return values - previous
+
+
+def effective_reward(q: Values, advantage: Values, alpha: Any) -> Values:
+    """`Q^π(s_h, a_h) + αA^μ(s_h, a_h)` (Eq. 5), elementwise.
+
+    Args:
+      q: `Q^π`, or in RL the outcome, which is an unbiased sample of it.
+      advantage: `A^μ`, of the same shape.
+      alpha: the weight of progress.
+    """
+    return q + alpha * advantage
 
 
 @dataclasses.dataclass(frozen=True)

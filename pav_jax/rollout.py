@@ -37,12 +37,12 @@ from jax.sharding import PartitionSpec
 
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
+from pav_jax.core.types import Params
 from pav_jax.distributed import mesh
 from pav_jax.distributed.mesh import BATCH
 from pav_jax.gemma import decode, forward
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.decode import KeyValues
-from pav_jax.gemma.forward import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +55,9 @@ class SamplingConfig:
       temperature: 0 takes the most likely token.
       trunks: trunks in flight (G * S).
       rows: rows in flight for each trunk (M = S * rows).
-      share: trunks that have their rows in common (S), a divisor of `trunks`. A row
-        scores all of them: more work for a token, and fewer rows that wait for the
-        last branches of a trunk.
+      trunks_per_group: trunks that have their rows in common (S), a divisor of
+        `trunks`. A row scores all of them: more work for a token, and fewer rows that
+        wait for the last branches of a trunk.
     """
 
     max_tokens: int
@@ -65,13 +65,14 @@ class SamplingConfig:
     temperature: float = 1.0
     trunks: int = 32
     rows: int = 8
-    share: int = 1
+    trunks_per_group: int = 1
 
     def __post_init__(self):
-        if self.trunks % self.share:
+        if self.trunks % self.trunks_per_group:
             raise UserError(
-                f"sampling.trunks={self.trunks} has to be a multiple of"
-                f" sampling.share={self.share}, the trunks that have rows in common"
+                f"config.sampling.trunks={self.trunks} has to be a multiple of"
+                f" config.sampling.trunks_per_group={self.trunks_per_group}, the trunks"
+                " that have rows in common"
             )
 
 
@@ -192,11 +193,11 @@ def _first_above(weights: jax.Array, uniform: jax.Array) -> jax.Array:
     Returns:
       int32 `[...]`.
     """
-    shares = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
-    size = weights.shape[-1] // shares
+    shards = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
+    size = weights.shape[-1] // shards
     block = 1 << ((size - 1).bit_length() + 1) // 2  # about the root
-    blocks = -(-size // block)  # of a share
-    weights = weights.reshape(*weights.shape[:-1], shares, size)
+    blocks = -(-size // block)  # of a shard
+    weights = weights.reshape(*weights.shape[:-1], shards, size)
     pad = [(0, 0)] * (weights.ndim - 1) + [(0, -size % block)]
     weights = jnp.pad(weights, pad).reshape(*weights.shape[:-2], -1, block)
     cdf = jnp.cumsum(jnp.sum(weights, axis=-1), axis=-1)
@@ -209,8 +210,8 @@ def _first_above(weights: jax.Array, uniform: jax.Array) -> jax.Array:
     inner = jnp.take_along_axis(weights, chosen[..., None], axis=-2)[..., 0, :]
     inner = before + jnp.cumsum(inner, axis=-1)
     place = jnp.sum(inner <= point, axis=-1, dtype=jnp.int32)
-    share, at = jnp.divmod(chosen[..., 0], blocks)
-    return share * size + at * block + place
+    shard, at = jnp.divmod(chosen[..., 0], blocks)
+    return shard * size + at * block + place
 
 
 @jax.tree_util.register_dataclass
@@ -274,33 +275,46 @@ def _on_mesh(grid: Grid) -> Grid:
 
 
 @functools.partial(
-    jax.jit, static_argnums=(0, 1, 2), static_argnames=("config", "sampling", "dtype")
+    jax.jit,
+    static_argnums=(0, 1, 2),
+    static_argnames=("architecture", "sampling", "dtype"),
 )
 def empty_grid(
     trunk_capacity: int,
     suffix_capacity: int,
     queue: int,
     *,
-    config: TransformerConfig,
+    architecture: TransformerConfig,
     sampling: SamplingConfig,
     dtype: jnp.dtype,
 ) -> Grid:
     """A grid with nothing in flight; the capacities are those of `capacities`."""
-    share = sampling.share
-    g, m, n = sampling.trunks // share, sampling.rows * share, sampling.max_tokens
-    shape = (g, config.num_kv_heads, share * trunk_capacity, config.head_dim)
-    queue *= share
+    per_group = sampling.trunks_per_group
+    g, m, n = (
+        sampling.trunks // per_group,
+        sampling.rows * per_group,
+        sampling.max_tokens,
+    )
+    shape = (
+        g,
+        architecture.num_kv_heads,
+        per_group * trunk_capacity,
+        architecture.head_dim,
+    )
+    queue *= per_group
 
     def ints(*shape):
         return jnp.zeros(shape, jnp.int32)
 
     grid = Grid(
-        trunk=decode.zero_key_values(shape, config=config, dtype=dtype),
+        trunk=decode.zero_key_values(shape, architecture=architecture, dtype=dtype),
         prefix=ints(g, queue),
         limit=ints(g, queue),
         keys=jnp.zeros((g, queue, 2), jnp.uint32),
         waiting=jnp.zeros((g, queue), bool),
-        suffix=decode.empty_suffix(g, m, suffix_capacity, config=config, dtype=dtype),
+        suffix=decode.empty_suffix(
+            g, m, suffix_capacity, architecture=architecture, dtype=dtype
+        ),
         branch=ints(g, m),
         active=jnp.zeros((g, m), bool),
         length=ints(g, m),
@@ -340,7 +354,7 @@ def _ends(token, length, limit, sampling):
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "sampling"), donate_argnames="grid"
+    jax.jit, static_argnames=("architecture", "sampling"), donate_argnames="grid"
 )
 def _load(
     params: Params,
@@ -352,15 +366,15 @@ def _load(
     keys: jax.Array,
     queued: jax.Array,
     *,
-    config: TransformerConfig,
+    architecture: TransformerConfig,
     sampling: SamplingConfig,
 ) -> Grid:
     """Puts new trunks and their branches in `slots`; one past the last is dropped."""
-    trunk, hidden = decode.prefill(params, tokens, config=config)
+    trunk, hidden = decode.prefill(params, tokens, architecture=architecture)
 
     def draw_first(trunk):
         hidden, prefix, keys = trunk
-        logits = forward.logits(params, hidden[prefix - 1], config=config)
+        logits = forward.logits(params, hidden[prefix - 1], architecture=architecture)
         place = jnp.zeros_like(prefix)
         return sample_token(keys, place, logits, temperature=sampling.temperature)
 
@@ -369,12 +383,12 @@ def _load(
     exists = jnp.arange(prefix.shape[1])[None] < queued[:, None]
     done = exists & _ends(token, 1, limit, sampling)
 
-    share = sampling.share
-    at = (slots // share, slots % share)
+    per_group = sampling.trunks_per_group
+    at = (slots // per_group, slots % per_group)
 
     def put(old, new):
         shape = old.shape
-        old = old.reshape(shape[0], share, -1, *shape[2:])
+        old = old.reshape(shape[0], per_group, -1, *shape[2:])
         return old.at[at].set(new, mode="drop").reshape(shape)
 
     def put_first(old, new):
@@ -384,7 +398,7 @@ def _load(
 
     def put_trunk(old, new):
         shape = old.shape
-        old = old.reshape(*shape[:2], share, -1, shape[-1])
+        old = old.reshape(*shape[:2], per_group, -1, shape[-1])
         return old.at[at[0], :, at[1]].set(new, mode="drop").reshape(shape)
 
     grid = dataclasses.replace(
@@ -404,22 +418,22 @@ def _load(
 @functools.partial(jax.jit, static_argnames="sampling")
 def _output(grid: Grid, slots: jax.Array, *, sampling) -> tuple[jax.Array, ...]:
     """Tokens, log-probs and lengths of the trunks in `slots`, an int32 vector."""
-    at = (slots // sampling.share, slots % sampling.share)
+    at = (slots // sampling.trunks_per_group, slots % sampling.trunks_per_group)
     return tuple(
-        a.reshape(len(a), sampling.share, -1, *a.shape[2:])[at]
+        a.reshape(len(a), sampling.trunks_per_group, -1, *a.shape[2:])[at]
         for a in (grid.tokens, grid.log_probs, grid.lengths)
     )
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "sampling"), donate_argnames="grid"
+    jax.jit, static_argnames=("architecture", "sampling"), donate_argnames="grid"
 )
 def run_segment(
     params: Params,
     grid: Grid,
     patience: jax.Array,
     *,
-    config: TransformerConfig,
+    architecture: TransformerConfig,
     sampling: SamplingConfig,
 ) -> tuple[Grid, jax.Array, jax.Array, jax.Array]:
     """Decodes until at most `patience` trunks still have work.
@@ -428,34 +442,36 @@ def run_segment(
       params: the policy's parameters.
       grid: what is in flight; donated.
       patience: int32 scalar.
-      config: the architecture.
+      architecture: of the network.
       sampling: how tokens are drawn.
 
     Returns:
       The grid; which slots still have work, bool `[G, S]`; and the int32 counts of
       tokens decoded and of row-steps run.
     """
-    run = functools.partial(_run_share, config=config, sampling=sampling)
+    run = functools.partial(
+        _run_on_device, architecture=architecture, sampling=sampling
+    )
     rows, whole = PartitionSpec(BATCH), PartitionSpec()
-    return mesh.by_shares(run, (whole, rows, whole), (rows, rows, whole, whole))(
+    return mesh.by_device_shards(run, (whole, rows, whole), (rows, rows, whole, whole))(
         params, grid, patience
     )
 
 
-def _run_share(params, grid, patience, *, config, sampling):
+def _run_on_device(params, grid, patience, *, architecture, sampling):
     """`run_segment` of the groups that one device has, with all others in step."""
     groups, count = grid.waiting.shape
-    share, queue = sampling.share, count // sampling.share
-    room = grid.trunk.keys[0].shape[2] // share  # of a trunk
+    per_group, queue = sampling.trunks_per_group, count // sampling.trunks_per_group
+    room = grid.trunk.keys[0].shape[2] // per_group  # of a trunk
     here = jnp.arange(groups)[:, None]
 
     def has_work(grid):
-        waiting = jnp.any(grid.waiting.reshape(groups, share, queue), axis=-1)
-        slot = (grid.branch // queue)[..., None] == jnp.arange(share)[None, None]
+        waiting = jnp.any(grid.waiting.reshape(groups, per_group, queue), axis=-1)
+        slot = (grid.branch // queue)[..., None] == jnp.arange(per_group)[None, None]
         return waiting | jnp.any(grid.active[..., None] & slot, axis=1)
 
     def working(grid):
-        return mesh.sum_of_shares(jnp.sum(has_work(grid), dtype=jnp.int32))
+        return mesh.sum_over_shards(jnp.sum(has_work(grid), dtype=jnp.int32))
 
     def step(carry):
         grid, _, decoded, slots = carry
@@ -467,9 +483,9 @@ def _run_share(params, grid, patience, *, config, sampling):
             jnp.take_along_axis(grid.prefix, grid.branch, axis=1),
             grid.length - 1,
             trunk_start=grid.branch // queue * room,
-            config=config,
+            architecture=architecture,
         )
-        logits = forward.logits(params, hidden[:, :, 0], config=config)
+        logits = forward.logits(params, hidden[:, :, 0], architecture=architecture)
         key = jnp.take_along_axis(grid.keys, grid.branch[..., None], axis=1)
         token, log_prob = sample_token(
             key, grid.length, logits, temperature=sampling.temperature
@@ -498,7 +514,7 @@ def _run_share(params, grid, patience, *, config, sampling):
     grid, _, decoded, slots = jax.lax.while_loop(
         lambda carry: carry[1] > patience, step, (grid, working(grid), zero, zero)
     )
-    decoded, slots = mesh.sum_of_shares(jnp.stack([decoded, slots]))
+    decoded, slots = mesh.sum_over_shards(jnp.stack([decoded, slots]))
     return grid, has_work(grid), decoded, slots
 
 
@@ -506,7 +522,7 @@ def sample(
     params: Params,
     requests: Sequence[Request],
     *,
-    config: TransformerConfig,
+    architecture: TransformerConfig,
     sampling: SamplingConfig,
     ledger: Ledger,
 ) -> Iterator[tuple[int, Samples]]:
@@ -515,7 +531,7 @@ def sample(
     Args:
       params: the policy's parameters.
       requests: what to sample.
-      config: the architecture.
+      architecture: of the network.
       sampling: how tokens are drawn, and the grid.
       ledger: counts are added to it.
 
@@ -548,19 +564,19 @@ def sample(
         capacity,
         suffix_capacity,
         queue,
-        config=config,
+        architecture=architecture,
         sampling=sampling,
         dtype=params["embed"].dtype,
     )
     waiting = list(range(len(requests)))[::-1]
     flying: dict[int, int] = {}  # slot -> request
-    static = dict(config=config, sampling=sampling)
+    static = dict(architecture=architecture, sampling=sampling)
     for_steps = decode.for_extend(params)
     # Trunks that are loaded at a time. A wider load waits for more trunks to end,
     # while their rows idle; a narrower one asks the host more often.
     width = max(1, g // 16)
     # The first trunk of every group, then the second: few requests are spread out.
-    slots_in_order = sorted(range(g), key=lambda slot: slot % sampling.share)
+    slots_in_order = sorted(range(g), key=lambda slot: slot % sampling.trunks_per_group)
     while waiting or flying:
         free = [slot for slot in slots_in_order if slot not in flying]
         while waiting and free:
@@ -614,7 +630,7 @@ def capacities(
     """Trunk tokens T, suffix tokens C and branches J that the requests need.
 
     Rounded up, so that ragged jobs share their programs: those of a grid depend on
-    its sampling config, and on these three.
+    its sampling architecture, and on these three.
     """
     trunk = max(len(request.trunk) for request in requests)
     # The last token of a branch is not kept.

@@ -8,81 +8,112 @@ progress is the difference of consecutive values, `A^μ` (Sec. 3).
 """
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
+from pav_jax.core.ledger import Ledger
+from pav_jax.core.types import Batch, Params, Response, StepLabels
+from pav_jax.distributed import sharding
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import TransformerConfig
-from pav_jax.labels import Response
 from pav_jax.policy import language_loss
+from pav_jax.storage import checkpoints
 from pav_jax.train.batches import pad_rows
-from pav_jax.train.step import Batch
 
-VerifierParams = dict[str, Any]  # {"model": forward.Params, "head": ...}
-
-
-def init_verifier(
-    key: jax.Array, model: forward.Params, config: TransformerConfig
-) -> VerifierParams:
-    """A verifier that starts from a policy's weights; the key is consumed.
-
-    The head has one hidden layer of the model's width, and starts at Q = 0.5.
-    """
-    width = config.embed_dim
-    head = {
-        "hidden": jax.random.normal(key, (width, width)) * width**-0.5,
-        "hidden_bias": jnp.zeros((width,)),
-        "value": jnp.zeros((width,)),
-        "value_bias": jnp.zeros(()),
-        "evidence": jnp.zeros((width,)),
-    }
-    return {"model": model, "head": head}
+_BATCH_TOKENS = 8192  # that are scored in one pass
 
 
-def head_terms(
-    head: dict[str, jax.Array], hidden: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """What each token says of Q: the logit at a token is its own value term plus
-    the evidence of all tokens up to it.
+class VerifierHead(nn.Module):
+    """What each token says of Q: the logit at a token is its own value term plus the
+    evidence of all tokens up to it.
 
     A mistake stays made. Left to attention, every later step would have to find it
     again; a sum keeps it, and asks of each token only whether something is wrong
     there. On the built-in task this is the difference between a verifier that knows
-    a finished response and one that knows a right one (WORKSPACE.md).
+    a finished response and one that knows a right one (docs/decisions.md).
+
+    One hidden layer of the network's width. It starts at Q = 0.5 everywhere.
+
+    Attributes:
+      hidden_init: makes the hidden layer's matrix, of a key and a shape.
+    """
+
+    hidden_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Value and evidence terms, float32 `[...]` each, of final hidden states
+        `[..., D]`."""
+        width, zeros = hidden.shape[-1], nn.initializers.zeros
+        matrix = self.param("hidden", self.hidden_init, (width, width))
+        bias = self.param("hidden_bias", zeros, (width,))
+        value = self.param("value", zeros, (width,))
+        value_bias = self.param("value_bias", zeros, ())
+        evidence = self.param("evidence", zeros, (width,))
+
+        hidden = hidden.astype(jnp.float32)
+        bias = bias.reshape((1,) * (hidden.ndim - 1) + (-1,))
+        inner = jax.nn.gelu(jnp.einsum("...d,de->...e", hidden, matrix) + bias)
+        value = jnp.einsum("...e,e->...", inner, value) + value_bias
+        return value, jnp.einsum("...e,e->...", inner, evidence)
+
+
+def init_verifier(
+    key: jax.Array, network: Params, architecture: TransformerConfig
+) -> Params:
+    """A verifier that starts from a policy's weights; the key is consumed.
 
     Args:
-      head: of `init_verifier`.
-      hidden: final hidden states `[..., D]`.
+      key: of the head's hidden layer.
+      network: the policy's parameters, kept as they are.
+      architecture: of the policy.
 
     Returns:
-      Value and evidence terms, float32 `[...]` each.
+      `{"network": ..., "head": ...}`.
     """
-    hidden = hidden.astype(jnp.float32)
-    bias = head["hidden_bias"].reshape((1,) * (hidden.ndim - 1) + (-1,))
-    inner = jax.nn.gelu(jnp.einsum("...d,de->...e", hidden, head["hidden"]) + bias)
-    value = jnp.einsum("...e,e->...", inner, head["value"]) + head["value_bias"]
-    return value, jnp.einsum("...e,e->...", inner, head["evidence"])
+
+    def from_key(_, shape):
+        # Of this key itself, and not of one that flax derives from it, so that a run's
+        # numbers do not depend on how flax does that.
+        return jax.random.normal(key, shape) * shape[0] ** -0.5
+
+    hidden = jnp.zeros((1, architecture.embed_dim))
+    head = VerifierHead(from_key).init(jax.random.key(0), hidden)
+    return {"network": network, "head": head["params"]}
 
 
-def step_logits(head: dict[str, jax.Array], hidden: jax.Array) -> jax.Array:
+def head_terms(params: Params, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Value and evidence terms of a verifier, float32 `[...]` each, of final hidden
+    states `[..., D]`; see `VerifierHead`."""
+    return VerifierHead().apply({"params": params["head"]}, hidden)
+
+
+def step_logits(params: Params, hidden: jax.Array) -> jax.Array:
     """Logits of Q at every token, float32 `[B, T]`, of whole rows `[B, T, D]`."""
-    value, evidence = head_terms(head, hidden)
+    value, evidence = head_terms(params, hidden)
     return value + jnp.cumsum(evidence, axis=-1)
 
 
 def step_values(
-    params: VerifierParams, tokens: jax.Array, *, config: TransformerConfig
+    params: Params, tokens: jax.Array, *, architecture: TransformerConfig
 ) -> jax.Array:
     """Predicted Q, float32 `[B, T]`, as read at every token of `tokens [B, T]`.
 
     One pass over whole responses; a caller reads it at the last token of each
     step, and at the prompt's last token for the value of the bare problem.
     """
-    hidden = forward.hidden_states(params["model"], tokens, config=config)
-    return jax.nn.sigmoid(step_logits(params["head"], hidden))
+    hidden = forward.hidden_states(params["network"], tokens, architecture=architecture)
+    return jax.nn.sigmoid(step_logits(params, hidden))
+
+
+def labelled_steps(labels: StepLabels) -> list[tuple[int, float]]:
+    """(response tokens in the prefix, `Q_mc`) of each prefix, as `verifier_rows` has
+    them."""
+    return list(zip(labels.ends.tolist(), labels.q.tolist(), strict=True))
 
 
 def verifier_rows(
@@ -126,10 +157,10 @@ def verifier_rows(
 
 
 def verifier_loss(
-    params: VerifierParams,
+    params: Params,
     batch: Batch,
     *,
-    config: TransformerConfig,
+    architecture: TransformerConfig,
     language_weight: float,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Cross-entropy on soft labels at step ends (App. D), plus a language loss.
@@ -143,34 +174,129 @@ def verifier_loss(
       batch: `tokens` int32 `[B, T]`; `mask` float32 `[B, T]`, 1 on response
         tokens; `value` float32 `[B, T]`, the label at each step's last token;
         `weight` float32 `[B, T]`, 0 where there is no label.
-      config: the architecture.
+      architecture: of the network.
       language_weight: weight of the language loss.
 
     Returns:
       The float32 scalar loss and its parts.
     """
-    hidden = forward.hidden_states(params["model"], batch["tokens"], config=config)
-    logits = step_logits(params["head"], hidden)
+    hidden = forward.hidden_states(
+        params["network"], batch["tokens"], architecture=architecture
+    )
+    logits = step_logits(params, hidden)
     value, weight = batch["value"], batch["weight"]
     # Binary cross-entropy with soft labels: stable for logits of any size.
     cross_entropy = jnp.logaddexp(0.0, logits) - value * logits
     scoring = jnp.sum(cross_entropy * weight) / jnp.maximum(jnp.sum(weight), 1e-6)
-    language = language_loss(params["model"], hidden, batch, config=config)
+    language = language_loss(
+        params["network"], hidden, batch, architecture=architecture
+    )
     loss = scoring + language_weight * language
     return loss, {"scoring": scoring, "language": language}
 
 
-def best_of_k(q: jax.Array, k: int) -> jax.Array:
-    """`Q^BoK(s, a) = 1 - (1 - Q^π(s, a))^K`, elementwise."""
-    return 1.0 - (1.0 - q) ** k
+def load_verifier(
+    directory: Path,
+    architecture: TransformerConfig,
+    dtype: jnp.dtype,
+    rules: sharding.Rules = sharding.DECODE,
+) -> Params:
+    """The verifier that a stage trained; arguments as of `policy.load_policy`."""
+
+    def init() -> Params:
+        key = jax.random.key(0)
+        network = forward.init_params(key, architecture, dtype)
+        return init_verifier(key, network, architecture)
+
+    return checkpoints.load_params(directory / "params", jax.eval_shape(init), rules)
 
 
-def advantages(q: jax.Array, previous: jax.Array, k: int) -> jax.Array:
-    """Progress under BoK(π): `A^μ(s_h, a_h) = Q^μ(s_h, a_h) - Q^μ(s_{h-1}, a_{h-1})`.
+# Scoring of whole responses.
+
+_step_values = jax.jit(step_values, static_argnames="architecture")
+
+
+def score_rows(
+    params: Params,
+    rows: Sequence[Sequence[int]],
+    *,
+    widths: Sequence[int],
+    architecture: TransformerConfig,
+) -> list[np.ndarray]:
+    """Q at every token of each row, one pass a row.
+
+    Rows of like length go through together, in batches of one shape a width.
 
     Args:
-      q: `Q^π` after the step.
-      previous: `Q^π` before it; for the first step, of the bare problem.
-      k: the prover's K.
+      params: the verifier.
+      rows: token ids of prompts and responses.
+      widths: increasing; each row is padded to the first that holds it.
+      architecture: of the verifier.
+
+    Returns:
+      Float32 `[len(row)]` for each.
     """
-    return best_of_k(q, k) - best_of_k(previous, k)
+    place = np.searchsorted(widths, [len(row) for row in rows])
+    out: list[np.ndarray | None] = [None] * len(rows)
+    for bucket in np.unique(place).tolist():
+        width = widths[bucket]
+        size = 1 << max(0, (_BATCH_TOKENS // width).bit_length() - 1)
+        members = np.flatnonzero(place == bucket).tolist()
+        for first in range(0, len(members), size):
+            batch = members[first : first + size]
+            padding = [[]] * (size - len(batch))
+            tokens = pad_rows([*(rows[i] for i in batch), *padding], width)
+            q = np.asarray(_step_values(params, tokens, architecture=architecture))
+            for i, values in zip(batch, q, strict=False):
+                out[i] = values[: len(rows[i])].copy()  # else the batch stays, too
+    return out
+
+
+def score_responses(
+    params: Params,
+    responses: Sequence[Response],
+    ends: Sequence[np.ndarray],
+    *,
+    architecture: TransformerConfig,
+    ledger: Ledger,
+) -> list[np.ndarray]:
+    """Q at the ends of all steps, one pass a response.
+
+    Args:
+      params: the verifier.
+      responses: what to score.
+      ends: for each, the response tokens in each prefix, int `[H + 1]`, the
+        bare prompt (0) first.
+      architecture: of the verifier.
+      ledger: counts are added to it.
+
+    Returns:
+      Float32 `[H + 1]` for each response.
+    """
+    rows = [response.prompt + response.tokens for response in responses]
+    ledger.scored += sum(map(len, rows))
+    width = -(-max(map(len, rows)) // 16) * 16
+    q = score_rows(params, rows, widths=[width], architecture=architecture)
+    return [
+        values[len(response.prompt) + stops - 1]
+        for values, response, stops in zip(q, responses, ends, strict=True)
+    ]
+
+
+def score_outcomes(
+    params: Params,
+    responses: Sequence[Response],
+    *,
+    architecture: TransformerConfig,
+    ledger: Ledger,
+) -> np.ndarray:
+    """Q at the end of each whole response, float32 `[N]`: as an ORM scores it.
+
+    Arguments are those of `score_responses`.
+    """
+    ends = [np.array([len(response.tokens)]) for response in responses]
+    return np.concatenate(
+        score_responses(
+            params, responses, ends, architecture=architecture, ledger=ledger
+        )
+    )

@@ -9,9 +9,10 @@ import pytest
 
 from pav_jax import labels, rollout, verifier
 from pav_jax.core.ledger import Ledger
+from pav_jax.core.types import Params, Response, StepLabels
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import tiny_gemma2
-from pav_jax.labels import Response, StepLabels, step_ends
+from pav_jax.labels import step_ends
 from pav_jax.rollout import Request, SamplingConfig
 from pav_jax.train.batches import Batches
 
@@ -27,10 +28,10 @@ N_COV, N_MC, SEED = 2, 3, 5
 
 
 @functools.cache
-def _params() -> forward.Params:
+def _params() -> Params:
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(
-        functools.partial(forward.init_params, config=CONFIG), jax.random.key(0)
+        functools.partial(forward.init_params, architecture=CONFIG), jax.random.key(0)
     )
     return jax.tree.map(
         lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype), shapes
@@ -94,7 +95,7 @@ def _responses() -> tuple[tuple[Response, ...], Ledger]:
         count=N_COV,
         seed=0,
         are_correct=_are_correct,
-        config=CONFIG,
+        architecture=CONFIG,
         sampling=SAMPLING,
         ledger=ledger,
     ):
@@ -124,7 +125,7 @@ def _label(which, *, n_mc=N_MC, seed=SEED):
         seed=seed,
         is_step_end=IS_STEP_END,
         are_correct=are_correct,
-        config=CONFIG,
+        architecture=CONFIG,
         sampling=SAMPLING,
         ledger=ledger,
     ):
@@ -144,7 +145,7 @@ def _sample_alone(trunk, prompt_length, prefix_length, key):
     [(_, samples)] = rollout.sample(
         _params(),
         [Request(trunk, prompt_length, np.array([prefix_length]), key)],
-        config=CONFIG,
+        architecture=CONFIG,
         sampling=SAMPLING,
         ledger=Ledger(),
     )

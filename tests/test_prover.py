@@ -8,7 +8,7 @@ import pytest
 
 from pav_jax import prover as theory
 from pav_jax.core.errors import UserError
-from pav_jax.labels import Response, StepLabels
+from pav_jax.core.types import Response, StepLabels
 
 # A tree of two steps, two actions each; leaves are right or wrong by chance, so
 # that values differ everywhere. States: the root, and one after each action.

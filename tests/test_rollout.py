@@ -13,6 +13,7 @@ from scipy import stats
 from pav_jax import rollout
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
+from pav_jax.core.types import Params
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import TransformerConfig, tiny_gemma2
 from pav_jax.rollout import Request, Samples, SamplingConfig
@@ -25,11 +26,11 @@ CONFIG = tiny_gemma2(
 SAMPLING = SamplingConfig(max_tokens=12, end_ids=END, trunks=3, rows=4)
 
 
-def _params(config: TransformerConfig = CONFIG) -> forward.Params:
+def _params(config: TransformerConfig = CONFIG) -> Params:
     """Random parameters, norm scales included; numpy's, which compile nothing."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(
-        functools.partial(forward.init_params, config=config), jax.random.key(0)
+        functools.partial(forward.init_params, architecture=config), jax.random.key(0)
     )
     return jax.tree.map(
         lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype), shapes
@@ -77,14 +78,14 @@ def _sample(
     requests: Sequence[Request],
     sampling: SamplingConfig = SAMPLING,
     *,
-    params: forward.Params = PARAMS,
+    params: Params = PARAMS,
     config: TransformerConfig = CONFIG,
 ) -> tuple[list[Samples], Ledger]:
     """The samples in the order of the requests, each seen exactly once."""
     ledger = Ledger()
     found = list(
         rollout.sample(
-            params, requests, config=config, sampling=sampling, ledger=ledger
+            params, requests, architecture=config, sampling=sampling, ledger=ledger
         )
     )
     assert sorted(index for index, _ in found) == list(range(len(requests)))
@@ -98,8 +99,8 @@ def _labelling_samples() -> tuple[list[Samples], Ledger]:
 
 @functools.partial(jax.jit, static_argnames="config")
 def _uncached_logits(params, tokens, *, config):
-    hidden = forward.hidden_states(params, tokens, config=config)
-    return forward.logits(params, hidden, config=config)
+    hidden = forward.hidden_states(params, tokens, architecture=config)
+    return forward.logits(params, hidden, architecture=config)
 
 
 def _check_against_uncached(
@@ -107,7 +108,7 @@ def _check_against_uncached(
     results: Sequence[Samples],
     *,
     temperature: float,
-    params: forward.Params = PARAMS,
+    params: Params = PARAMS,
     config: TransformerConfig = CONFIG,
     atol: float = 1e-4,
 ) -> None:
@@ -226,7 +227,7 @@ def test_no_requests():
     [(1, 1, 1), pytest.param(2, 3, 1, marks=pytest.mark.slow), (8, 16, 1), (6, 1, 3)],
 )
 def test_the_grid_does_not_change_a_sample(trunks, rows, share):
-    grid = dict(trunks=trunks, rows=rows, share=share)
+    grid = dict(trunks=trunks, rows=rows, trunks_per_group=share)
     sampling = dataclasses.replace(SAMPLING, **grid)
     ours, ledger = _labelling_samples()
     others, other_ledger = _sample(_labelling_job(), sampling)
@@ -436,7 +437,7 @@ def test_a_second_job_adds_to_the_ledger():
     request, ledger = _labelling_job()[0], Ledger(decoded=5, scored=7)
     for _ in range(2):
         [(_, samples)] = rollout.sample(
-            PARAMS, [request], config=CONFIG, sampling=SAMPLING, ledger=ledger
+            PARAMS, [request], architecture=CONFIG, sampling=SAMPLING, ledger=ledger
         )
     assert ledger.decoded == 5 + 2 * samples.lengths.sum()
     assert ledger.prefilled == 2 * len(request.trunk)
@@ -548,7 +549,7 @@ def test_rows_in_common_wait_less():
         for i in range(16)
     ]
     apart = dataclasses.replace(SAMPLING, max_tokens=40, trunks=4, rows=2)
-    together = dataclasses.replace(apart, share=4)
+    together = dataclasses.replace(apart, trunks_per_group=4)
     (ours, alone), (others, common) = (_sample(requests, s) for s in (apart, together))
     for one, other in zip(ours, others, strict=True):
         _check_equal(one, other)
@@ -557,8 +558,10 @@ def test_rows_in_common_wait_less():
 
 
 def test_trunks_that_do_not_share_evenly_are_told():
-    with pytest.raises(UserError, match="sampling.trunks=3 .* sampling.share=2"):
-        dataclasses.replace(SAMPLING, share=2)
+    with pytest.raises(
+        UserError, match="sampling.trunks=3 .* sampling.trunks_per_group=2"
+    ):
+        dataclasses.replace(SAMPLING, trunks_per_group=2)
 
 
 def test_the_host_waits_once_a_segment(monkeypatch):
@@ -601,14 +604,14 @@ def test_the_host_waits_once_a_segment(monkeypatch):
 def test_peak_memory_is_what_the_formula_says(config):
     g, s, m, t, c, j, n, v = 2, 2, 16, 48, 64, 16, 64, config.vocab_size
     sampling = SamplingConfig(
-        max_tokens=n, end_ids=END, trunks=g * s, rows=m // s, share=s
+        max_tokens=n, end_ids=END, trunks=g * s, rows=m // s, trunks_per_group=s
     )
     params = jax.eval_shape(
-        functools.partial(forward.init_params, config=config), jax.random.key(0)
+        functools.partial(forward.init_params, architecture=config), jax.random.key(0)
     )
     grid = jax.eval_shape(
         lambda: rollout.empty_grid(
-            t, c, j, config=config, sampling=sampling, dtype=jnp.float32
+            t, c, j, architecture=config, sampling=sampling, dtype=jnp.float32
         )
     )
     patience = jax.ShapeDtypeStruct((), jnp.int32)

@@ -10,9 +10,9 @@ import optax
 import pytest
 
 from pav_jax import verifier
+from pav_jax.core.types import Response
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import tiny_gemma2
-from pav_jax.labels import Response
 from pav_jax.train.step import init_state, make_train_step
 
 VOCAB = 24
@@ -22,7 +22,7 @@ CONFIG = tiny_gemma2(
 
 
 @functools.cache
-def _params() -> verifier.VerifierParams:
+def _params() -> verifier.Params:
     """Random parameters of everything, the head too."""
     rng = np.random.default_rng(0)
 
@@ -98,7 +98,7 @@ def _loss_and_grads(params, batch, language_weight):
         return verifier.verifier_loss(
             params,
             batch | {"value": value},
-            config=CONFIG,
+            architecture=CONFIG,
             language_weight=language_weight,
         )
 
@@ -111,14 +111,14 @@ def _loss(batch, language_weight=0.0):
     return _loss_and_grads(_params(), batch, language_weight)[0]
 
 
-_step_values = jax.jit(functools.partial(verifier.step_values, config=CONFIG))
+_step_values = jax.jit(functools.partial(verifier.step_values, architecture=CONFIG))
 
 
 @jax.jit
 def _forward(tokens):
     model = _params()["model"]
-    hidden = forward.hidden_states(model, tokens, config=CONFIG)
-    return hidden, forward.logits(model, hidden, config=CONFIG)
+    hidden = forward.hidden_states(model, tokens, architecture=CONFIG)
+    return hidden, forward.logits(model, hidden, architecture=CONFIG)
 
 
 def _alone(rows):
@@ -334,7 +334,9 @@ def test_training_reaches_the_soft_labels():
     model = jax.tree.map(jnp.copy, _params()["model"])  # it will be donated
     params = verifier.init_verifier(jax.random.key(1), model, CONFIG)
     optimizer = optax.adam(1e-2)
-    loss = functools.partial(verifier.verifier_loss, config=CONFIG, language_weight=0.0)
+    loss = functools.partial(
+        verifier.verifier_loss, architecture=CONFIG, language_weight=0.0
+    )
     step = make_train_step(loss, optimizer)
     state = init_state(params, optimizer)
     for _ in range(120):

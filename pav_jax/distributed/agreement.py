@@ -5,23 +5,13 @@ They may only save, leave or read a checkpoint together: each of these waits for
 
 import collections
 import enum
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from pav_jax.distributed import mesh
-
-
-def gather(words: int | Sequence[int] | np.ndarray) -> np.ndarray:
-    """What each process says, int32 `[processes, ...]`; waits for all of them."""
-    words = np.asarray(words, np.int32)
-    if not mesh.is_shared():
-        return words[None]
-    return multihost_utils.process_allgather(words)
 
 
 class Word(enum.IntEnum):
@@ -42,7 +32,7 @@ class Agreement:
     def __init__(self, *, late: int):
         self._late = late
         self._decided: collections.deque[jax.Array] = collections.deque()
-        if mesh.is_shared():
+        if mesh.spans_processes():
             devices = jax.sharding.get_mesh()
             spread = PartitionSpec(devices.axis_names)
             self._count = devices.size
@@ -51,7 +41,7 @@ class Agreement:
             self._decide = jax.jit(jnp.max, out_shardings=whole)
 
     def __call__(self, word: Word) -> Word:
-        if not mesh.is_shared():
+        if not mesh.spans_processes():
             return word
         words = jax.make_array_from_callback(
             (self._count,), self._spread, lambda _: np.array([word], np.int32)

@@ -7,6 +7,7 @@ are the same.
 """
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,46 +15,53 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from pav_jax.distributed import mesh
-from pav_jax.distributed.agreement import gather
-from pav_jax.train.step import Batch
+from pav_jax.core.types import Batch
+from pav_jax.distributed import mesh, sharding
 
 
-def count() -> int:
+def process_count() -> int:
     """How many processes there are to share."""
-    return jax.process_count() if mesh.is_shared() else 1
+    return jax.process_count() if mesh.spans_processes() else 1
 
 
-def leads() -> bool:
+def is_primary() -> bool:
     """Whether this process writes for all."""
-    return not mesh.is_shared() or jax.process_index() == 0
+    return not mesh.spans_processes() or jax.process_index() == 0
 
 
-def of(items: int) -> slice:
+def process_slice(items: int) -> slice:
     """This process's share of so many items; the shares lie end to end."""
-    if not mesh.is_shared():
+    if not mesh.spans_processes():
         return slice(0, items)
     index, processes = jax.process_index(), jax.process_count()
     return slice(items * index // processes, items * (index + 1) // processes)
 
 
-def apart() -> contextlib.AbstractContextManager[Any]:
+def all_gather(values: int | Sequence[int] | np.ndarray) -> np.ndarray:
+    """What each process says, int32 `[processes, ...]`; waits for all of them."""
+    values = np.asarray(values, np.int32)
+    if not mesh.spans_processes():
+        return values[None]
+    return multihost_utils.process_allgather(values)
+
+
+def local_mesh() -> contextlib.AbstractContextManager[Any]:
     """Within, the active mesh is that of this process's devices."""
-    if not mesh.is_shared():
+    if not mesh.spans_processes():
         return contextlib.nullcontext()
-    return jax.set_mesh(mesh.of_this_process(jax.sharding.get_mesh()))
+    return jax.set_mesh(mesh.local_mesh_of(jax.sharding.get_mesh()))
 
 
-def fetch(params: Any) -> Any:
+def gather_params(params: Any) -> Any:
     """Weights on the mesh of this process, as sampling and scoring have them.
 
     They go from device to device, a leaf at a time: each gathers along `fsdp` what it
     will hold. `params` stay usable.
     """
-    if not mesh.is_shared():
-        return mesh.place(params, mesh.DECODE)
+    if not mesh.spans_processes():
+        return sharding.place(params, sharding.DECODE)
     active = jax.sharding.get_mesh()
-    wide, own = mesh.by_process(active), mesh.of_this_process(active)
+    wide, own = mesh.by_process(active), mesh.local_mesh_of(active)
 
     def bring(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
         # Waited for, since many gathers at once can block each other on CPUs.
@@ -63,10 +71,10 @@ def fetch(params: Any) -> Any:
         return jax.make_array_from_single_device_arrays(leaf.shape, there, parts)
 
     with jax.set_mesh(wide):  # which has the devices in another order
-        return jax.tree.map(bring, params, mesh.specs(params, mesh.DECODE))
+        return jax.tree.map(bring, params, sharding.specs(params, sharding.DECODE))
 
 
-def join(rows: dict[str, np.ndarray]) -> Batch:
+def global_batch(rows: dict[str, np.ndarray]) -> Batch:
     """A batch on the active mesh, of the rows of all processes end to end.
 
     Args:
@@ -75,31 +83,31 @@ def join(rows: dict[str, np.ndarray]) -> Batch:
     Raises:
       UserError: the mesh does not divide the rows.
     """
-    if not mesh.is_shared():
-        return mesh.place_batch(rows)
+    if not mesh.spans_processes():
+        return sharding.place_batch(rows)
     active = jax.sharding.get_mesh()
-    apart = PartitionSpec((mesh.PROCESS, *mesh.BATCH))
-    ours = NamedSharding(mesh.by_process(active), apart)
+    rows_by_process = PartitionSpec((mesh.PROCESS, *mesh.BATCH))
+    ours = NamedSharding(mesh.by_process(active), rows_by_process)
     wanted = NamedSharding(active, PartitionSpec(mesh.BATCH))
 
     def put(array: np.ndarray) -> jax.Array:
-        mesh.check_rows(len(array) * count(), active)
+        mesh.check_rows(len(array) * process_count(), active)
         lying = jax.make_array_from_process_local_data(ours, array)
         return jax.device_put(lying, wanted).block_until_ready()
 
     return jax.tree.map(put, rows)
 
 
-def collect(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def all_gather_rows(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Rows of all processes end to end, in every process.
 
     Args:
       rows: arrays `[N, ...]`; other processes may have another N.
     """
-    if not mesh.is_shared():
+    if not mesh.spans_processes():
         return rows
     (own,) = {len(array) for array in rows.values()}
-    counts = gather(own)
+    counts = all_gather(own)
 
     def collected(array: np.ndarray) -> np.ndarray:
         padded = np.zeros((counts.max(), *array.shape[1:]), array.dtype)

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from pav_jax.core.errors import UserError
+from pav_jax.core.types import Params
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.formats import Piece, Source
-from pav_jax.gemma.forward import Params
-from pav_jax.gemma.hugging_face import HuggingFaceSource, architecture
+from pav_jax.gemma.hugging_face import HuggingFaceSource, stated_fields
 from pav_jax.gemma.package_format import GEMMA_NAMES, GemmaSource
 from pav_jax.storage import checkpoints
 
@@ -26,7 +26,7 @@ from pav_jax.storage import checkpoints
 def read(
     path: Path,
     *,
-    config: TransformerConfig,
+    architecture: TransformerConfig,
     dtype: jnp.dtype = jnp.float32,
     shardings: Params | None = None,
 ) -> Params:
@@ -35,8 +35,8 @@ def read(
     Args:
       path: the folder of an Orbax checkpoint (nested, flat or stacked), or one with
         config.json and safetensors. What it has beside the text model is left out.
-      config: the architecture. Embeddings of no token at the end of the table may be
-        more or fewer than the checkpoint's.
+      architecture: of the network. Embeddings of no token at the end of the table
+        may be more or fewer than the checkpoint's.
       dtype: of the parameters returned.
       shardings: where the parameters go: a tree like that of
         `forward.init_params`; by default the first device.
@@ -50,11 +50,11 @@ def read(
     """
     source = _open(path)
     if isinstance(source, HuggingFaceSource):
-        _check_fields(path, source.config, config)
-    pieces = source.pieces(config)
+        _check_fields(path, source.config, architecture)
+    pieces = source.pieces(architecture)
     _check_tensors(path, source, pieces)
     like = jax.eval_shape(
-        functools.partial(forward.init_params, config=config, dtype=dtype),
+        functools.partial(forward.init_params, architecture=architecture, dtype=dtype),
         jax.random.key(0),
     )
     if shardings is None:
@@ -119,10 +119,10 @@ def _insert(leaf: jax.Array, tensor: jax.Array, at: tuple[int, ...]) -> jax.Arra
     return jax.lax.dynamic_update_slice(leaf, tensor, at + (0,) * (leaf.ndim - len(at)))
 
 
-def _check_fields(path: Path, stated: dict[str, Any], config: TransformerConfig):
+def _check_fields(path: Path, stated: dict[str, Any], architecture: TransformerConfig):
     """Compares what config.json says; shapes do not tell windows and scales."""
-    for name, found in architecture(stated).items():
-        expected = getattr(config, name)
+    for name, found in stated_fields(stated).items():
+        expected = getattr(architecture, name)
         if isinstance(expected, float) and isinstance(found, int | float):
             same = abs(found - expected) <= 1e-6 * abs(expected)
         else:
@@ -161,32 +161,32 @@ def _check_tensors(path: Path, source: Source, pieces: list[Piece]) -> None:
         )
 
 
-def write(path: Path, params: Params, *, config: TransformerConfig) -> None:
+def write(path: Path, params: Params, *, architecture: TransformerConfig) -> None:
     """Writes a nested checkpoint, for `gm.ckpts.load_params` and the package's models.
 
     Args:
       path: a folder that does not exist.
       params: the tree of `forward.init_params`, in the dtype to write.
-      config: the architecture; one of `sizes.by_name` for the package's own models,
+      architecture: one of `sizes.by_name` for the package's own models,
         whose tables have spare rows, here filled with the padding token's.
     """
     table = params["embed"]
-    if (spare := config.vocab_size - len(table)) > 0:
+    if (spare := architecture.vocab_size - len(table)) > 0:
         table = jnp.concatenate([table, jnp.repeat(table[:1], spare, axis=0)])
     tree = {
         "embedder": {"input_embedding": table},
         "final_norm": {"scale": params["final_norm"]},
     }
-    for i in range(config.num_layers):
+    for i in range(architecture.num_layers):
         layer = {name: leaf[i] for name, leaf in params["layers"].items()}
         q, kv, gate = layer.pop("q"), layer.pop("kv"), layer.pop("gate")
         named = {GEMMA_NAMES[name]: leaf for name, leaf in layer.items()}
-        if config.num_heads == config.num_kv_heads:
+        if architecture.num_heads == architecture.num_kv_heads:
             named["attn/qkv_einsum/w"] = jnp.concatenate([q[None], kv])
         else:
             named |= {"attn/q_einsum/w": q, "attn/kv_einsum/w": kv}
         named["mlp/gating_einsum"] = (
-            gate.swapaxes(1, 2) if config.transposed_gate else gate
+            gate.swapaxes(1, 2) if architecture.transposed_gate else gate
         )
         for name, leaf in named.items():
             *modules, last = name.split("/")

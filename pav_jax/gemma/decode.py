@@ -17,9 +17,9 @@ import math
 import jax
 import jax.numpy as jnp
 
+from pav_jax.core.types import Params
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import TransformerConfig
-from pav_jax.gemma.forward import Params
 
 
 @jax.tree_util.register_dataclass
@@ -37,31 +37,31 @@ class KeyValues:
 
 
 def prefill(
-    params: Params, tokens: jax.Array, *, config: TransformerConfig
+    params: Params, tokens: jax.Array, *, architecture: TransformerConfig
 ) -> tuple[KeyValues, jax.Array]:
     """Keys and values of whole trunks.
 
     Args:
       params: the tree of `forward.init_params`.
       tokens: int32 `[G, T]`, real tokens first; padding is computed and unread.
-      config: the architecture.
+      architecture: of the network.
 
     Returns:
       Trunks of `[G, K, T, H]` a layer, and final hidden states `[G, T, D]`.
     """
     hidden, (keys, values) = forward.hidden_states(
-        params, tokens, config=config, return_kv=True
+        params, tokens, architecture=architecture, return_kv=True
     )
     return KeyValues(tuple(keys), tuple(values)), hidden
 
 
 def zero_key_values(
-    shape: tuple[int, ...], *, config: TransformerConfig, dtype: jnp.dtype
+    shape: tuple[int, ...], *, architecture: TransformerConfig, dtype: jnp.dtype
 ) -> KeyValues:
     """Zeros of `shape` for every layer, each a buffer of its own."""
 
     def zeros():
-        return tuple(jnp.zeros(shape, dtype) for _ in config.layers)
+        return tuple(jnp.zeros(shape, dtype) for _ in architecture.layers)
 
     return KeyValues(zeros(), zeros())
 
@@ -71,12 +71,18 @@ def empty_suffix(
     branches: int,
     capacity: int,
     *,
-    config: TransformerConfig,
+    architecture: TransformerConfig,
     dtype: jnp.dtype = jnp.float32,
 ) -> KeyValues:
     """Room for `capacity` tokens a branch: `[G, M, K, C, H]` a layer."""
-    shape = (groups, branches, config.num_kv_heads, capacity, config.head_dim)
-    return zero_key_values(shape, config=config, dtype=dtype)
+    shape = (
+        groups,
+        branches,
+        architecture.num_kv_heads,
+        capacity,
+        architecture.head_dim,
+    )
+    return zero_key_values(shape, architecture=architecture, dtype=dtype)
 
 
 def for_extend(params: Params) -> Params:
@@ -134,7 +140,7 @@ def extend(
     trunk_length: jax.Array,
     suffix_length: jax.Array,
     *,
-    config: TransformerConfig,
+    architecture: TransformerConfig,
     trunk_start: jax.Array | None = None,
 ) -> tuple[KeyValues, jax.Array]:
     """Appends S tokens to every branch, in one pass.
@@ -150,7 +156,7 @@ def extend(
       tokens: int32 `[G, M, S]`.
       trunk_length: int32 `[G, M]`, how much of its trunk each branch sees.
       suffix_length: int32 `[G, M]`, tokens that the suffix holds before this.
-      config: the architecture.
+      architecture: of the network.
       trunk_start: int32 `[G, M]`, where in T each branch's trunk begins, if several
         are laid end to end; else all begin at 0.
 
@@ -159,13 +165,15 @@ def extend(
       `[G, M, S, D]`.
     """
     groups, branches, count = tokens.shape
-    kv_heads, head_dim = config.num_kv_heads, config.head_dim
-    queries = count * config.num_heads // kv_heads  # of a kv head, in one branch
+    kv_heads, head_dim = architecture.num_kv_heads, architecture.head_dim
+    queries = count * architecture.num_heads // kv_heads  # of a kv head, in one branch
     offset = suffix_length[..., None] + jnp.arange(count)[None, None]  # [G, M, S]
     position = trunk_length[..., None] + offset
-    angles = forward.rope_angles(position, config)
+    angles = forward.rope_angles(position, architecture)
     start = jnp.zeros_like(trunk_length) if trunk_start is None else trunk_start
-    on_trunk, on_suffix = _masks(trunk, suffix, start, position, offset, config=config)
+    on_trunk, on_suffix = _masks(
+        trunk, suffix, start, position, offset, architecture=architecture
+    )
     # Every axis but the last is indexed. A window over kv heads too would have a TPU
     # turn the cache around for the update, and back, at every token.
     row = (
@@ -176,9 +184,9 @@ def extend(
     )
     new_keys, new_values = [], []
     x = forward.embed(params, tokens)
-    for i, kind in enumerate(config.layers):
+    for i, kind in enumerate(architecture.layers):
         layer = _layer(params, i)
-        q, k, v = forward.project_qkv(layer, x, angles[kind], config=config)
+        q, k, v = forward.project_qkv(layer, x, angles[kind], architecture=architecture)
         keys = suffix.keys[i].at[row].set(k, mode="drop")
         values = suffix.values[i].at[row].set(v, mode="drop")
         # A trunk's queries are those of all its branches: one matrix product. Scores
@@ -193,8 +201,8 @@ def extend(
             trunk.keys[i],
         )
         near = jnp.einsum("gmkqh,gmkch->gmkqc", q, keys)
-        far = forward.mask_scores(far, on_trunk[kind], config=config)
-        near = forward.mask_scores(near, on_suffix[kind], config=config)
+        far = forward.mask_scores(far, on_trunk[kind], architecture=architecture)
+        near = forward.mask_scores(near, on_suffix[kind], architecture=architecture)
         top = jnp.maximum(_by_branch(jnp.max(far, -1), branches), jnp.max(near, -1))
         far = jnp.exp(far - _by_trunk(top)[..., None])
         near = jnp.exp(near - top[..., None])
@@ -205,7 +213,9 @@ def extend(
         encoded = (encoded / total[..., None]).astype(v.dtype)
         encoded = encoded.reshape(groups, branches, kv_heads, count, -1, head_dim)
         encoded = encoded.transpose(0, 1, 3, 2, 4, 5)
-        encoded = encoded.reshape(groups, branches, count, config.num_heads, head_dim)
+        encoded = encoded.reshape(
+            groups, branches, count, architecture.num_heads, head_dim
+        )
         x = forward.finish_layer(layer, x, encoded)
         new_keys.append(keys)
         new_values.append(values)
@@ -245,7 +255,7 @@ def _masks(
     position: jax.Array,
     offset: jax.Array,
     *,
-    config: TransformerConfig,
+    architecture: TransformerConfig,
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """What each token sees of its trunk and of its own suffix, by layer kind.
 
@@ -255,22 +265,22 @@ def _masks(
       start: int32 `[G, M]`, where each trunk begins.
       position: int32 `[G, M, S]`, of the new tokens.
       offset: int32 `[G, M, S]`, their places in the suffix.
-      config: the architecture.
+      architecture: of the network.
 
     Returns:
       Two bool arrays for each of 'global' and 'local': on the trunk
       `[G, 1, M * Q, T]`, on the suffix `[G, M, 1, Q, C]`, with Q = S * heads of a
       kv head.
     """
-    per_kv = config.num_heads // config.num_kv_heads
+    per_kv = architecture.num_heads // architecture.num_kv_heads
     trunk_time = jnp.arange(trunk.keys[0].shape[2])[None, None, None]
     suffix_time = jnp.arange(suffix.keys[0].shape[3])[None, None, None]
     position, offset = position[..., None], offset[..., None]
     trunk_time = trunk_time - start[..., None, None]
     far = {"global": (trunk_time >= 0) & (trunk_time < position - offset)}
     near = {"global": suffix_time <= offset}
-    far["local"] = far["global"] & (position - trunk_time < config.window)
-    near["local"] = near["global"] & (offset - suffix_time < config.window)
+    far["local"] = far["global"] & (position - trunk_time < architecture.window)
+    near["local"] = near["global"] & (offset - suffix_time < architecture.window)
 
     def for_heads(mask):  # [G, M, S, time] -> [G, M, 1, Q, time]
         return jnp.repeat(mask, per_kv, axis=2)[:, :, None]

@@ -47,7 +47,7 @@ class Source(Protocol):
         """The shape of each tensor of the text model."""
         ...
 
-    def pieces(self, config: TransformerConfig) -> list[Piece]:
+    def pieces(self, architecture: TransformerConfig) -> list[Piece]:
         """What the architecture is made of, in an order good for reading."""
         ...
 
@@ -57,14 +57,14 @@ class Source(Protocol):
 
 
 def embedding_piece(
-    name: str, config: TransformerConfig, found: tuple[int, ...] | None
+    name: str, architecture: TransformerConfig, found: tuple[int, ...] | None
 ) -> Piece:
     """The embedding table, its spare rows cut or filled up to the config's.
 
     The row of the padding token fills up, since it is never to be sampled; a row of
     zeros would have the logit 0, which can be a large one.
     """
-    size = config.vocab_size
+    size = architecture.vocab_size
     rows = found[0] if found else size
     if abs(rows - size) > SPARE_ROWS:
         rows = size  # so that the check of shapes says what is wrong
@@ -74,7 +74,7 @@ def embedding_piece(
             return table[:size]
         return np.concatenate([table, np.repeat(table[:1], size - len(table), 0)])
 
-    return Piece(name, (rows, config.embed_dim), "embed", (), fit)
+    return Piece(name, (rows, architecture.embed_dim), "embed", (), fit)
 
 
 @contextlib.contextmanager
@@ -89,9 +89,9 @@ def damage_is_a_user_error(path: Path) -> Iterator[None]:
         ) from error
 
 
-def layer_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
+def layer_shapes(architecture: TransformerConfig) -> dict[str, tuple[int, ...]]:
     """The shapes of one layer's parameters, as in `forward.init_params`."""
-    c = config
+    c = architecture
     shapes = {
         "q": (c.num_heads, c.embed_dim, c.head_dim),
         "kv": (2, c.num_kv_heads, c.embed_dim, c.head_dim),

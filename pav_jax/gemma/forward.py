@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pav_jax.distributed.mesh import BATCH, constrain, constrain_one
+from pav_jax.distributed.mesh import BATCH
+from pav_jax.distributed.sharding import constrain, constrain_one
 from pav_jax.gemma import vocabulary
 from pav_jax.gemma.architecture import TransformerConfig
 
@@ -25,7 +26,7 @@ _MASKED = -2.3819763e38  # what the gemma package uses; finite, so no NaN rows
 
 
 def init_params(
-    key: jax.Array, config: TransformerConfig, dtype: jnp.dtype = jnp.float32
+    key: jax.Array, architecture: TransformerConfig, dtype: jnp.dtype = jnp.float32
 ) -> Params:
     """Random parameters; the key is consumed.
 
@@ -33,7 +34,7 @@ def init_params(
     is applied as `1 + scale`), and the embedding has standard deviation
     1/sqrt(D), since Gemma multiplies embeddings by sqrt(D).
     """
-    c = config
+    c = architecture
     shapes = {
         "q": ((c.num_layers, c.num_heads, c.embed_dim, c.head_dim), c.embed_dim),
         "kv": (
@@ -74,15 +75,15 @@ def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 def rope_angles(
-    positions: jax.Array, config: TransformerConfig
+    positions: jax.Array, architecture: TransformerConfig
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
     """(sin, cos) of each layer kind, float32 `[*positions.shape, H/2]`."""
-    exponents = jnp.arange(config.head_dim // 2, dtype=jnp.float32)
-    exponents = exponents * (2.0 / config.head_dim)
+    exponents = jnp.arange(architecture.head_dim // 2, dtype=jnp.float32)
+    exponents = exponents * (2.0 / architecture.head_dim)
     angles = {}
     for kind, base, scale in (
-        ("local", config.local_rope_base, config.local_rope_scale),
-        ("global", config.global_rope_base, config.global_rope_scale),
+        ("local", architecture.local_rope_base, architecture.local_rope_scale),
+        ("global", architecture.global_rope_base, architecture.global_rope_scale),
     ):
         inverse = (1.0 / (base**exponents)).reshape((1,) * positions.ndim + (-1,))
         angle = positions[..., None].astype(jnp.float32) * inverse / scale
@@ -151,7 +152,7 @@ def project_qkv(
     x: jax.Array,
     angle: tuple[jax.Array, jax.Array],
     *,
-    config: TransformerConfig,
+    architecture: TransformerConfig,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Rotated, scaled queries `[..., N, H]`; keys and values `[..., K, H]`."""
     y = _gathered(rms_norm(x, layer["pre_attn_norm"]))
@@ -159,28 +160,30 @@ def project_qkv(
         constrain_one(jnp.einsum("...d,ndh->...nh", y, matrix), -2, "tensor")
         for matrix in (layer["q"], layer["kv"][0], layer["kv"][1])
     )
-    if config.qk_norm:
+    if architecture.qk_norm:
         q = rms_norm(q, layer["q_norm"])
         k = rms_norm(k, layer["k_norm"])
-    q = _rotate(q, angle) * config.query_scale
+    q = _rotate(q, angle) * architecture.query_scale
     return q, _rotate(k, angle), v
 
 
 def mask_scores(
-    scores: jax.Array, mask: jax.Array, *, config: TransformerConfig
+    scores: jax.Array, mask: jax.Array, *, architecture: TransformerConfig
 ) -> jax.Array:
     """Attention scores in float32, soft-capped, and masked."""
     scores = scores.astype(jnp.float32)
-    if config.attn_softcap is not None:
-        scores = jnp.tanh(scores / config.attn_softcap) * config.attn_softcap
+    if architecture.attn_softcap is not None:
+        scores = (
+            jnp.tanh(scores / architecture.attn_softcap) * architecture.attn_softcap
+        )
     return jnp.where(mask, scores, _MASKED)
 
 
 def attention_weights(
-    scores: jax.Array, mask: jax.Array, *, config: TransformerConfig
+    scores: jax.Array, mask: jax.Array, *, architecture: TransformerConfig
 ) -> jax.Array:
     """Float32 softmax of `mask_scores`, over the last axis."""
-    return jax.nn.softmax(mask_scores(scores, mask, config=config), axis=-1)
+    return jax.nn.softmax(mask_scores(scores, mask, architecture=architecture), axis=-1)
 
 
 def finish_layer(layer: Params, x: jax.Array, encoded: jax.Array) -> jax.Array:
@@ -236,7 +239,7 @@ def hidden_states(
     params: Params,
     tokens: jax.Array,
     *,
-    config: TransformerConfig,
+    architecture: TransformerConfig,
     return_kv: bool = False,
 ) -> Any:
     """Final-norm hidden states of whole sequences.
@@ -248,7 +251,7 @@ def hidden_states(
     Args:
       params: the tree of `init_params`.
       tokens: int32 `[B, T]`, real tokens first.
-      config: the architecture.
+      architecture: of the network.
       return_kv: also return keys and values, each `[L, B, K, T, H]`.
 
     Returns:
@@ -256,27 +259,33 @@ def hidden_states(
     """
     batch, length = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(length), (batch, length))
-    angles = rope_angles(positions, config)
+    angles = rope_angles(positions, architecture)
     causal = jnp.tril(jnp.ones((length, length), bool))
-    near = jnp.triu(jnp.ones((length, length), bool), 1 - config.window)
-    groups = config.num_heads // config.num_kv_heads
+    near = jnp.triu(jnp.ones((length, length), bool), 1 - architecture.window)
+    groups = architecture.num_heads // architecture.num_kv_heads
 
     def block(x, scanned):
         layer, is_local = scanned
         angle = jax.tree.map(
             lambda a, b: jnp.where(is_local, a, b), angles["local"], angles["global"]
         )
-        q, k, v = project_qkv(layer, x, angle, config=config)
-        q = q.reshape(*q.shape[:2], config.num_kv_heads, groups, config.head_dim)
+        q, k, v = project_qkv(layer, x, angle, architecture=architecture)
+        q = q.reshape(
+            *q.shape[:2], architecture.num_kv_heads, groups, architecture.head_dim
+        )
         logits = jnp.einsum("btkgh,bskh->bkgts", q, k)
         mask = causal & (near | ~is_local)
-        weights = attention_weights(logits, mask[None, None, None], config=config)
+        weights = attention_weights(
+            logits, mask[None, None, None], architecture=architecture
+        )
         encoded = jnp.einsum("bkgts,bskh->btkgh", weights.astype(v.dtype), v)
-        encoded = encoded.reshape(batch, length, config.num_heads, config.head_dim)
+        encoded = encoded.reshape(
+            batch, length, architecture.num_heads, architecture.head_dim
+        )
         kv = (k.swapaxes(1, 2), v.swapaxes(1, 2)) if return_kv else None
         return _spread(finish_layer(layer, x, encoded)), kv
 
-    is_local = jnp.array([kind == "local" for kind in config.layers])
+    is_local = jnp.array([kind == "local" for kind in architecture.layers])
     x, kv = jax.lax.scan(
         jax.checkpoint(block, prevent_cse=False),  # which a scan does not need
         _spread(_scaled(_look_up(params["embed"], tokens))),
@@ -287,13 +296,13 @@ def hidden_states(
 
 
 def logits(
-    params: Params, hidden: jax.Array, *, config: TransformerConfig
+    params: Params, hidden: jax.Array, *, architecture: TransformerConfig
 ) -> jax.Array:
     """Float32 next-token logits `[..., V]` of final hidden states `[..., D]`."""
     out = jnp.einsum(
         "...d,vd->...v", hidden, params["embed"], preferred_element_type=jnp.float32
     )
-    return vocabulary.softcap(out, config.final_softcap)
+    return vocabulary.softcap(out, architecture.final_softcap)
 
 
 def token_log_probs(
@@ -301,7 +310,7 @@ def token_log_probs(
     hidden: jax.Array,
     targets: jax.Array,
     *,
-    config: TransformerConfig,
+    architecture: TransformerConfig,
     chunk: int = 16_384,
 ) -> jax.Array:
     """Float32 log-probability `[B, T]` of `targets [B, T]` given `hidden [B, T, D]`.
@@ -309,7 +318,7 @@ def token_log_probs(
     Of a vocabulary larger than `chunk`, at most that many logits of a token are
     there at once, in the backward pass too, which computes them again.
     """
-    table, cap = params["embed"], config.final_softcap
+    table, cap = params["embed"], architecture.final_softcap
     if len(table) > chunk:
         return vocabulary.log_probs(table, hidden, targets, cap, chunk)
     out = vocabulary.softcap(_widen(hidden, table.T, jnp.dtype(jnp.float32)), cap)

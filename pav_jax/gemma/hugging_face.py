@@ -74,9 +74,9 @@ class HuggingFaceSource:
             raise UserError(f"{self._path} lacks {missing[0]}, which {index} names")
         return [self._path / name for name in names]
 
-    def pieces(self, config: TransformerConfig) -> list[Piece]:
+    def pieces(self, architecture: TransformerConfig) -> list[Piece]:
         """What the architecture is made of."""
-        c = config
+        c = architecture
         shapes = layer_shapes(c)
         pieces = [
             embedding_piece(_HF_TABLE, c, self.shapes[_HF_TABLE]),
@@ -128,7 +128,7 @@ def _read_json(path: Path) -> Any:
         raise UserError(f"{path} is damaged: {error}") from error
 
 
-def architecture(config: dict[str, Any]) -> dict[str, Any]:
+def stated_fields(config: dict[str, Any]) -> dict[str, Any]:
     """The fields of `TransformerConfig` that a config.json states.
 
     Args:

@@ -33,25 +33,25 @@ _NOT_TEXT += ("mm_soft_embedding_norm",)
 
 
 def gemma_pieces(
-    config: TransformerConfig, found: Mapping[str, tuple[int, ...]]
+    architecture: TransformerConfig, found: Mapping[str, tuple[int, ...]]
 ) -> list[Piece]:
     """What an architecture is made of in a nested checkpoint.
 
     Args:
-      config: the architecture.
+      architecture: of the network.
       found: the shapes of the tensors that there are, which decide how many spare
         rows the table has and how the gate lies.
     """
-    shapes = layer_shapes(config)
-    joint = config.num_heads == config.num_kv_heads
+    shapes = layer_shapes(architecture)
+    joint = architecture.num_heads == architecture.num_kv_heads
     gate = shapes["gate"]
     across = (gate[0], gate[2], gate[1])
     table = "embedder/input_embedding"
     pieces = [
-        embedding_piece(table, config, found.get(table)),
-        Piece("final_norm/scale", (config.embed_dim,), "final_norm"),
+        embedding_piece(table, architecture, found.get(table)),
+        Piece("final_norm/scale", (architecture.embed_dim,), "final_norm"),
     ]
-    for i in range(config.num_layers):
+    for i in range(architecture.num_layers):
         layer, at = f"layer_{i}", (i,)
         if joint:
             name = f"{layer}/attn/qkv_einsum/w"
@@ -63,7 +63,7 @@ def gemma_pieces(
                 name = f"{layer}/attn/{leaf}_einsum/w"
                 pieces.append(Piece(name, shapes[leaf], leaf, at))
         name = f"{layer}/mlp/gating_einsum"
-        transposed = config.transposed_gate
+        transposed = architecture.transposed_gate
         if gate != across and found.get(name) in (gate, across):
             transposed = found[name] == across
         pieces.append(
@@ -120,11 +120,11 @@ class GemmaSource:
         """The shape of each tensor of the text model."""
         return {name: stored.shape for name, stored in self._stored.items()}
 
-    def pieces(self, config: TransformerConfig) -> list[Piece]:
+    def pieces(self, architecture: TransformerConfig) -> list[Piece]:
         """What the architecture is made of, tensors of a stack together."""
         nowhere = _Stored((), ())
         return sorted(
-            gemma_pieces(config, self.shapes),
+            gemma_pieces(architecture, self.shapes),
             key=lambda piece: self._stored.get(piece.name, nowhere).path,
         )
 

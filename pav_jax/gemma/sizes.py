@@ -2,8 +2,14 @@
 
 import dataclasses
 
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
 from pav_jax.core.errors import UserError
-from pav_jax.gemma.architecture import TransformerConfig
+from pav_jax.gemma.architecture import TransformerConfig, tiny_gemma2
+from pav_jax.gemma.formats import SPARE_ROWS
+
+_DTYPES = ("float32", "bfloat16")
 
 
 def _gemma2(
@@ -114,3 +120,52 @@ def shrunk(config: TransformerConfig) -> TransformerConfig:
         window=16,
         query_scale=(head_dim if by_head else embed_dim // heads) ** -0.5,
     )
+
+
+def from_config(model: ConfigDict, vocab_size: int | None) -> TransformerConfig:
+    """The architecture that `config.model` describes; the verifiers share it.
+
+    Args:
+      model: the `name` of a published size, which may be `shrunk`, or the arguments
+        of `tiny_gemma2`; and what `policy.initial_policy` reads.
+      vocab_size: of the tokenizer, and so of the embeddings: the spare ones of a
+        published size would only be tokens that cannot be read. None keeps those of a
+        published size.
+
+    Raises:
+      UserError: there is no such size, or the tokenizer does not belong to it.
+    """
+    fields = {k: v for k, v in model.items() if k not in ("checkpoint", "dtype")}
+    if "name" not in fields:
+        return tiny_gemma2(vocab_size, **fields)
+    if others := sorted(fields.keys() - {"name", "shrunk"}):
+        raise UserError(
+            f"config.model names {model.name!r}, which says all of its shape; take"
+            f" out {', '.join(others)}"
+        )
+    published = by_name(model.name)
+    if vocab_size is None:
+        return published
+    if model.get("shrunk"):
+        return dataclasses.replace(shrunk(published), vocab_size=vocab_size)
+    if not 0 <= published.vocab_size - vocab_size <= SPARE_ROWS:
+        raise UserError(
+            f"the tokenizer has {vocab_size} tokens, and {model.name} has"
+            f" {published.vocab_size} embeddings; set config.tokenizer.path to the"
+            " SentencePiece model that belongs to it"
+        )
+    return dataclasses.replace(published, vocab_size=vocab_size)
+
+
+def dtype_of(model: ConfigDict) -> jnp.dtype:
+    """The dtype of a policy's parameters: `config.model.dtype`, float32 by default.
+
+    Raises:
+      UserError: it is not one that training supports.
+    """
+    name = model.get("dtype", "float32")
+    if name not in _DTYPES:
+        raise UserError(
+            f"config.model.dtype is {name!r}; it may be {' or '.join(_DTYPES)}"
+        )
+    return jnp.dtype(name)

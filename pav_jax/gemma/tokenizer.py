@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import sentencepiece
+from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
 
@@ -229,6 +230,32 @@ def train_tokenizer(
     for text in texts:
         tokenizer.encode(text)
     return tokenizer
+
+
+def from_config(
+    config: ConfigDict, texts: Sequence[str], pieces: Sequence[str]
+) -> Tokenizer:
+    """The tokenizer that `config.tokenizer` describes.
+
+    Args:
+      config: either the `path` of a SentencePiece model, or the `vocab_size` of one to
+        learn.
+      texts: what a learnt one is to represent.
+      pieces: the task's own vocabulary, if it has one; takes the place of learning.
+
+    Raises:
+      UserError: the config has both or neither, the model cannot be read, or the
+        vocabulary is too small.
+    """
+    if ("path" in config) == ("vocab_size" in config):
+        raise UserError(
+            "config.tokenizer needs either the path of a SentencePiece model or the"
+            " vocab_size of one to learn, and not both"
+        )
+    if "path" in config:
+        return Tokenizer.load(config.path)
+    size = max(config.vocab_size, 4 + len(pieces)) if pieces else config.vocab_size
+    return train_tokenizer(texts, vocab_size=size, pieces=pieces)
 
 
 def byte_tokenizer() -> Tokenizer:

@@ -17,7 +17,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from pav_jax.distributed.mesh import constrain
+from pav_jax.distributed.sharding import constrain
 
 _NEVER = -2.3819763e38  # a logit; finite, so that no difference is NaN
 

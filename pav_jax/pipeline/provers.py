@@ -6,46 +6,53 @@ continuations, and `Q^μ` of those of the base policy, which the verifier predic
 
 import numpy as np
 
-from pav_jax import draws
-from pav_jax import prover as theory
+from pav_jax import labels
 from pav_jax.core.ledger import Ledger
+from pav_jax.core.seeds import Stream, derive
 from pav_jax.metrics import mean_interval
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
+from pav_jax.policy import load_policy
+from pav_jax.prover import prover_terms
 from pav_jax.storage import artifacts
-from pav_jax.tasks import problems
-
-# Streams of draws, apart from those of other stages.
-_STREAM_RESPONSES, _STREAM_OWN, _STREAM_PROVER = 106, 107, 108
+from pav_jax.tasks.problems import Problems
 
 
 def run_provers(context: StageContext) -> None:
     """Distinguishability and alignment of BoK of the base policy: `provers.json`."""
     config = context.config
     wanted = config.rl.provers
-    lab = problems.Lab.load(config, context.input("data"), "labels")
-    base, policy = (lab.load_policy(context.input(name)) for name in ("sft", "rft"))
+    problems = Problems.load(config, context.input("data"), "labels")
+    base, policy = (
+        load_policy(context.input(name), problems.architecture, problems.dtype)
+        for name in ("sft", "rft")
+    )
     ledger = Ledger()
-    responses = draws.sample(
+    responses = labels.sample_responses(
         policy,
-        lab,
+        problems,
         range(wanted.problems),
         count=wanted.responses,
-        seed=draws.stream(config.seed, _STREAM_RESPONSES),
-        sampling=lab.sampling(1.0, branches=wanted.responses),
+        seed=derive(config.seed, Stream.PROVER_RESPONSES),
+        sampling=labels.sampling_for(problems, 1.0, branches=wanted.responses),
         ledger=ledger,
     )
-
-    own, prover = (
-        draws.label(
+    own, other = (
+        labels.label_steps(
             params,
-            lab,
+            problems,
             responses,
             n_mc=wanted.n_mc,
-            seed=draws.stream(config.seed, stream),
+            seed=derive(config.seed, stream),
+            sampling=labels.sampling_for(
+                problems, 1.0, branches=config.limits.max_steps * wanted.n_mc
+            ),
             ledger=ledger,
         )
-        for params, stream in ((policy, _STREAM_OWN), (base, _STREAM_PROVER))
+        for params, stream in (
+            (policy, Stream.PROVER_OWN),
+            (base, Stream.PROVER_OTHER),
+        )
     )
     # A problem at a time, since the intervals are over problems.
     step = wanted.responses
@@ -53,9 +60,7 @@ def run_provers(context: StageContext) -> None:
     rows = []
     for k in wanted.ks:
         terms = [
-            theory.prover_terms(
-                responses[group], own[group], k=k, prover_labels=prover[group]
-            )
+            prover_terms(responses[group], own[group], k=k, prover_labels=other[group])
             for group in groups
         ]
         row = {"prover_k": k}

@@ -32,7 +32,7 @@ import pav_jax
 from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
 from pav_jax.distributed.processes import Processes
-from pav_jax.pipeline.workers import Alone, muster
+from pav_jax.pipeline.workers import Worker, open_workdir
 from pav_jax.storage import artifacts
 
 MANIFEST = "manifest.json"
@@ -61,7 +61,7 @@ class Stage:
     run: Callable[["StageContext"], None]
     needs: tuple[str, ...]
     fields: tuple[str, ...]
-    shared: bool = False
+    collective: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,14 +74,14 @@ class StageContext:
         depend on nothing that does not make the stage run again.
       directory: the folder to write into. It is moved when the stage is complete.
       inputs: the folders of the stages that this one needs.
-      crew: the processes that run it.
+      worker: the processes that run it.
     """
 
     stage: str
     config: ConfigDict
     directory: Path
     inputs: Mapping[str, Path]
-    crew: Alone = Alone()
+    worker: Worker = Worker()
 
     def input(self, stage: str) -> Path:
         """The finished folder of a stage that this one needs."""
@@ -89,7 +89,7 @@ class StageContext:
 
     def log(self, message: str) -> None:
         """Prints a line about this stage; one process does that for all."""
-        if self.crew.leads:
+        if self.worker.is_primary:
             log(f"{self.stage}: {message}")
 
 
@@ -125,7 +125,7 @@ def run_stages(
     values = config_lib.flatten(config)
     fields_of = {stage.name: _fields_of(stage, values) for stage in stages}
 
-    with muster(workdir, config.name, values, processes) as (root, crew):
+    with open_workdir(workdir, config.name, values, processes) as (root, worker):
         fingerprints: dict[str, str] = {}
         for stage in stages:
             context = StageContext(
@@ -133,19 +133,19 @@ def run_stages(
                 config=config_lib.select(config, stage.fields),
                 directory=_new(root / stage.name),
                 inputs={need: root / need for need in stage.needs},
-                crew=crew,
+                worker=worker,
             )
-            if crew.leads:
+            if worker.is_primary:
                 terms = {
                     "fields": fields_of[stage.name],
                     "needs": {need: fingerprints[need] for need in stage.needs},
                 }
                 fingerprints[stage.name] = _bring_up_to_date(stage, terms, context)
-                crew.end(stage.name)
+                worker.end(stage.name)
             else:
-                if crew.await_begin(stage.name) and stage.shared:
+                if worker.await_begin(stage.name) and stage.collective:
                     stage.run(context)
-                crew.await_end(stage.name)
+                worker.await_end(stage.name)
             if stage.name == until:
                 break
 
@@ -224,7 +224,7 @@ def _bring_up_to_date(stage: Stage, terms: dict, context: StageContext) -> str:
         _discard(new)
 
     with _Clock(new / _STARTED, terms, seconds or 0.0) as clock:
-        context.crew.begin(stage.name)
+        context.worker.begin(stage.name)
         stage.run(context)
     manifest = {"stage": stage.name, **terms, "files": _inventory(new)}
     manifest["fingerprint"] = _fingerprint(manifest)

@@ -36,26 +36,26 @@ def in_shards(
       unit: what the progress bar counts.
       work: does (indices, shard to write, ledger to add to, call after each).
     """
-    crew = context.crew
+    worker = context.worker
     parts = {
         records.shard_path(context.directory, number): list(indices[at : at + size])
         for number, at in enumerate(range(0, len(indices), size))
     }
     paid = {path: path.with_suffix(".json") for path in parts}
     with progress(
-        total=len(indices), unit=unit, desc=context.stage, disable=not crew.leads
+        total=len(indices), unit=unit, desc=context.stage, disable=not worker.is_primary
     ) as bar:
 
         def advance() -> None:
             bar.update()
-            crew.check()
+            worker.check()
 
         def claim_of(path: Path) -> str:
             return f"{context.stage}-{path.stem}"
 
         others = []
         for path, part in parts.items():
-            if not crew.claim(claim_of(path)):
+            if not worker.claim(claim_of(path)):
                 others.append(path)
                 continue
             # The ledger is written last: with it the shard is complete.
@@ -65,12 +65,12 @@ def in_shards(
                 ledger = Ledger()
                 work(part, path, ledger, advance)
                 artifacts.write_json(paid[path], vars(ledger))
-            crew.close(claim_of(path))
-        if not crew.leads:
+            worker.close(claim_of(path))
+        if not worker.is_primary:
             return
         for path in others:
-            while not crew.closed(claim_of(path)):
-                crew.pause()
+            while not worker.closed(claim_of(path)):
+                worker.pause()
             bar.update(len(parts[path]))
     total = Ledger()
     for path in parts:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from pav_jax.core.ledger import Ledger
 from pav_jax.distributed import mesh
-from pav_jax.distributed.agreement import gather
+from pav_jax.distributed.collectives import all_gather
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
 from pav_jax.storage import checkpoints
@@ -29,13 +29,13 @@ def together(run: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(run)
     def run_together(context: StageContext, **settings: Any) -> None:
-        crew, everywhere = context.crew, mesh.everywhere()
-        if crew.count == 1:
+        worker, global_mesh = context.worker, mesh.global_mesh()
+        if worker.count == 1:
             run(context, **settings)
-        elif everywhere:
-            with jax.set_mesh(everywhere), crew.lockstep():
+        elif global_mesh:
+            with jax.set_mesh(global_mesh), worker.lockstep():
                 run(context, **settings)
-        elif crew.leads:
+        elif worker.is_primary:
             context.log("process 0 trains alone, since the config has no mesh")
             run(context, **settings)
 
@@ -62,7 +62,7 @@ def run_training(
     """
     optimizer = make_optimizer(config)
     final = context.directory / "params"
-    if not gather(final.exists())[0]:
+    if not all_gather(final.exists())[0]:
         state = loop.fit(
             init_state(params, optimizer),
             make_train_step(loss, optimizer),
@@ -71,10 +71,10 @@ def run_training(
             directory=context.directory,
             description=context.stage,
         )
-        if context.crew.leads:
+        if context.worker.is_primary:
             lengths = np.count_nonzero(rows["tokens"], axis=1)
             trained = int(lengths.mean() * config.batch_size * config.steps)
             write_ledger(context.directory, Ledger(trained=trained))
         checkpoints.save_params(final, state.params)
-    if context.crew.leads:
+    if context.worker.is_primary:
         shutil.rmtree(context.directory / "checkpoints", ignore_errors=True)

@@ -4,7 +4,7 @@ The leader owns the workdir: it alone takes the lock, decides which stages run, 
 manifests and runs the stages that cannot be shared out. The others wait for it, and
 where a stage is `shared` they run it too: whoever claims a shard first writes it, and
 training is one program of all. Who does what goes through small files in
-`workdir/.crew-RUN`, so that nobody waits for anybody in between; jax only tells the
+`workdir/.worker-RUN`, so that nobody waits for anybody in between; jax only tells the
 others which RUN it is.
 
     STAGE.open, STAGE.done    the leader began it, or found it or made it complete
@@ -39,10 +39,10 @@ _POLL_SECONDS = 0.3
 _FAREWELL_SECONDS = 10.0
 
 
-class Alone:
+class Worker:
     """A run of one process, which has all shards to itself."""
 
-    leads = True
+    is_primary = True
     count = 1
 
     def claim(self, name: str) -> bool:
@@ -84,7 +84,7 @@ class Alone:
         """After `meet`: the leader removes what they went by, once all have left."""
 
 
-class Crew(Alone):
+class PeerWorker(Worker):
     """This process's view of what the processes of a run do.
 
     Args:
@@ -97,7 +97,7 @@ class Crew(Alone):
         self._index = processes.index
         self._others = [i for i in range(processes.count) if i != processes.index]
         self._checked = 0.0
-        self.leads = processes.index == 0
+        self.is_primary = processes.index == 0
         self.count = processes.count
 
     def claim(self, name: str) -> bool:
@@ -151,7 +151,7 @@ class Crew(Alone):
         self.close(stage)
 
     def tidy(self) -> None:
-        if self.leads:
+        if self.is_primary:
             self._await_others()
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -175,7 +175,7 @@ class Crew(Alone):
             text = text if len(text) <= 300 else f"{text[:297]}..."
             left = self._left(self._index)
             artifacts.write_atomically(left, lambda file: file.write(text.encode()))
-        if why and self.leads:
+        if why and self.is_primary:
             self._await_others()
 
     def _await_others(self) -> None:
@@ -196,7 +196,7 @@ def meet(
     claim: Callable[[], contextlib.AbstractContextManager[T]],
     *,
     flag: str,
-) -> Iterator[tuple[Alone, T | None]]:
+) -> Iterator[tuple[Worker, T | None]]:
     """Those who work at one thing, and what the leader holds of it meanwhile.
 
     All processes of the run come here at about the same time.
@@ -213,7 +213,7 @@ def meet(
     """
     if processes.count == 1:
         with claim() as held:
-            yield Alone(), held
+            yield Worker(), held
         return
     with contextlib.ExitStack() as stack:
         held, run = None, 0  # which tells the others that there is none
@@ -235,22 +235,22 @@ def meet(
                 " that they all see, such as an NFS mount (for a workdir in a bucket,"
                 " PAV_SCRATCH has to be there)"
             )
-        crew = Crew(folder, processes)
+        worker = PeerWorker(folder, processes)
         try:
-            yield crew, held
+            yield worker, held
         except BaseException as error:
-            crew.leave(str(error) or type(error).__name__)
+            worker.leave(str(error) or type(error).__name__)
             raise
-        crew.leave()
+        worker.leave()
 
 
 @contextlib.contextmanager
-def muster(
+def open_workdir(
     workdir: str | os.PathLike[str],
     name: str,
     values: dict[str, Any],
     processes: Processes,
-) -> Iterator[tuple[Path, Alone]]:
+) -> Iterator[tuple[Path, Worker]]:
     """The claimed workdir, and who works in it; see `workdir.claim` and `meet`.
 
     Raises:
@@ -258,15 +258,15 @@ def muster(
     """
     root = local_folder(workdir)
     with meet(
-        root / ".crew",
+        root / ".worker",
         processes,
         lambda: claim(workdir, name, values),
         flag=f"--workdir={workdir}",
-    ) as (crew, _):
+    ) as (worker, _):
         settings = {"name": name, "config": values}
-        if not crew.leads and artifacts.read_json(root / SETTINGS) != settings:
+        if not worker.is_primary and artifacts.read_json(root / SETTINGS) != settings:
             raise UserError("this process was given another config than process 0")
-        yield root, crew
+        yield root, worker
 
 
 def _folder(place: Path, run: int) -> Path:

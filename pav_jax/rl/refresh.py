@@ -11,38 +11,38 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from pav_jax import draws, verifier
+from pav_jax import labels, verifier
 from pav_jax.core.ledger import Ledger
-from pav_jax.distributed import collectives, mesh
-from pav_jax.gemma.forward import Params
-from pav_jax.tasks import problems as experiment
+from pav_jax.core.seeds import Stream, derive
+from pav_jax.core.types import Params
+from pav_jax.distributed import collectives, sharding
+from pav_jax.tasks.problems import Problems
 from pav_jax.train.batches import Batches
 from pav_jax.train.step import init_state, make_optimizer, make_train_step
-from pav_jax.verifier import VerifierParams
 
 
 class Refresher:
     """Trains a verifier on, from where it is.
 
     Args:
-      lab: the problems of fresh rollouts.
+      problems: of fresh rollouts.
       settings: of the optimizer, with `batch_size` and `language_weight`; `problems`,
         one response to each; `n_mc` continuations of each of its prefixes.
     """
 
-    def __init__(self, lab: experiment.Lab, settings: ConfigDict):
-        self._lab, self._settings = lab, settings
+    def __init__(self, problems: Problems, settings: ConfigDict):
+        self._problems, self._settings = problems, settings
         self._optimizer = make_optimizer(settings)
         loss = functools.partial(
             verifier.verifier_loss,
-            config=lab.model,
+            architecture=problems.architecture,
             language_weight=settings.language_weight,
         )
         self._step = make_train_step(loss, self._optimizer)
 
     def __call__(
-        self, params: VerifierParams, policy: Params, *, seed: int, ledger: Ledger
-    ) -> VerifierParams:
+        self, params: Params, policy: Params, *, seed: int, ledger: Ledger
+    ) -> Params:
         """The verifier after training on rollouts of `policy`.
 
         Processes share out the rollouts, and train together.
@@ -55,47 +55,50 @@ class Refresher:
         """
         settings = self._settings
         chosen = np.random.default_rng(seed).choice(
-            len(self._lab.problems), settings.problems, replace=False
+            len(self._problems), settings.problems, replace=False
         )
-        chosen = chosen[collectives.of(settings.problems)].tolist()
-        with collectives.apart():
+        chosen = chosen[collectives.process_slice(settings.problems)].tolist()
+        with collectives.local_mesh():
             own = self._label(policy, chosen, seed, ledger)
-        rows = collectives.collect(own)
+        rows = collectives.all_gather_rows(own)
         batches = Batches(rows, batch_size=settings.batch_size, seed=seed)
         state = init_state(jax.tree.map(jnp.copy, params), self._optimizer)
         for step in range(settings.steps):
             batch = batches(step)
-            if collectives.leads():
+            if collectives.is_primary():
                 ledger.trained += int(np.count_nonzero(batch["tokens"]))
-            state, _ = self._step(state, mesh.place_batch(batch))
+            state, _ = self._step(state, sharding.place_batch(batch))
             jax.block_until_ready(state)  # many at once can block each other on CPUs
         return state.params
 
     def _label(
-        self, policy: Params, problems: list[int], seed: int, ledger: Ledger
+        self, policy: Params, indices: list[int], seed: int, ledger: Ledger
     ) -> dict[str, np.ndarray]:
         """Training rows of a labelled rollout of each of some problems."""
-        lab, settings = self._lab, self._settings
-        responses = draws.sample(
+        problems, settings = self._problems, self._settings
+        limits = problems.config.limits
+        responses = labels.sample_responses(
             policy,
-            lab,
             problems,
+            indices,
             count=1,
-            seed=draws.stream(seed, 0),
-            sampling=lab.sampling(1.0, branches=1),
+            seed=derive(seed, Stream.REFRESH_RESPONSES),
+            sampling=labels.sampling_for(problems, 1.0, branches=1),
             ledger=ledger,
         )
-        found = draws.label(
+        found = labels.label_steps(
             policy,
-            lab,
+            problems,
             responses,
             n_mc=settings.n_mc,
-            seed=draws.stream(seed, 1),
+            seed=derive(seed, Stream.REFRESH_LABELS),
+            sampling=labels.sampling_for(
+                problems, 1.0, branches=limits.max_steps * settings.n_mc
+            ),
             ledger=ledger,
         )
-        steps = [list(zip(x.ends.tolist(), x.q.tolist(), strict=True)) for x in found]
+        steps = [verifier.labelled_steps(x) for x in found]
         rows = verifier.verifier_rows(responses, steps, balance=False)
-        limits = lab.config.limits
         # As wide as can be: one shape, and so one compilation.
         spare = limits.max_prompt_tokens + limits.max_tokens - rows["tokens"].shape[1]
         return {name: np.pad(x, ((0, 0), (0, spare))) for name, x in rows.items()}

@@ -21,39 +21,35 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from pav_jax import draws, evaluation, labels
+from pav_jax import labels
+from pav_jax import verifier as verifier_lib
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.progress import progress
+from pav_jax.core.seeds import Stream, derive
+from pav_jax.core.types import Params, Response
 from pav_jax.distributed import collectives, mesh, signals
-from pav_jax.distributed.agreement import Agreement, Word, gather
-from pav_jax.draws import stream
-from pav_jax.gemma.forward import Params
-from pav_jax.labels import Response
+from pav_jax.distributed.agreement import Agreement, Word
+from pav_jax.distributed.collectives import all_gather
 from pav_jax.rl import update as rl
 from pav_jax.rl.refresh import Refresher
 from pav_jax.rl.update import Objective, RLState
 from pav_jax.rollout import SamplingConfig
 from pav_jax.storage.checkpoints import Checkpoints
-from pav_jax.tasks import problems as experiment
+from pav_jax.tasks.problems import Problems
 from pav_jax.train.batches import Batches
 from pav_jax.train.events import Events
 from pav_jax.train.loop import forget_after
 from pav_jax.train.step import make_optimizer
-from pav_jax.verifier import VerifierParams
 
 _SAVE_EVERY = 30.0  # seconds: what a kill may cost
 _SHOWN = 4  # problems, a response to each of which is written down at a measurement
 _WIDTHS = 8  # of batches, at most: each is a compilation
 
-# Streams of draws, apart from each other and from those of other stages.
-_STREAM_PROBLEMS, _STREAM_SAMPLES, _STREAM_TEST = 101, 102, 103
-_STREAM_LABELS, _STREAM_REFRESH = 105, 109
-
 
 def count_correct(
     policy: Params,
-    lab: experiment.Lab,
+    problems: Problems,
     indices: Sequence[int],
     *,
     temperature: float,
@@ -61,13 +57,13 @@ def count_correct(
     seed: int,
 ) -> int:
     """How many of `count` responses to each of some problems are correct."""
-    responses = draws.sample(
+    responses = labels.sample_responses(
         policy,
-        lab,
+        problems,
         indices,
         count=count,
         seed=seed,
-        sampling=lab.sampling(temperature, branches=count),
+        sampling=labels.sampling_for(problems, temperature, branches=count),
         ledger=Ledger(),
     )
     return sum(response.correct for response in responses)
@@ -118,10 +114,10 @@ class Trainer:
 
     objective: Objective
     settings: ConfigDict
-    train: experiment.Lab
-    test: experiment.Lab
+    train: Problems
+    test: Problems
     initial: Params
-    verifier: VerifierParams | None
+    verifier: Params | None
     seed: int
     directory: Path
     name: str
@@ -142,14 +138,14 @@ class Trainer:
         update = rl.make_update(
             self.objective,
             optimizers,
-            config=self.train.model,
+            architecture=self.train.architecture,
             group=self.settings.samples,
         )
         state = rl.init_state(
             self.initial,
             self.objective,
             optimizers,
-            config=self.train.model,
+            architecture=self.train.architecture,
             verifier=self.verifier,
         )
         with Checkpoints(self.directory / "checkpoints") as checkpoints:
@@ -157,15 +153,16 @@ class Trainer:
             return self._loop(state, update, checkpoints)
 
     def _check_shares(self) -> None:
-        if (problems := self.settings.problems) % collectives.count():
+        processes = collectives.process_count()
+        if (problems := self.settings.problems) % processes:
             raise UserError(
-                f"rl.training.problems={problems} has to be a multiple of the"
-                f" {collectives.count()} processes, each of which samples as many"
+                f"config.rl.training.problems={problems} has to be a multiple of the"
+                f" {processes} processes, each of which samples as many"
             )
-        if self.objective.refresh_every and self.refresh.problems < collectives.count():
+        if self.objective.refresh_every and self.refresh.problems < processes:
             raise UserError(
-                f"rl.refresh.problems={self.refresh.problems} must be at least one for"
-                f" each of {collectives.count()} processes"
+                f"config.rl.refresh.problems={self.refresh.problems} must be at least"
+                f" one for each of {processes} processes"
             )
 
     def _optimizers(self):
@@ -175,7 +172,7 @@ class Trainer:
 
     def _loop(self, state: RLState, update, checkpoints: Checkpoints) -> RLState:
         first, steps = int(state.step), self.settings.steps
-        cut = gather(collectives.leads() and self._forget_after(first))[0]
+        cut = all_gather(collectives.is_primary() and self._forget_after(first))[0]
         accuracies = self._accuracies()
         if cut:
             accuracies.append(self._measure(state)["sampled"])
@@ -186,9 +183,9 @@ class Trainer:
             initial=first,
             unit="iteration",
             desc=self.name,
-            disable=not collectives.leads(),
+            disable=not collectives.is_primary(),
         )
-        events = Events(self.directory if collectives.leads() else None, first)
+        events = Events(self.directory if collectives.is_primary() else None, first)
         with bar, contextlib.closing(events), signals.deferred() as stopped:
             for step in range(first, steps):
                 state, metrics = self._iterate(state, update)
@@ -280,9 +277,9 @@ class Trainer:
         ledger = Ledger()
         if self._is_refreshed(state):
             state = self._refresh(state, ledger)
-        own, step = collectives.of(self.settings.problems), int(state.step)
+        own, step = collectives.process_slice(self.settings.problems), int(state.step)
         policy, verifier = self._fetch(state)
-        with collectives.apart():
+        with collectives.local_mesh():
             scored = self.roll_out(policy, step, ledger, verifier=verifier, own=own)
         del policy, verifier  # which the update needs the memory of
         longest, counts = self._count(scored, ledger)
@@ -292,7 +289,7 @@ class Trainer:
             scored.process,
             length=self._width(longest),
         )
-        state, found = update(state, self.initial, collectives.join(batch))
+        state, found = update(state, self.initial, collectives.global_batch(batch))
         metrics = {name: float(x) for name, x in jax.device_get(found).items()}
         seconds = time.monotonic() - start
         responses = counts.pop("responses")
@@ -305,11 +302,13 @@ class Trainer:
             "tokens_per_second": counts["decoded"] / seconds,
         }
 
-    def _fetch(self, state: RLState) -> tuple[Params, VerifierParams | None]:
+    def _fetch(self, state: RLState) -> tuple[Params, Params | None]:
         """Policy and verifier as they are, on this process's own mesh."""
         if state.verifier is None:
-            return collectives.fetch(state.policy), self.verifier
-        return collectives.fetch(state.policy), collectives.fetch(state.verifier)
+            return collectives.gather_params(state.policy), self.verifier
+        return collectives.gather_params(state.policy), collectives.gather_params(
+            state.verifier
+        )
 
     def _count(self, scored: Scored, ledger: Ledger) -> tuple[int, dict[str, int]]:
         """The longest prompt and response, and sums, over all processes."""
@@ -327,7 +326,7 @@ class Trainer:
         }
         longest = max(len(r.prompt) + len(r.tokens) for r in responses)
         # All wait here for the slowest, before they compute as one.
-        told = gather([longest, *counts.values()])
+        told = all_gather([longest, *counts.values()])
         sums = told[:, 1:].sum(axis=0, dtype=np.int64).tolist()
         return int(told[:, 0].max()), dict(zip(counts, sums, strict=True))
 
@@ -343,8 +342,8 @@ class Trainer:
         return bool(every) and step > 0 and step % every == 0
 
     def _refresh(self, state: RLState, ledger: Ledger) -> RLState:
-        seed = stream(self.seed, _STREAM_REFRESH, int(state.step))
-        policy = collectives.fetch(state.policy)
+        seed = derive(self.seed, Stream.RL_REFRESH, int(state.step))
+        policy = collectives.gather_params(state.policy)
         verifier = self._refresher(state.verifier, policy, seed=seed, ledger=ledger)
         return dataclasses.replace(state, verifier=verifier)
 
@@ -358,7 +357,7 @@ class Trainer:
         step: int,
         ledger: Ledger,
         *,
-        verifier: VerifierParams | None = None,
+        verifier: Params | None = None,
         own: slice = slice(None),  # noqa: B008
     ) -> Scored:
         """Samples and scores what iteration `step`, counted from 0, trains on.
@@ -368,18 +367,18 @@ class Trainer:
         """
         settings = self.settings
         batches = Batches(
-            {"problem": np.arange(len(self.train.problems))},
+            {"problem": np.arange(len(self.train))},
             batch_size=settings.problems,
-            seed=stream(self.seed, _STREAM_PROBLEMS),
+            seed=derive(self.seed, Stream.RL_PROBLEMS),
         )
         problems = batches(step)["problem"][own].tolist()
-        share = mesh.row_shares(jax.sharding.get_mesh())
-        responses = draws.sample(
+        share = mesh.row_shards(jax.sharding.get_mesh())
+        responses = labels.sample_responses(
             policy,
             self.train,
             problems,
             count=settings.samples,
-            seed=stream(self.seed, _STREAM_SAMPLES, step),
+            seed=derive(self.seed, Stream.RL_RESPONSES, step),
             sampling=SamplingConfig(
                 max_tokens=self.train.config.limits.max_tokens,
                 end_ids=self.train.tokenizer.end_ids,
@@ -393,11 +392,11 @@ class Trainer:
             nothing = [np.zeros(len(stops), np.float32) for stops in ends]
             return Scored(responses, ends, nothing, None)
         if self.objective.reads_verifier:
-            q = evaluation.score_responses(
+            q = verifier_lib.score_responses(
                 verifier or self.verifier,
                 responses,
                 [np.append(0, stops) for stops in ends],
-                config=self.train.model,
+                architecture=self.train.architecture,
                 ledger=ledger,
             )
             values = [
@@ -405,12 +404,18 @@ class Trainer:
                 for x, response in zip(q, responses, strict=True)
             ]
         else:
-            found = draws.label(
+            n_mc = self.objective.n_mc
+            found = labels.label_steps(
                 policy,
                 self.train,
                 responses,
-                n_mc=self.objective.n_mc,
-                seed=stream(self.seed, _STREAM_LABELS, step),
+                n_mc=n_mc,
+                seed=derive(self.seed, Stream.RL_LABELS, step),
+                sampling=labels.sampling_for(
+                    self.train,
+                    1.0,
+                    branches=self.train.config.limits.max_steps * n_mc,
+                ),
                 ledger=ledger,
             )
             q = [x.q for x in found]
@@ -423,29 +428,29 @@ class Trainer:
     def _measure(self, state: RLState) -> dict[str, float]:
         """Test accuracy, and some responses with what their steps are paid."""
         settings, step = self.settings, int(state.step)
-        own = collectives.of(len(self.test.problems))
+        own = collectives.process_slice(len(self.test))
         policy, verifier = self._fetch(state)
         count = functools.partial(
             count_correct,
             policy,
             self.test,
-            range(len(self.test.problems))[own],
-            seed=stream(self.seed, _STREAM_TEST),
+            range(len(self.test))[own],
+            seed=derive(self.seed, Stream.RL_MEASURE),
         )
-        with collectives.apart():
+        with collectives.local_mesh():
             greedy = count(temperature=0.0, count=1)
             sampled = count(temperature=1.0, count=settings.measure_samples)
-        if collectives.leads():
+        if collectives.is_primary():
             # No fewer than it trains on: another grid would be compiled.
-            most = max(_SHOWN, collectives.of(settings.problems).stop)
-            with collectives.apart():
+            most = max(_SHOWN, collectives.process_slice(settings.problems).stop)
+            with collectives.local_mesh():
                 scored = self.roll_out(
                     policy, step, Ledger(), verifier=verifier, own=slice(most)
                 )
             for i in range(0, len(scored.responses), settings.samples)[:_SHOWN]:
                 self._append("responses", {"step": step, **self._shown(scored, i)})
-        greedy, sampled = gather([greedy, sampled]).sum(axis=0).tolist()
-        problems = len(self.test.problems)
+        greedy, sampled = all_gather([greedy, sampled]).sum(axis=0).tolist()
+        problems = len(self.test)
         row = {
             "greedy": greedy / problems,
             "sampled": sampled / (problems * settings.measure_samples),
@@ -465,7 +470,7 @@ class Trainer:
             | ({} if scored.q is None else {"q": float(scored.q[i][h + 1])})
             for h, (start, stop) in enumerate(zip(starts, ends, strict=True))
         ]
-        problem = self.train.problems[response.problem]
+        problem = self.train[response.problem]
         return {
             "prompt": problem.prompt.strip(),
             "answer": problem.answer,
@@ -477,6 +482,6 @@ class Trainer:
         return self.directory / f"{name}.jsonl"
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
-        if collectives.leads():
+        if collectives.is_primary():
             with self._file(name).open("a") as file:
                 file.write(json.dumps(row, allow_nan=False) + "\n")

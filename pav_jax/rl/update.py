@@ -18,25 +18,20 @@ Shape letters: B responses, T tokens of prompt and response, H steps of a respon
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 
 from pav_jax.core.errors import UserError
-from pav_jax.distributed import mesh
+from pav_jax.core.types import Batch, Params, Response, StepLabels
+from pav_jax.distributed import sharding
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import TransformerConfig
-from pav_jax.gemma.forward import Params
-from pav_jax.labels import Response, StepLabels
-from pav_jax.prover import failure_power
+from pav_jax.prover import advantages, best_of_k, effective_reward, failure_power
 from pav_jax.train.batches import pad_rows
-from pav_jax.train.step import Batch
-from pav_jax.verifier import VerifierParams, best_of_k
-
-ValueParams = dict[str, Any]  # {"model": forward.Params, "head": {"w", "b"}}
 
 REWARDS = ("outcome", "progress", "value", "matched")
 BASELINES = ("value", "group")
@@ -132,7 +127,7 @@ def process_rewards(value: np.ndarray, objective: Objective) -> np.ndarray:
       value: `Q^μ` of a response's prefixes, `[H + 1]`, the bare prompt first.
       objective: what the reward is.
     """
-    paid = value[1:] if objective.reward == "value" else np.diff(value)
+    paid = value[1:] if objective.reward == "value" else advantages(value)
     return np.float32(objective.alpha) * paid
 
 
@@ -197,7 +192,8 @@ def effective_rewards(batch: Batch, *, reward: str) -> jax.Array:
     outcome = outcome_to_go(batch)
     if reward == "outcome":
         return outcome
-    both = outcome + own_progress(batch)
+    # The batch carries the process reward, αA^μ.
+    both = effective_reward(outcome, own_progress(batch), 1.0)
     if reward != "matched":
         return both
     spread, wanted = _spread(outcome, batch["mask"]), _spread(both, batch["mask"])
@@ -237,32 +233,46 @@ def group_advantages(batch: Batch, rewards: jax.Array, *, group: int) -> jax.Arr
 
 
 def response_log_probs(
-    params: Params, batch: Batch, *, config: TransformerConfig
+    params: Params, batch: Batch, *, architecture: TransformerConfig
 ) -> jax.Array:
     """Float32 log-probability of each token given those before, `[B, T]`; 0 first."""
     tokens = batch["tokens"]
-    hidden = forward.hidden_states(params, tokens, config=config)
+    hidden = forward.hidden_states(params, tokens, architecture=architecture)
     log_probs = forward.token_log_probs(
-        params, hidden[:, :-1], tokens[:, 1:], config=config
+        params, hidden[:, :-1], tokens[:, 1:], architecture=architecture
     )
     return jnp.pad(log_probs, ((0, 0), (1, 0)))
 
 
-def init_value(model: Params, config: TransformerConfig) -> ValueParams:
+class ValueHead(nn.Module):
+    """The reward expected at a token, from one final hidden state; zero at first."""
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        """Float32 `[...]`, of `[..., D]`."""
+        zeros = nn.initializers.zeros
+        weight = self.param("w", zeros, (hidden.shape[-1],))
+        bias = self.param("b", zeros, ())
+        hidden = hidden.astype(jnp.float32)
+        return jnp.einsum("...d,d->...", hidden, weight) + bias
+
+
+def init_value(network: Params, architecture: TransformerConfig) -> Params:
     """A value baseline that starts from a policy's weights; zero everywhere."""
-    head = {"w": jnp.zeros((config.embed_dim,)), "b": jnp.zeros(())}
-    return {"model": jax.tree.map(jnp.copy, model), "head": head}
+    hidden = jnp.zeros((1, architecture.embed_dim))
+    head = ValueHead().init(jax.random.key(0), hidden)
+    return {"network": jax.tree.map(jnp.copy, network), "head": head["params"]}
 
 
 def token_values(
-    params: ValueParams, batch: Batch, *, config: TransformerConfig
+    params: Params, batch: Batch, *, architecture: TransformerConfig
 ) -> jax.Array:
     """The reward expected at each token before it is drawn, float32 `[B, T]`."""
     hidden = forward.hidden_states(
-        params["model"], batch["tokens"], config=config
-    ).astype(jnp.float32)
-    values = jnp.einsum("btd,d->bt", hidden[:, :-1], params["head"]["w"])
-    return jnp.pad(values + params["head"]["b"], ((0, 0), (1, 0)))
+        params["network"], batch["tokens"], architecture=architecture
+    )
+    values = ValueHead().apply({"params": params["head"]}, hidden[:, :-1])
+    return jnp.pad(values, ((0, 0), (1, 0)))
 
 
 def policy_loss(
@@ -312,9 +322,9 @@ class RLState:
     step: jax.Array
     policy: Params
     policy_opt: optax.OptState
-    value: ValueParams | None
+    value: Params | None
     value_opt: optax.OptState | None
-    verifier: VerifierParams | None = None
+    verifier: Params | None = None
 
 
 def init_state(
@@ -322,18 +332,18 @@ def init_state(
     objective: Objective,
     optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
     *,
-    config: TransformerConfig,
-    verifier: VerifierParams | None = None,
+    architecture: TransformerConfig,
+    verifier: Params | None = None,
 ) -> RLState:
     """The state before the first iteration; copies what it is given."""
 
-    def init(policy: Params, verifier: VerifierParams | None) -> RLState:
-        state = new_state(policy, objective, optimizers, config=config)
+    def init(policy: Params, verifier: Params | None) -> RLState:
+        state = new_state(policy, objective, optimizers, architecture=architecture)
         return dataclasses.replace(state, verifier=jax.tree.map(jnp.copy, verifier))
 
     given = (policy, verifier if objective.refresh_every else None)
     # Placed as an update leaves it, so that the second one is not compiled anew.
-    where = mesh.shardings(jax.eval_shape(init, *given), mesh.TRAIN)
+    where = sharding.shardings(jax.eval_shape(init, *given), sharding.TRAIN)
     return jax.jit(init, out_shardings=where)(*given)
 
 
@@ -342,10 +352,10 @@ def new_state(
     objective: Objective,
     optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
     *,
-    config: TransformerConfig,
+    architecture: TransformerConfig,
 ) -> RLState:
     """As `init_state`, wherever `policy` is."""
-    value = init_value(policy, config) if objective.baseline == "value" else None
+    value = init_value(policy, architecture) if objective.baseline == "value" else None
     return RLState(
         step=jnp.zeros((), jnp.int32),
         policy=jax.tree.map(jnp.copy, policy),
@@ -359,7 +369,7 @@ def make_update(
     objective: Objective,
     optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
     *,
-    config: TransformerConfig,
+    architecture: TransformerConfig,
     group: int,
 ) -> Callable[[RLState, Params, Batch], tuple[RLState, dict[str, jax.Array]]]:
     """A jitted update; the state passed in is donated.
@@ -367,7 +377,7 @@ def make_update(
     Args:
       objective: what the policy is trained on.
       optimizers: of the policy and of the value baseline.
-      config: the architecture of both.
+      architecture: the architecture of both.
       group: responses to a problem, side by side in a batch.
 
     Returns:
@@ -381,7 +391,7 @@ def make_update(
     """
 
     def update(state: RLState, reference: Params, batch: Batch):
-        batch = mesh.constrain_batch(batch)
+        batch = sharding.constrain_batch(batch)
         mask = batch["mask"]
         rewards = effective_rewards(batch, reward=objective.reward)
         metrics: dict[str, jax.Array] = {}
@@ -389,7 +399,7 @@ def make_update(
         if objective.baseline == "value":
 
             def value_loss(params):
-                values = token_values(params, batch, config=config)
+                values = token_values(params, batch, architecture=architecture)
                 return _mean(jnp.square(values - rewards), mask), values
 
             (error, values), grads = jax.value_and_grad(value_loss, has_aux=True)(value)
@@ -404,10 +414,10 @@ def make_update(
         else:
             advantages = group_advantages(batch, rewards, group=group)
 
-        initial = response_log_probs(reference, batch, config=config)
+        initial = response_log_probs(reference, batch, architecture=architecture)
 
         def loss(params):
-            log_probs = response_log_probs(params, batch, config=config)
+            log_probs = response_log_probs(params, batch, architecture=architecture)
             out = policy_loss(log_probs, initial, advantages, mask, kl=objective.kl)
             return out, log_probs
 
@@ -432,6 +442,6 @@ def make_update(
         state = RLState(
             state.step + 1, policy, policy_opt, value, value_opt, state.verifier
         )
-        return mesh.constrain_params(state, mesh.TRAIN), metrics
+        return sharding.constrain_params(state, sharding.TRAIN), metrics
 
     return jax.jit(update, donate_argnums=0)

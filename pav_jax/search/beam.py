@@ -23,12 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pav_jax import rollout, verifier
+from pav_jax import prover as prover_lib
+from pav_jax import rollout
 from pav_jax.core.ledger import Ledger
+from pav_jax.core.types import Params
 from pav_jax.gemma import decode, forward
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.decode import KeyValues
-from pav_jax.gemma.forward import Params
 from pav_jax.search import rows as candidates
 from pav_jax.train.batches import pad_rows
 
@@ -98,7 +99,7 @@ class Beams:
 
 def groups_at_once(beam: BeamConfig) -> int:
     """Problems of a batch: of `beam.rows` rows, and as the active mesh needs them."""
-    rows, share = beam.beams * beam.candidates, candidates.shares()
+    rows, share = beam.beams * beam.candidates, candidates.shards()
     groups = max(1, beam.rows // rows)
     return groups if rows % share == 0 else -(-groups // share) * share
 
@@ -132,13 +133,13 @@ class Scorer(Protocol):
         """Tokens that a model read for each problem since `begin`, int `[G]`."""
 
 
-@functools.partial(jax.jit, static_argnames=("config", "beam"))
+@functools.partial(jax.jit, static_argnames=("architecture", "beam"))
 def begin(
-    params: Params, prompts, lengths, keys, bare, *, config, beam: BeamConfig
+    params: Params, prompts, lengths, keys, bare, *, architecture, beam: BeamConfig
 ) -> Beams:
     """The beams before the first step; `bare` is Q of the problems, float32 `[G]`."""
     groups, rows = prompts.shape[0], beam.beams * beam.candidates
-    trunk, hidden = decode.prefill(params, prompts, config=config)
+    trunk, hidden = decode.prefill(params, prompts, architecture=architecture)
     last = jnp.maximum(lengths - 1, 0)[:, None, None]
     hidden = jnp.take_along_axis(hidden, last, axis=1)
     shape = (groups, rows)
@@ -147,9 +148,9 @@ def begin(
         prompt_length=jnp.broadcast_to(lengths[:, None], shape),
         keys=keys,
         suffix=decode.empty_suffix(
-            groups, rows, beam.max_tokens, config=config, dtype=hidden.dtype
+            groups, rows, beam.max_tokens, architecture=architecture, dtype=hidden.dtype
         ),
-        hidden=jnp.broadcast_to(hidden, (*shape, config.embed_dim)),
+        hidden=jnp.broadcast_to(hidden, (*shape, architecture.embed_dim)),
         tokens=jnp.zeros((*shape, beam.max_tokens), jnp.int32),
         start=jnp.zeros(shape, jnp.int32),
         length=jnp.zeros(shape, jnp.int32),
@@ -176,7 +177,7 @@ def start_steps(beams: Beams) -> tuple[Beams, jax.Array]:
     return dataclasses.replace(beams, start=jnp.copy(beams.length)), keys
 
 
-def _sample_steps(params: Params, beams: Beams, *, config, beam) -> Beams:
+def _sample_steps(params: Params, beams: Beams, *, architecture, beam) -> Beams:
     """Decodes until every row has ended its step."""
     beams, keys = start_steps(beams)
     active = ~beams.done
@@ -184,29 +185,35 @@ def _sample_steps(params: Params, beams: Beams, *, config, beam) -> Beams:
     while left:
         width = candidates.next_width(left, width)
         beams, active, most = decode_steps(
-            params, beams, keys, active, config=config, beam=beam, width=width
+            params,
+            beams,
+            keys,
+            active,
+            architecture=architecture,
+            beam=beam,
+            width=width,
         )
         left = int(most)
     return beams
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "beam", "width"), donate_argnames="beams"
+    jax.jit, static_argnames=("architecture", "beam", "width"), donate_argnames="beams"
 )
-def decode_steps(params, beams, keys, active, *, config, beam, width):
+def decode_steps(params, beams, keys, active, *, architecture, beam, width):
     """Decodes until rows have ended their steps, or few enough are left.
 
     Returns:
       The beams; which rows have work left, bool `[G, R]`; the most of a problem.
     """
     decode_share = functools.partial(
-        _decode_share, config=config, beam=beam, width=width
+        _decode_share, architecture=architecture, beam=beam, width=width
     )
     run = candidates.by_problems(decode_share, len(active), arguments=3, results=2)
     return run(params, beams, keys, active)
 
 
-def _decode_share(params, beams, keys, active, *, config, beam, width):
+def _decode_share(params, beams, keys, active, *, architecture, beam, width):
     whole, shape = (beams, active), active.shape
     if is_part := width < shape[1]:
         at = candidates.pick(active, width)
@@ -217,7 +224,7 @@ def _decode_share(params, beams, keys, active, *, config, beam, width):
 
     def body(state):
         beams, active, done = state
-        logits = forward.logits(params, beams.hidden, config=config)
+        logits = forward.logits(params, beams.hidden, architecture=architecture)
         token, _ = rollout.sample_token(
             keys, beams.length - beams.start, logits, temperature=beam.temperature
         )
@@ -229,7 +236,7 @@ def _decode_share(params, beams, keys, active, *, config, beam, width):
             token[..., None],
             beams.prompt_length,
             beams.length,
-            config=config,
+            architecture=architecture,
         )
         at = (*here, jnp.where(active, beams.length, beam.max_tokens))
         length = beams.length + active
@@ -278,10 +285,13 @@ def select(
       The beams; the row each row came from, int32 `[G, R]`; the most tokens of a
       row, an int32 scalar; whether all ended.
     """
-    progress = verifier.advantages(q, beams.q, beam.prover_k)
+    prover, before = (prover_lib.best_of_k(x, beam.prover_k) for x in (q, beams.q))
+    progress = prover_lib.advantages(prover, before)
     # A response that had ended keeps the score of its last step.
     went_on = beams.length > beams.start
-    score = jnp.where(went_on, q + alpha * progress, beams.score)
+    score = jnp.where(
+        went_on, prover_lib.effective_reward(q, progress, alpha), beams.score
+    )
     beams = dataclasses.replace(beams, q=q, score=score)
     same = beams.digest[:, :, None] == beams.digest[:, None, :]
     earlier = jnp.tril(jnp.ones(same.shape[1:], bool), -1)[None]
@@ -322,7 +332,7 @@ def beam_search(
     *,
     alpha: float,
     seed: int,
-    config: TransformerConfig,
+    architecture: TransformerConfig,
     beam: BeamConfig,
 ) -> Iterator[Found]:
     """Searches every problem.
@@ -334,7 +344,7 @@ def beam_search(
       problem_ids: `Problem.id` of each.
       alpha: weight of `A^μ` in the effective reward; 0 is search by `Q^π`.
       seed: names the draws.
-      config: the policy's architecture.
+      architecture: of the policy.
       beam: how to search.
 
     Yields:
@@ -358,11 +368,13 @@ def beam_search(
             lengths,
             np.resize(keys[first : first + groups], (groups, 2)),
             scorer.begin(tokens, lengths, rows),
-            config=config,
+            architecture=architecture,
             beam=beam,
         )
         for _ in range(beam.max_steps):
-            beams = _sample_steps(for_steps, beams, config=config, beam=beam)
+            beams = _sample_steps(
+                for_steps, beams, architecture=architecture, beam=beam
+            )
             q = scorer.score(beams)
             beams, parents, used, all_done = select(
                 beams, q, np.float32(alpha), beam=beam

@@ -18,14 +18,14 @@ CHUNK = 8  # tokens that a verifier reads in one pass
 _NARROWEST = 3  # rows of a problem, of which no fewer go on by themselves
 
 
-def shares() -> int:
-    """Into how many shares the active mesh divides problems, or their rows."""
-    return mesh.row_shares(jax.sharding.get_abstract_mesh())
+def shards() -> int:
+    """Into how many parts the active mesh divides problems, or their rows."""
+    return mesh.row_shards(jax.sharding.get_abstract_mesh())
 
 
 def specs(state: Any, groups: int, rows: int) -> Any:
     """Where `Beams` or a `Reading` are on the active mesh, as `PartitionSpec`s."""
-    share = shares()
+    share = shards()
     by_group = groups % share == 0
     group = mesh.BATCH if by_group else None
     row = mesh.BATCH if not by_group and rows % share == 0 else None
@@ -44,13 +44,13 @@ def specs(state: Any, groups: int, rows: int) -> Any:
 
 def on_mesh(state: Any, groups: int, rows: int) -> Any:
     """`Beams` or a `Reading`, where `specs` says, within a jit."""
-    if jax.sharding.get_abstract_mesh().empty or mesh.in_share():
+    if jax.sharding.get_abstract_mesh().empty or mesh.in_device_shard():
         return state
     return jax.lax.with_sharding_constraint(state, specs(state, groups, rows))
 
 
 def by_problems(f: Callable, groups: int, arguments: int, results: int) -> Callable:
-    """`f`, run by every device for its own problems; see `mesh.by_shares`.
+    """`f`, run by every device for its own problems; see `mesh.by_device_shards`.
 
     Where devices share out the rows of a problem the partitioner has it.
 
@@ -61,10 +61,12 @@ def by_problems(f: Callable, groups: int, arguments: int, results: int) -> Calla
       arguments: how many.
       results: how many.
     """
-    if groups % shares():
+    if groups % shards():
         return f
     rows, whole = PartitionSpec(mesh.BATCH), PartitionSpec()
-    return mesh.by_shares(f, (whole, *[rows] * arguments), (*[rows] * results, whole))
+    return mesh.by_device_shards(
+        f, (whole, *[rows] * arguments), (*[rows] * results, whole)
+    )
 
 
 def next_width(left: int, width: int) -> int:
@@ -94,7 +96,7 @@ def goes_on(active: jax.Array, done: jax.Array, width: int) -> jax.Array:
 
 def most_left(active: jax.Array) -> jax.Array:
     """The most rows of a problem that have work left, int32."""
-    return mesh.max_of_shares(jnp.max(jnp.sum(active, axis=1, dtype=jnp.int32)))
+    return mesh.max_over_shards(jnp.max(jnp.sum(active, axis=1, dtype=jnp.int32)))
 
 
 def pick(active: jax.Array, width: int) -> jax.Array:

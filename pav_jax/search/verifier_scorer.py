@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from pav_jax import verifier
+from pav_jax.core.types import Params
 from pav_jax.gemma import decode
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.decode import KeyValues
 from pav_jax.search import rows as candidates
 from pav_jax.search.beam import Beams
-from pav_jax.verifier import VerifierParams
 
 
 @jax.tree_util.register_dataclass
@@ -41,16 +41,16 @@ class VerifierScorer:
 
     Args:
       params: the verifier.
-      config: its architecture.
+      architecture: its architecture.
       max_tokens: most tokens of a response.
     """
 
     def __init__(
-        self, params: VerifierParams, config: TransformerConfig, max_tokens: int
+        self, params: Params, architecture: TransformerConfig, max_tokens: int
     ):
         self._params = params
-        self._for_steps = params | {"model": decode.for_extend(params["model"])}
-        self._config = config
+        self._for_steps = params | {"network": decode.for_extend(params["network"])}
+        self._config = architecture
         self._max_tokens = max_tokens
 
     def begin(self, prompts, lengths, rows):
@@ -60,7 +60,7 @@ class VerifierScorer:
             lengths,
             rows=rows,
             max_tokens=self._max_tokens,
-            config=self._config,
+            architecture=self._config,
         )
         self._scored = jnp.asarray(lengths)
         return value
@@ -77,7 +77,7 @@ class VerifierScorer:
                 q,
                 read,
                 beams,
-                config=self._config,
+                architecture=self._config,
                 width=width,
             )
             left = int(most)
@@ -91,13 +91,15 @@ class VerifierScorer:
         return np.asarray(self._scored)
 
 
-@functools.partial(jax.jit, static_argnames=("rows", "max_tokens", "config"))
+@functools.partial(jax.jit, static_argnames=("rows", "max_tokens", "architecture"))
 def read_prompts(
-    params: VerifierParams, prompts, lengths, *, rows, max_tokens, config
+    params: Params, prompts, lengths, *, rows, max_tokens, architecture
 ) -> tuple[Reading, jax.Array]:
     """What a verifier knows after the prompts; Q of each, float32 `[G]`."""
-    trunk, hidden = decode.prefill(params["model"], prompts, config=config)
-    value, evidence = verifier.head_terms(params["head"], hidden)
+    trunk, hidden = decode.prefill(
+        params["network"], prompts, architecture=architecture
+    )
+    value, evidence = verifier.head_terms(params, hidden)
     last = jnp.maximum(lengths - 1, 0)[:, None]
     value, evidence = (
         jnp.take_along_axis(terms, last, axis=1)[:, 0]
@@ -105,7 +107,7 @@ def read_prompts(
     )
     groups = len(prompts)
     suffix = decode.empty_suffix(
-        groups, rows, max_tokens, config=config, dtype=hidden.dtype
+        groups, rows, max_tokens, architecture=architecture, dtype=hidden.dtype
     )
     reading = Reading(trunk, suffix, jnp.repeat(evidence[:, None], rows, axis=1))
     return candidates.on_mesh(reading, groups, rows), jax.nn.sigmoid(value + evidence)
@@ -117,22 +119,29 @@ def _new_tokens(start, length):
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "width"), donate_argnames="reading"
+    jax.jit, static_argnames=("architecture", "width"), donate_argnames="reading"
 )
 def read_steps(
-    params: VerifierParams, reading: Reading, q, read, beams: Beams, *, config, width
+    params: Params,
+    reading: Reading,
+    q,
+    read,
+    beams: Beams,
+    *,
+    architecture,
+    width,
 ) -> tuple[Reading, jax.Array, jax.Array, jax.Array]:
     """Reads tokens `read` to `beams.length` of rows; Q where they end.
 
     Returns:
       The reading, q and read, and the most rows of a problem with work left.
     """
-    read_share = functools.partial(_read_share, config=config, width=width)
+    read_share = functools.partial(_read_share, architecture=architecture, width=width)
     run = candidates.by_problems(read_share, len(q), arguments=4, results=3)
     return run(params, reading, q, read, beams)
 
 
-def _read_share(params, reading, q, read, beams, *, config, width):
+def _read_share(params, reading, q, read, beams, *, architecture, width):
     prompt_length, tokens, length = beams.prompt_length, beams.tokens, beams.length
     shape, trunk = length.shape, reading.trunk
     if is_part := width < shape[1]:
@@ -150,9 +159,15 @@ def _read_share(params, reading, q, read, beams, *, config, width):
         places = jnp.minimum(places, tokens.shape[-1] - 1)
         chunk = jnp.take_along_axis(tokens, places, axis=-1)
         suffix, hidden = decode.extend(
-            params["model"], trunk, suffix, chunk, prompt_length, read, config=config
+            params["network"],
+            trunk,
+            suffix,
+            chunk,
+            prompt_length,
+            read,
+            architecture=architecture,
         )
-        value, new = verifier.head_terms(params["head"], hidden)
+        value, new = verifier.head_terms(params, hidden)
         total = evidence[..., None] + jnp.cumsum(new, axis=-1)
         last = length - 1 - read  # where in this chunk, or after it, the step ends
         at = jnp.clip(last, 0, candidates.CHUNK - 1)[..., None]

@@ -12,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from pav_jax.core.errors import UserError
-from pav_jax.distributed import mesh
-from pav_jax.distributed.agreement import gather
+from pav_jax.distributed import mesh, sharding
+from pav_jax.distributed.collectives import all_gather
 from pav_jax.distributed.processes import is_loss
 
 
@@ -37,7 +37,7 @@ def _by_itself(ocp) -> Any:
 
 def _savers(ocp) -> Any:
     """Who saves: all processes that share the active mesh, or this one by itself."""
-    if not mesh.is_shared():
+    if not mesh.spans_processes():
         return _by_itself(ocp)
     # Named, though they are all: else Orbax computes where it could wait for them.
     everyone = set(range(jax.process_count()))
@@ -46,7 +46,7 @@ def _savers(ocp) -> Any:
 
 def _savable(tree: Any) -> Any:
     """`tree`, as Orbax takes it: of many processes, no arrays on one of them only."""
-    if jax.process_count() == 1 or mesh.is_shared():
+    if jax.process_count() == 1 or mesh.spans_processes():
         return tree
     return jax.tree.map(np.array, tree)
 
@@ -101,7 +101,7 @@ class Checkpoints:
                 found = self._read(step, like)
             except Exception as error:  # Orbax and TensorStore raise many kinds
                 why = str(error).strip() or type(error).__name__
-            if gather(found is not None).all():
+            if all_gather(found is not None).all():
                 if _sealed(found["state"])["checksum"] == found["checksum"]:
                     return found["state"]
                 why = "its checksum is wrong"
@@ -110,7 +110,7 @@ class Checkpoints:
 
     def _newest(self) -> int:
         """The newest step that process 0 sees; -1 if it sees none."""
-        return int(gather(max(self._manager.all_steps(), default=-1))[0])
+        return int(all_gather(max(self._manager.all_steps(), default=-1))[0])
 
     def _read(self, step: int, like: Any) -> Any:
         # By itself: else, if one process cannot, the others would wait for it.
@@ -128,7 +128,7 @@ class Checkpoints:
         )
         if jax.process_index() == 0:
             path.rename(aside)
-        gather(True)  # wait for that
+        all_gather(True)  # wait for that
         self._manager.reload()
 
     def save(self, step: int, state: Any) -> None:
@@ -161,11 +161,11 @@ def save_params(path: pathlib.Path, params: Any) -> None:
 
 
 def load_params(
-    path: pathlib.Path, like: Any, use: dict[str, str | None] = mesh.DECODE
+    path: pathlib.Path, like: Any, use: dict[str, str | None] = sharding.DECODE
 ) -> Any:
     """Reads parameters with the structure, shapes and dtypes of `like`.
 
-    They go where `use` has them: sampling and scoring, or training (`mesh.TRAIN`).
+    They go where `use` has them: sampling and scoring, or training (`sharding.TRAIN`).
 
     Raises:
       UserError: there is none, it is damaged, or it has another structure.
@@ -177,7 +177,7 @@ def load_params(
     like = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         like,
-        mesh.shardings(like, use),
+        sharding.shardings(like, use),
     )
     try:
         with _checkpointer(ocp, _by_itself) as checkpointer:

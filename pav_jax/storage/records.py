@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pav_jax.labels import Response, StepLabels
+from pav_jax.core.types import Problem, Response, StepLabels
 from pav_jax.storage import artifacts
-from pav_jax.tasks.base import Problem
 
 
 def write_problems(path: Path, problems: Sequence[Problem]) -> None:

@@ -1,42 +1,9 @@
 """What a task is: problems with a checkable answer, and a grader."""
 
-import dataclasses
-import enum
-import hashlib
 from collections.abc import Hashable, Sequence
 from typing import Protocol
 
-
-class Grade(enum.Enum):
-    """How a response fared; only CORRECT earns Rex = 1."""
-
-    CORRECT = "correct"
-    WRONG = "wrong"
-    UNPARSED = "unparsed"
-    TIMED_OUT = "timed_out"  # beyond the bounds that a grader sets
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """A question with a checkable final answer.
-
-    Attributes:
-      prompt: the question as the policy reads it, up to and including the
-        newline after which the response starts.
-      answer: the reference answer `y*`, in the task's own notation.
-      solution: a demonstration, one step a line, the final answer on the last
-        line, without a trailing newline. Empty where none is known.
-    """
-
-    prompt: str
-    answer: str
-    solution: str = ""
-
-    @property
-    def id(self) -> int:
-        """A 31-bit hash of the prompt: the problem's name in sampling keys."""
-        digest = hashlib.blake2b(self.prompt.encode(), digest_size=4).digest()
-        return int.from_bytes(digest, "little") & 0x7FFF_FFFF
+from pav_jax.core.types import Grade, Problem
 
 
 class Task(Protocol):

@@ -21,9 +21,9 @@ import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
+from pav_jax.core.types import Grade
 from pav_jax.tasks import algebra
 from pav_jax.tasks.algebra import Verdict
-from pav_jax.tasks.base import Grade
 
 # Characters of a response, from its end, in which its answer is looked for, and of an
 # answer; the longest in MATH has about 200. More brackets within each other than

@@ -5,7 +5,7 @@ import pathlib
 import re
 from decimal import Decimal
 
-from pav_jax.tasks.base import Grade, Problem
+from pav_jax.core.types import Grade, Problem
 from pav_jax.tasks.stored import StoredTask, read_lines
 
 _LAYOUT = (

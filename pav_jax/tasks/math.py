@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 
 from pav_jax.core.errors import UserError
+from pav_jax.core.types import Grade, Problem
 from pav_jax.tasks import grading
-from pav_jax.tasks.base import Grade, Problem
 from pav_jax.tasks.stored import StoredTask, parse_object, read_lines
 
 _MATH_LAYOUT = (

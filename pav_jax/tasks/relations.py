@@ -25,7 +25,8 @@ import re
 from collections.abc import Hashable, Iterator, Sequence
 
 from pav_jax.core.errors import UserError
-from pav_jax.tasks.base import Grade, Problem, Task
+from pav_jax.core.types import Grade, Problem
+from pav_jax.tasks.base import Task
 
 NAMES = (
     "Ana Ben Cleo Dan Eve Finn Gus Hana Ivo Jill Kai Lena Milo Nora Otto Pia"

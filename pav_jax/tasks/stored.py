@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from pav_jax.core.errors import UserError
-from pav_jax.tasks.base import Problem, Task
+from pav_jax.core.types import Problem
+from pav_jax.tasks.base import Task
 
 T = TypeVar("T")
 

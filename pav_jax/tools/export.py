@@ -16,14 +16,16 @@ import jax.numpy as jnp
 from pav_jax import verifier
 from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
-from pav_jax.distributed import mesh
+from pav_jax.core.types import Params
+from pav_jax.distributed import sharding
 from pav_jax.gemma import checkpoint, forward, sizes
 from pav_jax.gemma.architecture import TransformerConfig
+from pav_jax.gemma.tokenizer import Tokenizer
 from pav_jax.pipeline import runner
+from pav_jax.policy import load_policy
 from pav_jax.storage import artifacts, workdir
 from pav_jax.storage.checkpoints import load_params, save_params
-from pav_jax.tasks import problems
-from pav_jax.verifier import VerifierParams
+from pav_jax.verifier import load_verifier
 
 ABOUT = "about.json"
 BESIDE = (workdir.SETTINGS, "data")  # what of a run is read beside a stage's folder
@@ -51,20 +53,21 @@ def export_stage(folder: Path, output: Path) -> None:
     manifest = runner.read_manifest(folder)
     config = config_lib.unflatten(manifest["fields"])
     root = folder.absolute().parent
-    tokenizer = problems.load_tokenizer(root / "data")
-    model = problems.model_config(config.model, tokenizer)
-    published = model
+    tokenizer = Tokenizer.load(root / "data" / "tokenizer.model")
+    architecture = sizes.from_config(config.model, tokenizer.vocab_size)
+    dtype = sizes.dtype_of(config.model)
+    published = architecture
     if "name" in config.model and not config.model.get("shrunk"):
         published = sizes.by_name(config.model.name)  # with its spare embeddings
     new = output.with_name(f"{output.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     if manifest["stage"] in _VERIFIERS:
-        params = problems.load_verifier(folder, config.model, model)
-        write_verifier(new, params, config=published)
+        params = load_verifier(folder, architecture, dtype)
+        write_verifier(new, params, architecture=published)
     else:
-        params = problems.load_policy(folder, config.model, model)
-        checkpoint.write(new / "policy", params, config=published)
+        params = load_policy(folder, architecture, dtype)
+        checkpoint.write(new / "policy", params, architecture=published)
     tokenizer.save(new / "tokenizer.model")
     settings = artifacts.read_json(root / workdir.SETTINGS)["config"]
     about = {
@@ -94,27 +97,27 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def write_verifier(
-    path: Path, params: VerifierParams, *, config: TransformerConfig
+    path: Path, params: Params, *, architecture: TransformerConfig
 ) -> None:
     """Writes a policy's checkpoint into `path/policy`, and the head into `path/head`.
 
     Args:
       path: a folder; neither of the two may exist.
       params: the verifier.
-      config: the architecture, as for `checkpoint.write`.
+      architecture: as for `checkpoint.write`.
     """
-    checkpoint.write(path / "policy", params["model"], config=config)
+    checkpoint.write(path / "policy", params["network"], architecture=architecture)
     save_params(path / "head", {"head": params["head"]})
 
 
 def read_verifier(
-    path: Path, *, config: TransformerConfig, dtype: jnp.dtype = jnp.float32
-) -> VerifierParams:
+    path: Path, *, architecture: TransformerConfig, dtype: jnp.dtype = jnp.float32
+) -> Params:
     """Reads what `write_verifier` wrote; `policy` may also be of Hugging Face.
 
     Args:
       path: the folder.
-      config: the architecture.
+      architecture: of the policy.
       dtype: of the policy's parameters; the head is float32.
 
     Returns:
@@ -124,15 +127,15 @@ def read_verifier(
       UserError: a part is missing, damaged, or of another architecture.
     """
     like = jax.eval_shape(
-        functools.partial(forward.init_params, config=config, dtype=dtype),
+        functools.partial(forward.init_params, architecture=architecture, dtype=dtype),
         jax.random.key(0),
     )
-    model = checkpoint.read(
+    network = checkpoint.read(
         path / "policy",
-        config=config,
+        architecture=architecture,
         dtype=dtype,
-        shardings=mesh.shardings(like, mesh.DECODE),
+        shardings=sharding.shardings(like, sharding.DECODE),
     )
-    init = functools.partial(verifier.init_verifier, config=config)
-    head = {"head": jax.eval_shape(init, jax.random.key(0), model)["head"]}
-    return {"model": model, **load_params(path / "head", head)}
+    init = functools.partial(verifier.init_verifier, architecture=architecture)
+    head = {"head": jax.eval_shape(init, jax.random.key(0), network)["head"]}
+    return {"network": network, **load_params(path / "head", head)}

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from pav_jax.core.errors import UserError
 from pav_jax.core.progress import progress
 from pav_jax.distributed.processes import Processes
-from pav_jax.pipeline.workers import Alone, meet
+from pav_jax.pipeline.workers import Worker, meet
 from pav_jax.storage import artifacts
 from pav_jax.tools import scoring
 
@@ -84,21 +84,21 @@ def score_file(
       PeerStopped: another process failed.
     """
     source, target = Path(source), Path(target)
-    place, flag = target.with_name(f".{target.name}.crew"), f"--output={target}"
+    place, flag = target.with_name(f".{target.name}.worker"), f"--output={target}"
     try:
         with meet(place, processes, lambda: _claim(source, target), flag=flag) as (
-            crew,
+            worker,
             claimed,
         ):
             parts = target.with_name(f"{target.name}.parts")
-            work, tally = _Work(verifiers, source, parts, crew), None
-            if crew.leads:
+            work, tally = _Work(verifiers, source, parts, worker), None
+            if worker.is_primary:
                 tally = work.lead(target, *claimed)
-                crew.end(_NAME)
-            elif crew.await_begin(_NAME):
+                worker.end(_NAME)
+            elif worker.await_begin(_NAME):
                 work.help()
-                crew.await_end(_NAME)
-        crew.tidy()
+                worker.await_end(_NAME)
+        worker.tidy()
     except OSError as error:
         raise UserError(
             f"cannot use {error.filename or target}: {error.strerror}"
@@ -133,21 +133,21 @@ class _Work:
       verifiers: those in use.
       source: the input.
       parts: the folder of pieces whose turn has not come.
-      crew: who else is at work.
+      worker: who else is at work.
     """
 
     def __init__(
-        self, verifiers: scoring.Verifiers, source: Path, parts: Path, crew: Alone
+        self, verifiers: scoring.Verifiers, source: Path, parts: Path, worker: Worker
     ):
         self._verifiers, self._source = verifiers, source
-        self._parts, self._crew = parts, crew
+        self._parts, self._worker = parts, worker
         self._bad = 0  # lines that this process has met
 
     def lead(
         self, target: Path, out: BinaryIO | None, total: int, digest: str
     ) -> Tally:
         """Does what is left of the file, with the help of others."""
-        source, parts, crew = self._source, self._parts, self._crew
+        source, parts, worker = self._source, self._parts, self._worker
         if out is None:
             if source.samefile(target):
                 raise UserError(f"{target} is the input; give another --output")
@@ -169,7 +169,7 @@ class _Work:
             parts.mkdir()
             artifacts.write_json(parts / _ABOUT, about)
         artifacts.write_json(parts / _START, tally.lines)
-        crew.begin(_NAME)
+        worker.begin(_NAME)
         self._score_rest(out, tally, total)
         partial.replace(target)
         shutil.rmtree(parts)
@@ -184,13 +184,13 @@ class _Work:
             )
         start = artifacts.read_json(self._parts / _START)
         for name, first, lines in _pieces(self._source, start):
-            self._crew.check()
-            if self._crew.claim(name):
+            self._worker.check()
+            if self._worker.claim(name):
                 self._write(name, first, lines)
 
     def _score_rest(self, out: BinaryIO, tally: Tally, total: int) -> None:
         """Appends all that is left to `out`, and scores what of it nobody else does."""
-        crew = self._crew
+        worker = self._worker
         waiting: deque[str] = deque()  # pieces that come after one that is not there
         bar = progress(total=total, initial=tally.lines, unit="line", desc="score")
 
@@ -211,19 +211,19 @@ class _Work:
 
         with bar:
             for name, first, lines in _pieces(self._source, tally.lines):
-                crew.check()
-                if not crew.claim(name):
+                worker.check()
+                if not worker.claim(name):
                     waiting.append(name)
                 elif waiting or (self._parts / name).exists():
                     self._write(name, first, lines)
                     waiting.append(name)
                 else:
                     append(self._score(first, lines))
-                while waiting and crew.closed(waiting[0]):
+                while waiting and worker.closed(waiting[0]):
                     append_next()
             while waiting:
-                while not crew.closed(waiting[0]):
-                    crew.pause()
+                while not worker.closed(waiting[0]):
+                    worker.pause()
                 append_next()
 
     def _write(self, name: str, first: int, lines: list[bytes | None]) -> None:
@@ -232,7 +232,7 @@ class _Work:
         if not path.exists():
             piece = self._score(first, lines)
             artifacts.write_atomically(path, lambda file: file.write(piece))
-        self._crew.close(name)
+        self._worker.close(name)
 
     def _score(self, first: int, lines: list[bytes | None]) -> bytes:
         """Some lines scored, the first of which has the number `first`."""

@@ -15,17 +15,19 @@ from pathlib import Path
 
 import numpy as np
 
-from pav_jax import evaluation, labels, policy
 from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
+from pav_jax.core.types import Params, Problem
+from pav_jax.gemma import sizes
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.tokenizer import Tokenizer
+from pav_jax.labels import step_ends
 from pav_jax.pipeline import runner
+from pav_jax.prover import advantages, best_of_k
 from pav_jax.storage import artifacts, buckets, mirror, workdir
-from pav_jax.tasks import problems
-from pav_jax.tasks.base import Problem
+from pav_jax.tasks.problems import encode_prompt
 from pav_jax.tools import export
-from pav_jax.verifier import VerifierParams, best_of_k
+from pav_jax.verifier import load_verifier, score_rows
 
 _NARROWEST = 32  # tokens; rows are padded to this, or twice, four times, ... as many
 
@@ -67,7 +69,7 @@ class Verifiers:
     Attributes:
       prm: predicts `Q^π` at each step.
       orm: predicts the outcome of a whole response; may be missing.
-      model: the architecture of both.
+      architecture: of both.
       tokenizer: theirs.
       is_step_end: bool `[V]`, tokens that end a step.
       max_tokens: of a prompt and a response together, as far as they were trained.
@@ -75,9 +77,9 @@ class Verifiers:
       fingerprint: names the verifiers; the same for the same parameters only.
     """
 
-    prm: VerifierParams
-    orm: VerifierParams | None
-    model: TransformerConfig
+    prm: Params
+    orm: Params | None
+    architecture: TransformerConfig
     tokenizer: Tokenizer
     is_step_end: np.ndarray
     max_tokens: int
@@ -127,17 +129,17 @@ class Verifiers:
         if prover_k is None:
             settings = artifacts.read_json(root / workdir.SETTINGS)["config"]
             prover_k = settings["verifier.prover_k"]
-        tokenizer = problems.load_tokenizer(data)
-        model = problems.model_config(config.model, tokenizer)
+        tokenizer = Tokenizer.load(data / "tokenizer.model")
+        architecture = sizes.from_config(config.model, tokenizer.vocab_size)
         loaded = [
-            problems.load_verifier(folder, config.model, model)
+            load_verifier(folder, architecture, sizes.dtype_of(config.model))
             for folder in (prm, orm)
             if folder
         ]
         return cls(
             prm=loaded[0],
             orm=loaded[1] if orm else None,
-            model=model,
+            architecture=architecture,
             tokenizer=tokenizer,
             is_step_end=tokenizer.step_end_mask(),
             max_tokens=config.limits.max_prompt_tokens + config.limits.max_tokens,
@@ -171,12 +173,12 @@ def _exported(directory: Path, prover_k: int | None) -> Verifiers:
     about = export.read_about(directory)
     config = config_lib.unflatten(about["fields"])
     tokenizer = Tokenizer.load(directory / "tokenizer.model")
-    model = problems.model_config(config.model, tokenizer)
-    dtype = problems.dtype_of(config.model)
+    architecture = sizes.from_config(config.model, tokenizer.vocab_size)
+    dtype = sizes.dtype_of(config.model)
     return Verifiers(
-        prm=export.read_verifier(directory, config=model, dtype=dtype),
+        prm=export.read_verifier(directory, architecture=architecture, dtype=dtype),
         orm=None,
-        model=model,
+        architecture=architecture,
         tokenizer=tokenizer,
         is_step_end=tokenizer.step_end_mask(),
         max_tokens=config.limits.max_prompt_tokens + config.limits.max_tokens,
@@ -229,7 +231,7 @@ def encode(verifiers: Verifiers, prompt: str, response: str) -> Encoded:
     """
     limit = verifiers.max_tokens
     problem = Problem(prompt.rstrip("\n") + "\n", answer="")
-    start = policy.encode_prompt(verifiers.tokenizer, problem, max_tokens=limit)
+    start = encode_prompt(verifiers.tokenizer, problem, max_tokens=limit)
     rest = verifiers.tokenizer.encode(response.rstrip("\n"))
     rest.append(verifiers.tokenizer.eos_id)
     if len(start) + len(rest) > limit:
@@ -237,7 +239,7 @@ def encode(verifiers: Verifiers, prompt: str, response: str) -> Encoded:
             f"the prompt has {len(start)} tokens and the response {len(rest)}, together"
             f" more than the {limit} that the verifier was trained for"
         )
-    stops = labels.step_ends(rest, verifiers.is_step_end)
+    stops = step_ends(rest, verifiers.is_step_end)
     return Encoded(start + rest, len(start) + np.concatenate([[0], stops]))
 
 
@@ -268,9 +270,9 @@ def score_encoded(verifiers: Verifiers, encoded: Sequence[Encoded]) -> list[Scor
         widths.append(min(2 * widths[-1], verifiers.max_tokens))
     rows = [row.tokens for row in encoded]
 
-    def read(params: VerifierParams) -> list[np.ndarray]:
-        return evaluation.score_rows(
-            params, rows, widths=widths, config=verifiers.model
+    def read(params: Params) -> list[np.ndarray]:
+        return score_rows(
+            params, rows, widths=widths, architecture=verifiers.architecture
         )
 
     outcomes = read(verifiers.orm) if verifiers.orm else [None] * len(rows)
@@ -283,7 +285,7 @@ def score_encoded(verifiers: Verifiers, encoded: Sequence[Encoded]) -> list[Scor
 def _scores(
     verifiers: Verifiers, row: Encoded, q: np.ndarray, orm: float | None
 ) -> Scores:
-    progress = np.diff(best_of_k(q, verifiers.prover_k))
+    progress = advantages(best_of_k(q, verifiers.prover_k))
     texts = [
         verifiers.tokenizer.decode(row.tokens[start:stop]).rstrip("\n")
         for start, stop in zip(row.ends, row.ends[1:], strict=False)

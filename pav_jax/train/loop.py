@@ -13,11 +13,12 @@ import jax
 import numpy as np
 
 from pav_jax.core.progress import progress
-from pav_jax.distributed import mesh, signals
+from pav_jax.core.types import Batch
+from pav_jax.distributed import sharding, signals
 from pav_jax.distributed.agreement import Agreement, Word
 from pav_jax.storage import artifacts
 from pav_jax.storage.checkpoints import Checkpoints
-from pav_jax.train.step import Batch, TrainState
+from pav_jax.train.step import TrainState
 
 _SAVE_EVERY = 30.0  # seconds: what a kill may cost
 _AHEAD = 2  # steps dispatched while one runs; a save waits for as many
@@ -74,7 +75,7 @@ def fit(
     )
     with bar, signals.deferred() as stopped:
         for step in range(first, steps):
-            state, metrics = step_fn(state, mesh.place_batch(batches(step)))
+            state, metrics = step_fn(state, sharding.place_batch(batches(step)))
             window.append(metrics)
             if len(window) > _AHEAD:
                 jax.block_until_ready(window[-1 - _AHEAD])

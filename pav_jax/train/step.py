@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from pav_jax.core.errors import UserError
-from pav_jax.distributed import mesh
+from pav_jax.distributed import sharding
 
 Batch = dict[str, jax.Array]
 # (params, batch) -> (scalar float32 loss, float32 scalars to log)
@@ -99,9 +99,9 @@ def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSta
     def init(params: Any) -> TrainState:
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
-    params = mesh.place(params, mesh.TRAIN)
+    params = sharding.place(params, sharding.TRAIN)
     # Placed as a step leaves it, so that the second step is not compiled anew.
-    where = mesh.shardings(jax.eval_shape(init, params), mesh.TRAIN)
+    where = sharding.shardings(jax.eval_shape(init, params), sharding.TRAIN)
     return jax.jit(init, out_shardings=where, donate_argnums=0)(params)
 
 
@@ -117,13 +117,13 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch):
         (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(
-            state.params, mesh.constrain_batch(batch)
+            state.params, sharding.constrain_batch(batch)
         )
-        grads = mesh.constrain_params(grads, mesh.TRAIN)
+        grads = sharding.constrain_params(grads, sharding.TRAIN)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = metrics | {"loss": value, "grad_norm": optax.tree.norm(grads)}
         state = TrainState(state.step + 1, params, opt_state)
-        return mesh.constrain_params(state, mesh.TRAIN), metrics
+        return sharding.constrain_params(state, sharding.TRAIN), metrics
 
     return jax.jit(step, donate_argnums=0)

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from pav_jax import policy, rollout, verifier
 from pav_jax.core.ledger import Ledger
-from pav_jax.distributed import mesh
+from pav_jax.distributed import mesh, sharding
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import tiny_gemma2
 from pav_jax.rl import update as rl
@@ -71,12 +71,14 @@ def parameters():
 
 
 def sft(programs):
-    loss = functools.partial(policy.sft_loss, config=CONFIG)
+    loss = functools.partial(policy.sft_loss, architecture=CONFIG)
     return _train(parameters()[0], loss, programs, "sft")
 
 
 def prm(programs):
-    loss = functools.partial(verifier.verifier_loss, config=CONFIG, language_weight=0.1)
+    loss = functools.partial(
+        verifier.verifier_loss, architecture=CONFIG, language_weight=0.1
+    )
     return _train(parameters()[1], loss, programs, "prm")
 
 
@@ -92,10 +94,10 @@ def _train(params, loss, programs, name):
 
 
 def reinforce(programs):
-    params = mesh.place(parameters()[0], mesh.TRAIN)
+    params = sharding.place(parameters()[0], sharding.TRAIN)
     optimizers = (make_optimizer(OPTIMIZER), make_optimizer(OPTIMIZER))
-    state = rl.init_state(params, OBJECTIVE, optimizers, config=CONFIG)
-    update = rl.make_update(OBJECTIVE, optimizers, config=CONFIG, group=2)
+    state = rl.init_state(params, OBJECTIVE, optimizers, architecture=CONFIG)
+    update = rl.make_update(OBJECTIVE, optimizers, architecture=CONFIG, group=2)
     programs["reinforce"] = update = update.lower(state, params, batch()).compile()
     for _ in range(2):
         state, metrics = jax.block_until_ready(update(state, params, batch()))
@@ -104,7 +106,7 @@ def reinforce(programs):
 
 def decode(programs):
     """Samples of 10 prompts by 3 branches: more than the grid holds."""
-    params = mesh.place(parameters()[0], mesh.DECODE)
+    params = sharding.place(parameters()[0], sharding.DECODE)
     rng = np.random.default_rng(1)
     trunks = rng.integers(2, CONFIG.vocab_size, (10, LENGTH)).tolist()
     requests = [
@@ -131,7 +133,7 @@ def decode(programs):
 
 def score(programs):
     """Q by one pass over rows."""
-    params = mesh.place(parameters()[1], mesh.DECODE)
+    params = sharding.place(parameters()[1], sharding.DECODE)
     tokens = batch()["tokens"]
     values = jax.jit(verifier.step_values, static_argnames="config")
     values = values.lower(params, tokens, config=CONFIG).compile()
@@ -141,8 +143,8 @@ def score(programs):
 
 def beams(programs):
     """Searches of 3 problems, by beams that a mesh shares out by problem and by row."""
-    params = mesh.place(parameters()[0], mesh.DECODE)
-    verifier_params = mesh.place(parameters()[1], mesh.DECODE)
+    params = sharding.place(parameters()[0], sharding.DECODE)
+    verifier_params = sharding.place(parameters()[1], sharding.DECODE)
     rng = np.random.default_rng(2)
     prompts = rng.integers(2, CONFIG.vocab_size, (3, LENGTH)).tolist()
     scorer = verifier_scorer.VerifierScorer(

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from pav_jax.core.errors import UserError
-from pav_jax.distributed import collectives, mesh, processes
+from pav_jax.distributed import collectives, mesh, processes, sharding
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import tiny_gemma2
 
@@ -27,8 +27,12 @@ def main(address, index):
     devices = np.array(jax.devices()).reshape(2, 4).T.reshape(1, 4, 2)
     kinds = (jax.sharding.AxisType.Auto,) * 3
     with jax.set_mesh(Mesh(devices, mesh.AXES, axis_types=kinds)):
-        assert collectives.count() == 2 and collectives.leads() == (index == 0)
-        assert [range(7)[collectives.of(7)]] == [[range(3), range(3, 7)][index]]
+        assert collectives.process_count() == 2 and collectives.is_primary() == (
+            index == 0
+        )
+        assert [range(7)[collectives.process_slice(7)]] == [
+            [range(3), range(3, 7)][index]
+        ]
         check_weights()
         check_rows(index)
     print("all is well")
@@ -39,15 +43,15 @@ def check_weights():
     shapes = jax.eval_shape(lambda: forward.init_params(jax.random.key(0), MODEL))
     host = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)
     host = jax.tree.map(lambda leaf: leaf.astype(np.float32), host)
-    trained = mesh.place(host, mesh.TRAIN)
+    trained = sharding.place(host, sharding.TRAIN)
     assert not trained["embed"].is_fully_addressable
-    ours = collectives.fetch(trained)
-    with collectives.apart():
-        assert not mesh.is_shared()
+    ours = collectives.gather_params(trained)
+    with collectives.local_mesh():
+        assert not mesh.spans_processes()
         own = jax.sharding.get_mesh()
         assert dict(own.shape) == {"data": 1, "fsdp": 2, "tensor": 2}
         assert set(own.devices.flat) == set(jax.local_devices())
-        wanted = mesh.shardings(shapes, mesh.DECODE)
+        wanted = sharding.shardings(shapes, sharding.DECODE)
         for a, b, place in zip(
             *map(jax.tree.leaves, (ours, host, wanted)), strict=True
         ):
@@ -56,25 +60,25 @@ def check_weights():
         # It can be computed with.
         logits = jax.jit(forward.hidden_states, static_argnames="config")
         tokens = np.arange(2, 8).reshape(2, 3)
-        assert np.isfinite(logits(ours, tokens, config=MODEL)).all()
+        assert np.isfinite(logits(ours, tokens, architecture=MODEL)).all()
 
 
 def check_rows(index):
     whole = np.arange(24).reshape(8, 3)
-    joined = collectives.join({"x": whole[4 * index :][:4]})["x"]
+    joined = collectives.global_batch({"x": whole[4 * index :][:4]})["x"]
     active = jax.sharding.get_mesh()
     assert joined.sharding.mesh == active
     assert joined.sharding.spec == PartitionSpec(mesh.BATCH)
     for shard in joined.addressable_shards:
         np.testing.assert_array_equal(shard.data, whole[shard.index])
     try:
-        collectives.join({"x": whole[:3]})
+        collectives.global_batch({"x": whole[:3]})
     except UserError as error:
         assert "a batch of 6 rows is not a multiple of data x fsdp = 4" in str(error)
     else:
         raise AssertionError("six rows on four devices")
     uneven = whole[: index + 2].astype(np.float32) + index
-    found = collectives.collect({"x": uneven, "y": np.arange(index + 2)})
+    found = collectives.all_gather_rows({"x": uneven, "y": np.arange(index + 2)})
     np.testing.assert_array_equal(
         found["x"], np.concatenate([whole[:2], whole[:3] + 1])
     )

@@ -15,7 +15,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from pav_jax import verifier
 from pav_jax.core.errors import UserError
-from pav_jax.distributed import mesh
+from pav_jax.distributed import mesh, sharding
 from pav_jax.gemma import forward, sizes
 from pav_jax.rl import update
 
@@ -115,17 +115,17 @@ def networks(config):
 @pytest.mark.parametrize("network", ["policy", "prm", "value"])
 def test_every_parameter_and_its_moments_have_a_rule(config, network):
     params, moments = networks(config)[network]
-    found = mesh.specs(params, mesh.TRAIN)
-    of_moments = mesh.specs(moments, mesh.TRAIN)
+    found = sharding.specs(params, sharding.TRAIN)
+    of_moments = sharding.specs(moments, sharding.TRAIN)
     assert of_moments[0].mu == found and of_moments[0].nu == found
     for leaf, spec in zip(jax.tree.leaves(params), jax.tree.leaves(found), strict=True):
         assert leaf.size < 1_000_000 or "fsdp" in spec, leaf.shape
 
 
 def test_decoding_has_weights_whole_along_fsdp():
-    for spec in jax.tree.leaves(mesh.specs(shapes(GEMMA2), mesh.DECODE)):
+    for spec in jax.tree.leaves(sharding.specs(shapes(GEMMA2), sharding.DECODE)):
         assert "fsdp" not in spec
-    assert mesh.specs(shapes(GEMMA2), mesh.DECODE)["embed"] == PartitionSpec(
+    assert sharding.specs(shapes(GEMMA2), sharding.DECODE)["embed"] == PartitionSpec(
         "tensor", None
     )
 
@@ -143,27 +143,27 @@ def test_a_parameter_without_a_rule():
     tree = shapes(GEMMA2)
     tree["layers"]["router"] = tree["layers"]["q"]
     with pytest.raises(ValueError, match="0 sharding rules .* layers/router"):
-        mesh.specs(tree, mesh.TRAIN)
+        sharding.specs(tree, sharding.TRAIN)
 
 
 def test_a_rule_without_a_parameter():
     tree = shapes(GEMMA2)
     del tree["layers"]["down"]
     with pytest.raises(ValueError, match="'layers/down' is for no parameter"):
-        mesh.specs(tree, mesh.TRAIN)
+        sharding.specs(tree, sharding.TRAIN)
 
 
 def test_a_rule_for_other_dimensions():
     tree = shapes(GEMMA2)
     tree["final_norm"] = tree["embed"]
     with pytest.raises(ValueError, match="1 dimensions, and parameter final_norm"):
-        mesh.specs(tree, mesh.TRAIN)
+        sharding.specs(tree, sharding.TRAIN)
 
 
 def test_a_mesh_that_does_not_divide():
     abstract = AbstractMesh((1, 1, 8), mesh.AXES)
     with pytest.raises(UserError, match="tensor=8 does not divide 4, .* layers/kv"):
-        mesh.shardings(shapes(GEMMA2), mesh.TRAIN, abstract)
+        sharding.shardings(shapes(GEMMA2), sharding.TRAIN, abstract)
 
 
 @pytest.mark.parametrize(
@@ -204,27 +204,27 @@ def test_sizes_that_make_no_mesh(sizes, said):
     ],
 )
 def test_the_mesh_of_one_process_of_many(sizes, count, share):
-    found = mesh.share_of_process(dict(zip(mesh.AXES, sizes, strict=True)), count)
+    found = mesh.process_sizes(dict(zip(mesh.AXES, sizes, strict=True)), count)
     assert found == dict(zip(mesh.AXES, share, strict=True))
 
 
 def test_tensor_stays_within_a_process():
     with pytest.raises(UserError, match="tensor=8 does not divide the 4 devices"):
-        mesh.share_of_process({"data": 1, "fsdp": 2, "tensor": 8}, 4)
+        mesh.process_sizes({"data": 1, "fsdp": 2, "tensor": 8}, 4)
 
 
 def test_a_batch_is_placed_by_rows():
     """A mesh of one device stands for any, but for the division."""
     batch = {"x": np.arange(6).reshape(3, 2), "y": np.arange(3.0, dtype=np.float32)}
-    assert mesh.place_batch(batch) is batch
+    assert sharding.place_batch(batch) is batch
     with jax.set_mesh(mesh.make_mesh({})):
-        placed = mesh.place_batch(batch)
+        placed = sharding.place_batch(batch)
     for name, array in batch.items():
         np.testing.assert_array_equal(placed[name], array)
         assert placed[name].sharding.spec == PartitionSpec(mesh.BATCH)
 
 
 def test_without_a_mesh_all_is_on_one_device():
-    placed = mesh.place({"embed": jnp.ones((2, 2))}, mesh.TRAIN)
+    placed = sharding.place({"embed": jnp.ones((2, 2))}, sharding.TRAIN)
     assert placed["embed"].devices() == {jax.local_devices()[0]}
-    assert mesh.constrain(placed["embed"], mesh.BATCH) is placed["embed"]
+    assert sharding.constrain(placed["embed"], mesh.BATCH) is placed["embed"]

@@ -50,8 +50,8 @@ processes._HEARTBEAT_SECONDS = 10
 def run(context):
     def work(part, path, ledger, advance):
         print("shard", path.stem, flush=True)
-        claims = lambda: list(context.directory.parent.glob(".crew-*/*.claim"))
-        while how == "hang" and (not context.crew.leads or len(claims()) < 2):
+        claims = lambda: list(context.directory.parent.glob(".worker-*/*.claim"))
+        while how == "hang" and (not context.worker.is_primary or len(claims()) < 2):
             time.sleep(0.1)
         artifacts.write_arrays(path, {})
 
@@ -59,7 +59,7 @@ def run(context):
 
 pipeline = types.ModuleType("pav_jax.pipeline.stages")
 sys.modules["pav_jax.pipeline.stages"] = pipeline
-pipeline.stages = lambda config: [Stage("labels", run, (), ("seed",), shared=True)]
+pipeline.stages = lambda config: [Stage("labels", run, (), ("seed",), collective=True)]
 
 from pav_jax.main import main
 how, sys.argv[1:] = sys.argv[1], sys.argv[2:]

@@ -58,11 +58,11 @@ def train(context):
     params = jax.tree.map(  # drawn here, since jax would have to compile that
         lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), _like()
     )
-    loss = functools.partial(policy.sft_loss, config=MODEL)
+    loss = functools.partial(policy.sft_loss, architecture=MODEL)
     run_training(context, params, loss, rows, context.config.sft)
 
 
-STAGES = [Stage("sft", train, (), ("seed", "sft"), shared=True)]
+STAGES = [Stage("sft", train, (), ("seed", "sft"), collective=True)]
 
 
 def read(workdir):

@@ -146,7 +146,7 @@ def test_smoke_is_of_the_same_kind(name):
         lambda: problems.initial_policy(config.model, small, seed=0)
     )
     hidden = jax.eval_shape(
-        lambda p, t: forward.hidden_states(p, t, config=small), params, tokens
+        lambda p, t: forward.hidden_states(p, t, architecture=small), params, tokens
     )
     assert hidden.shape == (2, 40, small.embed_dim)
 

@@ -19,6 +19,7 @@ import safetensors.numpy
 
 from pav_jax import verifier
 from pav_jax.core.errors import UserError
+from pav_jax.core.types import Params
 from pav_jax.gemma import checkpoint, forward, hugging_face, package_format, sizes
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.storage.checkpoints import save_params
@@ -50,13 +51,13 @@ TOKENS = jnp.asarray(np.random.default_rng(0).integers(1, 40, (2, 9)), jnp.int32
 
 @functools.partial(jax.jit, static_argnames="config")
 def _logits(params, *, config):
-    hidden = forward.hidden_states(params, TOKENS, config=config)
-    return forward.logits(params, hidden, config=config)
+    hidden = forward.hidden_states(params, TOKENS, architecture=config)
+    return forward.logits(params, hidden, architecture=config)
 
 
-def _random(config: TransformerConfig) -> forward.Params:
+def _random(config: TransformerConfig) -> Params:
     rng = np.random.default_rng(0)
-    init = functools.partial(forward.init_params, config=config)
+    init = functools.partial(forward.init_params, architecture=config)
     return jax.tree.map(
         lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype),
         jax.eval_shape(init, jax.random.key(0)),
@@ -121,7 +122,7 @@ def test_reads_what_the_package_writes(gm, reference, tmp_path, config, layout):
         "stacked": lambda: package._nested_to_stacked(params, 2),
     }[layout]()
     gm.ckpts.save_params(saved, tmp_path / "it", wait_until_finished=True)
-    ours = checkpoint.read(tmp_path / "it", config=config)
+    ours = checkpoint.read(tmp_path / "it", architecture=config)
     np.testing.assert_allclose(_logits(ours, config=config), logits, atol=1e-4)
     assert logits.std() > 0.5
 
@@ -131,8 +132,8 @@ def test_reads_what_the_package_writes(gm, reference, tmp_path, config, layout):
 def test_the_package_opens_what_is_written(gm, reference, tmp_path, config):
     params, logits = reference(config)
     gm.ckpts.save_params(params, tmp_path / "theirs", wait_until_finished=True)
-    ours = checkpoint.read(tmp_path / "theirs", config=config)
-    checkpoint.write(tmp_path / "ours", ours, config=config)
+    ours = checkpoint.read(tmp_path / "theirs", architecture=config)
+    checkpoint.write(tmp_path / "ours", ours, architecture=config)
     opened = gm.ckpts.load_params(tmp_path / "ours")
     _assert_same(opened, params)
 
@@ -256,7 +257,7 @@ def gemma2(tmp_path_factory) -> Path:
 
 
 def test_reads_hugging_face_s_gemma2(gemma2):
-    _assert_same(checkpoint.read(gemma2, config=GROUPED), _random(GROUPED))
+    _assert_same(checkpoint.read(gemma2, architecture=GROUPED), _random(GROUPED))
 
 
 @pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
@@ -272,24 +273,26 @@ def test_reads_the_text_model_of_hugging_face_s_gemma3(tmp_path, prefix):
     assert tensors[f"{prefix}norm.weight"].dtype == ml_dtypes.bfloat16
     _write_hugging_face(tmp_path / "it", tensors, HF_GEMMA3, shards=3)
     for dtype in (jnp.bfloat16, jnp.float32):
-        ours = checkpoint.read(tmp_path / "it", config=GEMMA3, dtype=dtype)
+        ours = checkpoint.read(tmp_path / "it", architecture=GEMMA3, dtype=dtype)
         assert {leaf.dtype for leaf in jax.tree.leaves(ours)} == {jnp.dtype(dtype)}
         _assert_same(ours, jax.tree.map(lambda a, d=dtype: a.astype(d), params))
 
     (tmp_path / "it/model-00002-of-00003.safetensors").unlink()
     with pytest.raises(UserError, match="lacks model-00002-of-00003.safetensors"):
-        checkpoint.read(tmp_path / "it", config=GEMMA3)
+        checkpoint.read(tmp_path / "it", architecture=GEMMA3)
 
 
 def test_missing_rows_of_the_table_are_the_padding_token_s(gemma2, tmp_path):
     wider = dataclasses.replace(GROUPED, vocab_size=43)
-    embed = np.asarray(checkpoint.read(gemma2, config=wider)["embed"])
+    embed = np.asarray(checkpoint.read(gemma2, architecture=wider)["embed"])
     np.testing.assert_array_equal(embed[:40], _random(GROUPED)["embed"])
     np.testing.assert_array_equal(embed[40:], embed[[0, 0, 0]])
     # And the other way about, through a checkpoint with spare rows.
-    checkpoint.write(tmp_path / "it", _random(GROUPED), config=wider)
-    _assert_same(checkpoint.read(tmp_path / "it", config=wider)["embed"], embed)
-    _assert_same(checkpoint.read(tmp_path / "it", config=GROUPED), _random(GROUPED))
+    checkpoint.write(tmp_path / "it", _random(GROUPED), architecture=wider)
+    _assert_same(checkpoint.read(tmp_path / "it", architecture=wider)["embed"], embed)
+    _assert_same(
+        checkpoint.read(tmp_path / "it", architecture=GROUPED), _random(GROUPED)
+    )
 
 
 # What the published config.json files say, and where they leave transformers' defaults.
@@ -386,7 +389,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_config_json_is_understood(name):
-    stated = hugging_face.architecture(PUBLISHED[name])
+    stated = hugging_face.stated_fields(PUBLISHED[name])
     expected = dataclasses.asdict(sizes.by_name(name))
     assert {k: expected[k] for k in stated} == stated
     assert expected.keys() - stated.keys() == {"vocab_size", "transposed_gate"}
@@ -399,7 +402,7 @@ def test_config_json_of_transformers_5_is_understood():
         "rope_parameters": {"full_attention": full, "sliding_attention": sliding}
     }
     del new["rope_scaling"]
-    assert hugging_face.architecture(new) == hugging_face.architecture(
+    assert hugging_face.stated_fields(new) == hugging_face.stated_fields(
         PUBLISHED["gemma3_4b"]
     )
 
@@ -424,14 +427,14 @@ def test_config_json_of_transformers_5_is_understood():
 )
 def test_another_architecture_is_named(gemma2, change, message):
     with pytest.raises(UserError, match=message):
-        checkpoint.read(gemma2, config=dataclasses.replace(GROUPED, **change))
+        checkpoint.read(gemma2, architecture=dataclasses.replace(GROUPED, **change))
 
 
 @pytest.fixture(scope="module")
 def nested(tmp_path_factory) -> Path:
     """A nested checkpoint of GROUPED, with the weights of `_random`."""
     path = tmp_path_factory.mktemp("gemma") / "nested"
-    checkpoint.write(path, _random(GROUPED), config=GROUPED)
+    checkpoint.write(path, _random(GROUPED), architecture=GROUPED)
     return path
 
 
@@ -454,30 +457,30 @@ def nested(tmp_path_factory) -> Path:
 )
 def test_a_tensor_that_does_not_fit_is_named(nested, change, message):
     with pytest.raises(UserError, match=message):
-        checkpoint.read(nested, config=dataclasses.replace(GROUPED, **change))
+        checkpoint.read(nested, architecture=dataclasses.replace(GROUPED, **change))
 
 
 def test_what_is_no_checkpoint_is_said_so(tmp_path, gemma2, nested):
     with pytest.raises(UserError, match="there is no checkpoint folder"):
-        checkpoint.read(tmp_path / "absent", config=GROUPED)
+        checkpoint.read(tmp_path / "absent", architecture=GROUPED)
     with pytest.raises(UserError, match="holds no checkpoint"):
-        checkpoint.read(tmp_path, config=GROUPED)
+        checkpoint.read(tmp_path, architecture=GROUPED)
 
     cut = tmp_path / "cut"
     shutil.copytree(gemma2, cut)
     file = cut / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(UserError, match="cut/model.safetensors is damaged"):
-        checkpoint.read(cut, config=GROUPED)
+        checkpoint.read(cut, architecture=GROUPED)
     (cut / "config.json").write_text("{}")
     with pytest.raises(UserError, match="damaged|model_type"):
-        checkpoint.read(cut, config=GROUPED)
+        checkpoint.read(cut, architecture=GROUPED)
 
     shutil.copytree(nested, tmp_path / "orbax")
     for file in (tmp_path / "orbax").rglob("d/*"):
         file.unlink()
     with pytest.raises(UserError, match="orbax is damaged"):
-        checkpoint.read(tmp_path / "orbax", config=GROUPED)
+        checkpoint.read(tmp_path / "orbax", architecture=GROUPED)
 
 
 # Where it goes.
@@ -530,7 +533,7 @@ def test_a_verifier_is_a_policy_s_checkpoint_and_a_head(tmp_path, gemma2):
     params = {"model": _random(GROUPED), "head": head}
     export.write_verifier(tmp_path / "prm", params, config=GROUPED)
     _assert_same(export.read_verifier(tmp_path / "prm", config=GROUPED), params)
-    policy = checkpoint.read(tmp_path / "prm" / "policy", config=GROUPED)
+    policy = checkpoint.read(tmp_path / "prm" / "policy", architecture=GROUPED)
     _assert_same(policy, params["model"])
     # A head on a policy of Hugging Face.
     shutil.copytree(gemma2, tmp_path / "mixed" / "policy")

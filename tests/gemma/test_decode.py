@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pav_jax.core.types import Params
 from pav_jax.gemma import decode, forward
 from pav_jax.gemma.architecture import TransformerConfig
 
@@ -29,11 +30,11 @@ prefill = jax.jit(decode.prefill, static_argnames="config")
 hidden_states = jax.jit(forward.hidden_states, static_argnames="config")
 
 
-def _params(config: TransformerConfig, seed: int) -> forward.Params:
+def _params(config: TransformerConfig, seed: int) -> Params:
     """Random parameters, norm scales included; numpy's, which compile nothing."""
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(
-        functools.partial(forward.init_params, config=config), jax.random.key(0)
+        functools.partial(forward.init_params, architecture=config), jax.random.key(0)
     )
     return jax.tree.map(
         lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype), shapes
@@ -71,18 +72,18 @@ def _compare(
         at = leaves[i, j]
         whole[i, j, :at] = trunk[i, :at]
         whole[i, j, at : at + c] = suffix[i, j]
-    expected = hidden_states(params, whole.reshape(g * m, t + c), config=config)
+    expected = hidden_states(params, whole.reshape(g * m, t + c), architecture=config)
     expected = np.asarray(expected).reshape(g, m, t + c, -1)
     assert expected.std() > 0.5
 
-    kv, trunk_hidden = prefill(params, trunk, config=config)
+    kv, trunk_hidden = prefill(params, trunk, architecture=config)
     trunk_hidden = np.asarray(trunk_hidden)
     for i, j in np.ndindex(g, m):
         at = leaves[i, j]
         np.testing.assert_allclose(
             trunk_hidden[i, :at], expected[i, j, :at], atol=1e-4, rtol=0
         )
-    cache = decode.empty_suffix(g, m, c, config=config)
+    cache = decode.empty_suffix(g, m, c, architecture=config)
     length = np.zeros((g, m), np.int32)
     while length.min() < c:
         count = rng.integers(0, s + 1, (g, m)) if ragged else np.full((g, m), s)
@@ -91,7 +92,9 @@ def _compare(
         for i, j in np.ndindex(g, m):
             at = slice(length[i, j], length[i, j] + count[i, j])
             tokens[i, j, : count[i, j]] = suffix[i, j, at]
-        cache, hidden = extend(params, kv, cache, tokens, leaves, length, config=config)
+        cache, hidden = extend(
+            params, kv, cache, tokens, leaves, length, architecture=config
+        )
         hidden = np.asarray(hidden)
         for i, j in np.ndindex(g, m):
             n, start = count[i, j], leaves[i, j] + length[i, j]
@@ -168,9 +171,11 @@ def test_a_window_over_the_border(window):
     def first_state(changed):
         other = trunk.copy()
         other[:, changed] = 0
-        kv, _ = prefill(params, other, config=config)
-        cache = decode.empty_suffix(2, 3, 6, config=config)
-        _, hidden = extend(params, kv, cache, tokens, leaves, 0 * leaves, config=config)
+        kv, _ = prefill(params, other, architecture=config)
+        cache = decode.empty_suffix(2, 3, 6, architecture=config)
+        _, hidden = extend(
+            params, kv, cache, tokens, leaves, 0 * leaves, architecture=config
+        )
         return np.asarray(hidden)[:, :, 0]
 
     plain = first_state([])
@@ -189,10 +194,12 @@ def test_branches_do_not_see_each_other():
     leaves = np.array([[3, 5, 8], [2, 3, 4]], np.int32)
 
     def run(trunk, tokens):
-        kv, _ = prefill(params, trunk, config=CONFIG)
-        cache = decode.empty_suffix(2, 3, 4, config=CONFIG)
+        kv, _ = prefill(params, trunk, architecture=CONFIG)
+        cache = decode.empty_suffix(2, 3, 4, architecture=CONFIG)
         zeros = np.zeros_like(leaves)
-        _, hidden = extend(params, kv, cache, tokens, leaves, zeros, config=CONFIG)
+        _, hidden = extend(
+            params, kv, cache, tokens, leaves, zeros, architecture=CONFIG
+        )
         return np.asarray(hidden)
 
     plain = run(trunk, tokens)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pav_jax.core.types import Params
 from pav_jax.gemma import decode, forward
 from pav_jax.gemma.architecture import TransformerConfig, tiny_gemma2
 
@@ -77,7 +78,7 @@ def _tokens(config: TransformerConfig, length: int = LENGTH) -> jax.Array:
     return jnp.asarray(rng.integers(1, config.vocab_size, (BATCH, length)), jnp.int32)
 
 
-def _stack(tree: dict[str, Any], config: TransformerConfig) -> forward.Params:
+def _stack(tree: dict[str, Any], config: TransformerConfig) -> Params:
     """The package's parameters as the tree of `forward.init_params`."""
 
     def one(i):
@@ -122,13 +123,13 @@ def _likeliest(logits):
 @functools.partial(jax.jit, static_argnames="config")
 def _greedy(params, prompt, *, config):
     """The likeliest token, 64 times, after `prompt [T]`; through the cache."""
-    trunk, hidden = decode.prefill(params, prompt[None], config=config)
-    suffix = decode.empty_suffix(1, 1, DECODED, config=config)
+    trunk, hidden = decode.prefill(params, prompt[None], architecture=config)
+    suffix = decode.empty_suffix(1, 1, DECODED, architecture=config)
     trunk_length = jnp.full((1, 1), len(prompt), jnp.int32)
 
     def step(i, carry):
         suffix, hidden, tokens = carry
-        token = _likeliest(forward.logits(params, hidden, config=config))
+        token = _likeliest(forward.logits(params, hidden, architecture=config))
         suffix, hidden = decode.extend(
             params,
             trunk,
@@ -136,7 +137,7 @@ def _greedy(params, prompt, *, config):
             jnp.full((1, 1, 1), token, jnp.int32),
             trunk_length,
             jnp.full((1, 1), i, jnp.int32),
-            config=config,
+            architecture=config,
         )
         return suffix, hidden[0, 0, 0], tokens.at[i].set(token)
 
@@ -145,7 +146,7 @@ def _greedy(params, prompt, *, config):
 
 
 @functools.cache
-def _reference(package_model, name: str) -> tuple[forward.Params, Any, Any, Any]:
+def _reference(package_model, name: str) -> tuple[Params, Any, Any, Any]:
     """Weights as our tree, tokens, and the package's hidden states and logits.
 
     The tokens are random in one row; the other is a random prompt, and what our
@@ -168,8 +169,10 @@ def _reference(package_model, name: str) -> tuple[forward.Params, Any, Any, Any]
 
 @functools.partial(jax.jit, static_argnames="config")
 def _jitted(params, tokens, *, config):
-    hidden, kv = forward.hidden_states(params, tokens, config=config, return_kv=True)
-    return hidden, kv, forward.logits(params, hidden, config=config)
+    hidden, kv = forward.hidden_states(
+        params, tokens, architecture=config, return_kv=True
+    )
+    return hidden, kv, forward.logits(params, hidden, architecture=config)
 
 
 def _run(params, tokens, *, config):
@@ -246,11 +249,11 @@ def test_the_comparison_notices_a_wrong_switch(package_model, name, change):
     assert np.abs(logits - their_logits).max() > 1e-2
 
 
-def _random(config: TransformerConfig) -> forward.Params:
+def _random(config: TransformerConfig) -> Params:
     """Random parameters, norm scales included; numpy's, which compile nothing."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(
-        functools.partial(forward.init_params, config=config), jax.random.key(0)
+        functools.partial(forward.init_params, architecture=config), jax.random.key(0)
     )
     return jax.tree.map(
         lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype), shapes
@@ -263,9 +266,9 @@ def test_the_gradient_is_that_of_plain_differentiation(monkeypatch):
     params, tokens = _random(config), _tokens(config)
 
     def loss(params):
-        hidden = forward.hidden_states(params, tokens, config=config)
+        hidden = forward.hidden_states(params, tokens, architecture=config)
         log_probs = forward.token_log_probs(
-            params, hidden[:, :-1], tokens[:, 1:], config=config
+            params, hidden[:, :-1], tokens[:, 1:], architecture=config
         )
         return -jnp.mean(log_probs)
 
@@ -354,7 +357,7 @@ def test_a_vocabulary_in_chunks_gives_the_same_log_probs_and_gradient(chunk, cap
     def run(params, hidden, chunk):
         def loss(params, hidden):
             log_probs = forward.token_log_probs(
-                params, hidden, targets, config=config, chunk=chunk
+                params, hidden, targets, architecture=config, chunk=chunk
             )
             return jnp.sum(log_probs * weights), log_probs
 
@@ -372,7 +375,9 @@ def test_a_large_vocabulary_s_logits_are_never_all_there():
     targets = jax.ShapeDtypeStruct((batch, length), jnp.int32)
 
     def loss(params, hidden, targets):
-        return jnp.sum(forward.token_log_probs(params, hidden, targets, config=GEMMA2))
+        return jnp.sum(
+            forward.token_log_probs(params, hidden, targets, architecture=GEMMA2)
+        )
 
     compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, hidden, targets)
     used = compiled.compile().memory_analysis().temp_size_in_bytes
@@ -393,6 +398,6 @@ def test_a_large_vocabulary_s_logits_are_never_all_there():
 )
 def test_the_config_counts_its_parameters(config):
     params = jax.eval_shape(
-        functools.partial(forward.init_params, config=config), jax.random.key(0)
+        functools.partial(forward.init_params, architecture=config), jax.random.key(0)
     )
     assert config.num_params == sum(leaf.size for leaf in jax.tree.leaves(params))

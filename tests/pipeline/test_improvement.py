@@ -11,7 +11,7 @@ import pytest
 
 from pav_jax.core import config
 from pav_jax.core.errors import UserError
-from pav_jax.labels import Response
+from pav_jax.core.types import Response
 from pav_jax.metrics import pass_at_n
 from pav_jax.pipeline import improvement, stages
 

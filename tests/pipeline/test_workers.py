@@ -90,7 +90,7 @@ def _stages(index, written, fail=None):
 
     return [
         Stage("first", first, (), ("seed",)),
-        Stage("shards", shards, ("first",), ("size",), shared=True),
+        Stage("shards", shards, ("first",), ("size",), collective=True),
         Stage("last", last, ("shards",), ()),
     ]
 
@@ -136,7 +136,7 @@ def test_a_rerun_does_only_what_is_left(team):
     before = len(written)
     assert team(lambda index: _stages(index, written)) == [None] * COUNT
     assert len(written) == before
-    assert len(list(team.workdir.glob(".crew-*"))) == 1
+    assert len(list(team.workdir.glob(".worker-*"))) == 1
 
 
 @pytest.mark.parametrize("bad", range(COUNT))
@@ -205,14 +205,18 @@ def ended(monkeypatch):
 def test_one_that_waits_for_a_stopped_one_is_ended(ended, monkeypatch, tmp_path):
     monkeypatch.setattr(signals, "_GRACE_SECONDS", 0.01)
     monkeypatch.setattr(workers, "_FAREWELL_SECONDS", 0.0)
-    first, second = (workers.Crew(tmp_path, Processes(index, 2)) for index in range(2))
+    first, second = (
+        workers.PeerWorker(tmp_path, Processes(index, 2)) for index in range(2)
+    )
     with first.lockstep():
         second.leave("the dog ate it")
         assert ended(30) == signals.AGAIN
 
 
 def test_one_that_need_not_wait_is_not(ended, tmp_path):
-    first, second = (workers.Crew(tmp_path, Processes(index, 2)) for index in range(2))
+    first, second = (
+        workers.PeerWorker(tmp_path, Processes(index, 2)) for index in range(2)
+    )
     with pytest.raises(PeerStopped, match="the dog ate it"), first.lockstep():
         second.leave("the dog ate it")
         time.sleep(0.5)  # the thread sees it, and gives us time
@@ -221,7 +225,7 @@ def test_one_that_need_not_wait_is_not(ended, tmp_path):
 
 
 def test_errors_of_a_computation_of_all(tmp_path):
-    alone = workers.Crew(tmp_path, Processes(0, 2))
+    alone = workers.PeerWorker(tmp_path, Processes(0, 2))
     for said in (
         "Gloo all-reduce failed: Connection closed by peer",
         "UNAVAILABLE: Failed to send RPC to coordination service. Either the leader",

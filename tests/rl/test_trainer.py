@@ -225,7 +225,7 @@ def test_steps_are_paid_by_the_verifier(make):
     trainer, ledger = make(), Ledger()
     scored = trainer.roll_out(trainer.initial, 0, ledger)
     values_of = jax.jit(
-        functools.partial(verifier.step_values, config=trainer.train.model)
+        functools.partial(verifier.step_values, architecture=trainer.train.model)
     )
     for response, ends, paid, q in zip(
         scored.responses, scored.ends, scored.process, scored.q, strict=True
@@ -261,7 +261,7 @@ def test_steps_are_paid_by_continuations(make):
             seed=draws.stream(7, 105, 2),
             is_step_end=lab.is_step_end,
             are_correct=lab.grader.are_correct,
-            config=lab.model,
+            architecture=lab.model,
             sampling=lab.sampling(1.0, branches=12),
             ledger=paid_for,
         )

@@ -17,9 +17,9 @@ import pytest
 
 from pav_jax import labels
 from pav_jax.core.errors import UserError
+from pav_jax.core.types import Response
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import tiny_gemma2
-from pav_jax.labels import Response
 from pav_jax.rl import update
 
 EOS, MOST, VOCAB = 1, 3, 4
@@ -60,7 +60,7 @@ def _params(seed):
 
 @jax.jit
 def _log_probs(params, batch):
-    return update.response_log_probs(params, batch, config=CONFIG)
+    return update.response_log_probs(params, batch, architecture=CONFIG)
 
 
 @functools.cache
@@ -127,7 +127,7 @@ def _steps():
 @jax.grad
 def _objective_gradient(params, batch, before, during, row, progress):
     """Of Rex, and of `progress` `[S]` of every step at the states of π' = π."""
-    log_probs = update.response_log_probs(params, batch, config=CONFIG)
+    log_probs = update.response_log_probs(params, batch, architecture=CONFIG)
     rex = jnp.sum(jnp.exp(jnp.sum(log_probs * batch["mask"], 1)) * RIGHT)
     visit = jnp.exp(jnp.sum(log_probs[row] * before, axis=1))
     action = jnp.exp(jnp.sum(log_probs[row] * during, axis=1))
@@ -157,7 +157,7 @@ def _mean_gradient(params, batch, rewards, baseline, chances):
     """Mean of the estimator over responses, as the loss gives it."""
 
     def loss(params):
-        log_probs = update.response_log_probs(params, batch, config=CONFIG)
+        log_probs = update.response_log_probs(params, batch, architecture=CONFIG)
         # A mean over all 40, each as often as the policy gives it.
         weight = (chances * len(TEXTS)).reshape(-1, 1)
         return update.policy_loss(
@@ -168,7 +168,7 @@ def _mean_gradient(params, batch, rewards, baseline, chances):
 
 
 _rewards = jax.jit(update.effective_rewards, static_argnames="reward")
-_values = jax.jit(functools.partial(update.token_values, config=CONFIG))
+_values = jax.jit(functools.partial(update.token_values, architecture=CONFIG))
 
 
 def _estimate(batch, reward, baseline=None):
@@ -237,8 +237,8 @@ def test_the_kl_gradient():
             jax.nn.log_softmax(
                 forward.logits(
                     p,
-                    forward.hidden_states(p, batch["tokens"], config=CONFIG),
-                    config=CONFIG,
+                    forward.hidden_states(p, batch["tokens"], architecture=CONFIG),
+                    architecture=CONFIG,
                 )
             )
             for p in (params, _params(1))
@@ -247,7 +247,7 @@ def test_the_kl_gradient():
         return jnp.sum(chances * kl[:, :-1] * batch["mask"][:, 1:])
 
     def ours(params):
-        log_probs = update.response_log_probs(params, batch, config=CONFIG)
+        log_probs = update.response_log_probs(params, batch, architecture=CONFIG)
         # The loss is a sum over rows of what is linear in the mask.
         mask = batch["mask"] * chances * len(TEXTS)
         return update.policy_loss(log_probs, initial, 0.0 * mask, mask, kl=1.0)
@@ -373,12 +373,12 @@ OBJECTIVE = _objective(kl=0.1)
 @functools.cache
 def _update(baseline):
     objective = _objective(kl=0.1, baseline=baseline)
-    return update.make_update(objective, SGD, config=CONFIG, group=4)
+    return update.make_update(objective, SGD, architecture=CONFIG, group=4)
 
 
 def _state(baseline="value"):
     objective = _objective(kl=0.1, baseline=baseline)
-    state = update.init_state(_params(0), objective, SGD, config=CONFIG)
+    state = update.init_state(_params(0), objective, SGD, architecture=CONFIG)
     if baseline == "value":  # not zero everywhere
         state.value["head"]["w"] = jnp.linspace(-1.0, 2.0, CONFIG.embed_dim)
     return state
@@ -403,7 +403,7 @@ def test_an_update_by_hand():
     values = _values(initial_value, batch)
 
     def loss(params):
-        log_probs = update.response_log_probs(params, batch, config=CONFIG)
+        log_probs = update.response_log_probs(params, batch, architecture=CONFIG)
         gain = (rewards - values) * log_probs
         cost = 0.05 * (log_probs - initial) ** 2
         return jnp.sum(jnp.where(mask > 0, cost - gain, 0.0)) / len(TEXTS)

@@ -100,7 +100,7 @@ def _search(scorer, *, beam=BEAM, alpha=0.5, which=(0, 1, 2), seed=SEED):
             [PROBLEM_IDS[i] for i in which],
             alpha=alpha,
             seed=seed,
-            config=CONFIG,
+            architecture=CONFIG,
             beam=beam,
         )
     )
@@ -113,7 +113,7 @@ _WIDTH = 40
 
 @jax.jit
 def _uncached_value(tokens, last):
-    values = verifier.step_values(_verifier(), tokens[None], config=CONFIG)
+    values = verifier.step_values(_verifier(), tokens[None], architecture=CONFIG)
     return values[0, last]
 
 
@@ -127,8 +127,8 @@ def _value(problem, tokens):
 
 @functools.partial(jax.jit, static_argnames="temperature")
 def _uncached_token(row, length, root, digest, r, position, *, temperature):
-    hidden = forward.hidden_states(_policy(), row[None], config=CONFIG)
-    logits = forward.logits(_policy(), hidden[0, length - 1], config=CONFIG)
+    hidden = forward.hidden_states(_policy(), row[None], architecture=CONFIG)
+    logits = forward.logits(_policy(), hidden[0, length - 1], architecture=CONFIG)
     key = jax.random.fold_in(jax.random.wrap_key_data(root), digest)
     key = jax.random.key_data(jax.random.fold_in(key, r))
     token, _ = rollout.sample_token(

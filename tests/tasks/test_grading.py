@@ -11,9 +11,9 @@ import time
 
 import pytest
 
+from pav_jax.core.types import Grade
 from pav_jax.tasks import algebra, grading
 from pav_jax.tasks.algebra import Verdict, Workers
-from pav_jax.tasks.base import Grade
 
 CORRECT, WRONG, UNPARSED = Grade.CORRECT, Grade.WRONG, Grade.UNPARSED
 

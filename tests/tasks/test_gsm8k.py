@@ -7,8 +7,8 @@ import ml_collections
 import pytest
 
 from pav_jax.core.errors import UserError
+from pav_jax.core.types import Grade, Problem
 from pav_jax.tasks import make_task
-from pav_jax.tasks.base import Grade, Problem
 from pav_jax.tasks.gsm8k import Gsm8k, parse_number
 
 GOOD = {"question": "What is 1+1?", "answer": "1+1 = <<1+1=2>>2\n#### 2"}

@@ -14,8 +14,8 @@ import ml_collections
 import pytest
 
 from pav_jax.core.errors import UserError
+from pav_jax.core.types import Grade, Problem
 from pav_jax.tasks import datasets, grading, make_task
-from pav_jax.tasks.base import Grade, Problem
 from pav_jax.tasks.gsm8k import Gsm8k
 from pav_jax.tasks.math import Jsonl, Math, split_steps
 
@@ -132,7 +132,7 @@ def test_a_bad_file_is_named(tree, bad):
         ("It costs \\$5. We pay.", ["It costs \\$5.", "We pay."]),
         ("See. [asy]\ndraw(A. B);\n[/asy] Done.", ["See.", "Done."]),
         ("(So it is.) Then", ["(So it is.)", "Then"]),
-        ("A $ sign. Alone", ["A $ sign.", "Alone"]),
+        ("A $ sign. Worker", ["A $ sign.", "Worker"]),
         ("\ue000 gone", ["gone"]),
         ("", []),
     ],

@@ -61,12 +61,12 @@ def sampling(branches, **grid):
     [(9, (6, 8, 3)), (8, (6, 8, 3)), (5, (9, 5, 3)), (3, (15, 3, 3)), (1, (48, 1, 3))],
 )
 def test_the_grid_has_no_row_to_spare_and_whole_groups(branches, expected):
-    found = sampling(branches, share=3)
-    assert (found.trunks, found.rows, found.share) == expected
+    found = sampling(branches, trunks_per_group=3)
+    assert (found.trunks, found.rows, found.trunks_per_group) == expected
 
 
 def test_every_device_has_a_group_of_trunks(monkeypatch):
-    monkeypatch.setattr(problems.mesh, "row_shares", lambda mesh: 4)
+    monkeypatch.setattr(problems.mesh, "row_shards", lambda mesh: 4)
     assert [sampling(n).trunks for n in (8, 7, 2, 1)] == [4, 4, 24, 48]
 
 
@@ -78,7 +78,7 @@ def test_the_policy_starts_from_a_checkpoint(tmp_path):
         lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype),
         jax.eval_shape(lambda: forward.init_params(jax.random.key(0), architecture)),
     )
-    checkpoint.write(tmp_path / "it", params, config=architecture)
+    checkpoint.write(tmp_path / "it", params, architecture=architecture)
 
     said = model(**TINY, checkpoint=str(tmp_path / "it"), dtype="bfloat16")
     assert problems.model_config(said, tokenizer) == architecture

@@ -9,8 +9,8 @@ import re
 import pytest
 
 from pav_jax.core.errors import UserError
+from pav_jax.core.types import Grade, Problem
 from pav_jax.gemma.tokenizer import train_tokenizer
-from pav_jax.tasks.base import Grade, Problem
 from pav_jax.tasks.relations import (
     MAX_VALUE,
     NAMES,

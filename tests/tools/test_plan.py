@@ -14,7 +14,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from pav_jax import main
 from pav_jax.core.errors import UserError
-from pav_jax.distributed.mesh import AXES, BATCH, by_shares
+from pav_jax.distributed.mesh import AXES, BATCH, by_device_shards
 from pav_jax.tools import plan
 from pav_jax.tools.planning import compiled, estimate, program, steps, topology
 
@@ -78,7 +78,7 @@ def test_flops_of_rows_that_devices_share():
     kinds = (jax.sharding.AxisType.Auto,) * 3
     with jax.sharding.use_abstract_mesh(AbstractMesh((4, 2, 2), AXES, kinds)):
         rows, whole = PartitionSpec(BATCH), PartitionSpec()
-        product = by_shares(jnp.matmul, (rows, whole), rows)
+        product = by_device_shards(jnp.matmul, (rows, whole), rows)
         jaxpr = jax.make_jaxpr(product)(jnp.zeros((16, 3)), jnp.zeros((3, 5))).jaxpr
     assert program.flops(jaxpr) == 2 * 16 * 3 * 5
 

@@ -19,11 +19,11 @@ from stand_in import Bucket, contents
 from pav_jax import evaluation, verifier
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
+from pav_jax.core.types import Response
 from pav_jax.distributed.processes import Processes
 from pav_jax.gemma import checkpoint as published
 from pav_jax.gemma import forward
 from pav_jax.gemma.tokenizer import byte_tokenizer
-from pav_jax.labels import Response
 from pav_jax.main import main
 from pav_jax.pipeline import workers
 from pav_jax.pipeline.runner import Stage, run_stages
@@ -162,7 +162,7 @@ def test_an_exported_policy_is_a_checkpoint(run, tmp_path, capsys):
     model = problems.model_config(CONFIG.model, byte_tokenizer())
     jax.tree.map(
         np.testing.assert_array_equal,
-        published.read(tmp_path / "out" / "policy", config=model),
+        published.read(tmp_path / "out" / "policy", architecture=model),
         problems.load_policy(run / "sft", CONFIG.model, model),
     )
     with pytest.raises(UserError, match="out holds no verifier"):
@@ -247,7 +247,7 @@ def test_responses_of_a_run_are_scored_alike(verifiers):
         verifiers.prm,
         responses,
         [row.ends - start for row, start in zip(encoded, starts, strict=True)],
-        config=verifiers.model,
+        architecture=verifiers.model,
         ledger=ledger,
     )
     assert ledger.scored == sum(len(row.tokens) for row in encoded)

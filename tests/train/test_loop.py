@@ -17,10 +17,9 @@ import optax
 import pytest
 
 from pav_jax.core.errors import UserError
+from pav_jax.core.types import Problem, Response, StepLabels
 from pav_jax.distributed import signals
-from pav_jax.labels import Response, StepLabels
 from pav_jax.storage import checkpoints, records
-from pav_jax.tasks.base import Problem
 from pav_jax.train import loop
 from pav_jax.train.batches import Batches, pad_rows
 from pav_jax.train.step import init_state, make_optimizer, make_train_step

@@ -13,9 +13,11 @@ from ml_collections import ConfigDict
 from pav_jax import policy, rollout, verifier
 from pav_jax.core.errors import UserError
 from pav_jax.distributed import mesh as mesh_lib
-from pav_jax.distributed.mesh import BATCH, DECODE, TRAIN
+from pav_jax.distributed import sharding
+from pav_jax.distributed.mesh import BATCH
+from pav_jax.distributed.sharding import DECODE, TRAIN
 from pav_jax.gemma import forward, sizes
-from pav_jax.gemma.architecture import TransformerConfig, tiny_gemma2
+from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.rl import update as rl
 from pav_jax.search import beam as search
 from pav_jax.search import rows as candidates
@@ -52,12 +54,9 @@ def names(config: ConfigDict) -> list[str]:
 
 def architecture(config: ConfigDict) -> TransformerConfig:
     """The architecture, of which no tokenizer is needed."""
-    fields = dict(config.model)
-    for other in ("checkpoint", "dtype"):
-        fields.pop(other, None)
-    if "name" in fields:
-        return sizes.by_name(fields["name"])
-    return tiny_gemma2(config.tokenizer.vocab_size, **fields)
+    is_published = "name" in config.model
+    vocab_size = None if is_published else config.tokenizer.vocab_size
+    return sizes.from_config(config.model, vocab_size)
 
 
 def rows(name: str, config: ConfigDict) -> int | None:
@@ -85,12 +84,12 @@ def build(name: str, config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
     Raises:
       UserError: the mesh does not divide the batch or a parameter.
     """
-    share = mesh_lib.row_shares(mesh)
+    share = mesh_lib.row_shards(mesh)
     count = rows(name, config)
     what, of = "the batch size", "data x fsdp"
     if name == "decode":
-        what, of = "sampling.trunks", f"{of} x sampling.share"
-        share *= config.sampling.get("share", 1)
+        what, of = "sampling.trunks", f"{of} x sampling.trunks_per_group"
+        share *= config.sampling.get("trunks_per_group", 1)
     if count is not None and count % share:
         raise UserError(
             f"{name}: {what} {count} has to be a multiple of {of} = {share};"
@@ -99,7 +98,7 @@ def build(name: str, config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
     model = architecture(config)
     dtype = jnp.dtype(config.model.get("dtype", "float32"))
     params = jax.eval_shape(
-        functools.partial(forward.init_params, config=model, dtype=dtype),
+        functools.partial(forward.init_params, architecture=model, dtype=dtype),
         jax.random.key(0),
     )
     if name == "decode":
@@ -113,12 +112,12 @@ def build(name: str, config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
         params = _verifier(params, model)
         loss = functools.partial(
             verifier.verifier_loss,
-            config=model,
+            architecture=model,
             language_weight=config.verifier.language_weight,
         )
         optimizer = make_optimizer(config.verifier.prm)
     else:
-        loss = functools.partial(policy.sft_loss, config=model)
+        loss = functools.partial(policy.sft_loss, architecture=model)
         optimizer = make_optimizer(config.sft)
     state = jax.eval_shape(
         lambda p: TrainState(jnp.zeros((), jnp.int32), p, optimizer.init(p)), params
@@ -135,7 +134,7 @@ def build(name: str, config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
 
 def _verifier(params, model):
     return jax.eval_shape(
-        functools.partial(verifier.init_verifier, config=model),
+        functools.partial(verifier.init_verifier, architecture=model),
         jax.random.key(0),
         params,
     )
@@ -146,9 +145,11 @@ def _rl(params, batch, config, model, mesh) -> Step:
     method = next(iter(config.rl.methods.values()))
     objective = rl.Objective(kl=settings.kl, **method)
     optimizers = (make_optimizer(settings), make_optimizer(settings))
-    update = rl.make_update(objective, optimizers, config=model, group=settings.samples)
+    update = rl.make_update(
+        objective, optimizers, architecture=model, group=settings.samples
+    )
     state = jax.eval_shape(
-        lambda p: rl.new_state(p, objective, optimizers, config=model), params
+        lambda p: rl.new_state(p, objective, optimizers, architecture=model), params
     )
     state, reference = _placed(state, TRAIN, mesh), _placed(params, TRAIN, mesh)
     parts = {
@@ -169,7 +170,7 @@ def _decode(params, config, model, mesh) -> Step:
         temperature=config.rollouts.temperature,
         trunks=grid.trunks,
         rows=grid.rows,
-        share=grid.get("share", 1),
+        trunks_per_group=grid.get("trunks_per_group", 1),
     )
     static = dict(config=model, sampling=sampling)
     queue = limits.max_steps * config.labels.n_mc
@@ -215,10 +216,10 @@ def _search_step(params, prm, beams, reading, alpha, *, config, beam):
     width = beams.done.shape[1]
     beams, keys = search.start_steps(beams)
     beams, left, _ = search.decode_steps(
-        params, beams, keys, ~beams.done, config=config, beam=beam, width=width
+        params, beams, keys, ~beams.done, architecture=config, beam=beam, width=width
     )
     reading, q, read, _ = verifier_scorer.read_steps(
-        prm, reading, beams.q, beams.start, beams, config=config, width=width
+        prm, reading, beams.q, beams.start, beams, architecture=config, width=width
     )
     beams, parents, used, done = search.select(beams, q, alpha, beam=beam)
     return beams, verifier_scorer.keep_rows(reading, parents, used), left, read, done
@@ -250,7 +251,7 @@ def _search(params, config, model, mesh) -> Step:
                 verifier_scorer.read_prompts,
                 rows=rows,
                 max_tokens=limits.max_tokens,
-                config=model,
+                architecture=model,
             ),
             prm,
             prompts,
@@ -295,7 +296,7 @@ def _batch(rows: int, length: int, mesh: jax.sharding.Mesh) -> dict[str, Any]:
 
 
 def _placed(tree: Any, use: dict[str, str | None], mesh: jax.sharding.Mesh) -> Any:
-    return jax.tree.map(_at, tree, mesh_lib.shardings(tree, use, mesh))
+    return jax.tree.map(_at, tree, sharding.shardings(tree, use, mesh))
 
 
 def _at(leaf: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:

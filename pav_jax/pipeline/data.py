@@ -1,0 +1,101 @@
+"""Stages `data` and `sft`: problems, tokenizer, and the base policy."""
+
+import functools
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from pav_jax import policy
+from pav_jax.core.errors import UserError
+from pav_jax.core.types import Problem
+from pav_jax.gemma import sizes
+from pav_jax.gemma import tokenizer as tokenizers
+from pav_jax.pipeline.runner import StageContext
+from pav_jax.pipeline.training import run_training, together
+from pav_jax.storage import records
+from pav_jax.tasks import make_task
+from pav_jax.tasks.base import Task
+from pav_jax.tasks.problems import encode_prompt, fits
+from pav_jax.tasks.stored import StoredTask
+
+
+def run_data(context: StageContext) -> None:
+    """Problems of every split, and the tokenizer."""
+    config = context.config
+    task = make_task(config.task)
+    problems = _choose(task, config.problems)
+    tokenizer = tokenizers.from_config(
+        config.tokenizer,
+        [f"{p.prompt}{p.solution}" for p in problems["sft"]],
+        task.vocabulary(),
+    )
+    limit = config.limits.max_prompt_tokens
+    for problem in [*problems["validation"], *problems["test"]]:
+        encode_prompt(tokenizer, problem, max_tokens=limit)
+    kept = [p for p in problems["labels"] if fits(tokenizer, p, limit)]
+    if not kept:
+        raise UserError(
+            f"none of {len(problems['labels'])} problems for labels fits"
+            f" config.limits.max_prompt_tokens={limit}; raise it"
+        )
+    if dropped := len(problems["labels"]) - len(kept):
+        context.log(f"{dropped} problems are longer than the limits; not labelled")
+    problems["labels"] = kept
+    for split, chosen in problems.items():
+        records.write_problems(context.directory / f"{split}.jsonl", chosen)
+    tokenizer.save(context.directory / "tokenizer.model")
+    context.log(f"vocabulary of {tokenizer.vocab_size} tokens")
+
+
+def _choose(task: Task, counts: ConfigDict) -> dict[str, Sequence[Problem]]:
+    """Problems of each split; where a count is None, all that there are.
+
+    With `disjoint=False` labels are of the problems of fine-tuning, as in the paper;
+    else of the ones that follow those.
+    """
+
+    def take(split: str, count: int | None) -> Sequence[Problem]:
+        if count is None and not isinstance(task, StoredTask):
+            raise UserError(
+                f"config.problems must be numbers: task {task.name} has no end"
+            )
+        return task.problems(split, count)
+
+    if counts.get("disjoint", True):
+        if None in (counts.sft, counts.labels):
+            raise UserError(
+                "config.problems.sft and config.problems.labels must be numbers, or"
+                " config.problems.disjoint=False"
+            )
+        train = take("train", counts.sft + counts.labels)
+        sft, labelled = train[: counts.sft], train[counts.sft :]
+    else:
+        sft, labelled = (take("train", n) for n in (counts.sft, counts.labels))
+    return {
+        "sft": sft,
+        "labels": labelled,
+        "validation": take("validation", counts.validation),
+        "test": take("test", counts.test),
+    }
+
+
+@together
+def run_sft(context: StageContext) -> None:
+    """Supervised fine-tuning of the base policy (App. C)."""
+    config, data = context.config, context.input("data")
+    tokenizer = tokenizers.Tokenizer.load(data / "tokenizer.model")
+    rows, dropped = policy.demonstrations(
+        tokenizer,
+        records.read_problems(data / "sft.jsonl"),
+        max_prompt_tokens=config.limits.max_prompt_tokens,
+        max_tokens=config.limits.max_tokens,
+    )
+    if dropped:
+        context.log(f"{dropped} demonstrations are longer than the limits; left out")
+    architecture = sizes.from_config(config.model, tokenizer.vocab_size)
+    context.log(
+        f"{architecture.num_params:,} parameters, {len(rows['tokens']):,} problems"
+    )
+    params = policy.initial_policy(config.model, architecture, seed=config.seed)
+    loss = functools.partial(policy.sft_loss, architecture=architecture)
+    run_training(context, params, loss, rows, config.sft)

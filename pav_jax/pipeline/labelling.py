@@ -1,0 +1,69 @@
+"""Stages `rollouts` and `labels`: seed rollouts, and Monte Carlo labels (Sec. 4.2)."""
+
+from pav_jax import labels
+from pav_jax.core.errors import UserError
+from pav_jax.core.seeds import Stream, derive
+from pav_jax.pipeline.runner import StageContext
+from pav_jax.pipeline.shards import in_shards
+from pav_jax.policy import load_policy
+from pav_jax.storage import records
+from pav_jax.tasks.problems import Problems
+
+
+def run_rollouts(context: StageContext) -> None:
+    """Seed rollouts of the base policy, with their outcomes."""
+    config = context.config
+    count = config.rollouts.n_orm
+    if config.rollouts.n_cov > count:
+        raise UserError(
+            f"config.rollouts.n_cov={config.rollouts.n_cov} must be at most"
+            f" config.rollouts.n_orm={count}: seed rollouts are the first of the"
+            " responses that the ORM is trained on"
+        )
+    problems = Problems.load(config, context.input("data"), "labels")
+    policy = load_policy(context.input("sft"), problems.architecture, problems.dtype)
+
+    def work(part, path, ledger, advance):
+        responses = labels.sample_responses(
+            policy,
+            problems,
+            part,
+            count=count,
+            seed=derive(config.seed, Stream.ROLLOUTS),
+            sampling=labels.sampling_for(
+                problems, config.rollouts.temperature, branches=count
+            ),
+            ledger=ledger,
+            advance=advance,
+        )
+        records.write_responses(path, responses)
+
+    in_shards(context, range(len(problems)), config.labels.shard, "problem", work)
+
+
+def run_labels(context: StageContext) -> None:
+    """Monte Carlo labels of every step prefix of the seed rollouts."""
+    config = context.config
+    n_mc = config.labels.n_mc
+    problems = Problems.load(config, context.input("data"), "labels")
+    policy = load_policy(context.input("sft"), problems.architecture, problems.dtype)
+    seeds = records.read_seed_rollouts(context.input("rollouts"), config.rollouts.n_cov)
+
+    def work(part, path, ledger, advance):
+        found = labels.label_steps(
+            policy,
+            problems,
+            [seeds[i] for i in part],
+            n_mc=n_mc,
+            seed=derive(config.seed, Stream.LABELS),
+            sampling=labels.sampling_for(
+                problems,
+                config.rollouts.temperature,
+                branches=config.limits.max_steps * n_mc,
+            ),
+            ledger=ledger,
+            advance=advance,
+        )
+        records.write_labels(path, found)
+
+    in_shards(context, range(len(seeds)), config.labels.shard, "rollout", work)

@@ -1,0 +1,110 @@
+"""Stages `rft` and `rl-METHOD-SEED`: the policy is improved (Sec. 5, App. E).
+
+A method is an entry of `config.rl.methods`; each of its seeds is a stage of its own,
+so that a method can be added or changed without running the others again.
+"""
+
+import functools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from pav_jax import policy
+from pav_jax.core.errors import UserError
+from pav_jax.core.ledger import Ledger
+from pav_jax.core.seeds import run_seed
+from pav_jax.core.types import Params
+from pav_jax.distributed import collectives, sharding
+from pav_jax.pipeline.runner import StageContext
+from pav_jax.pipeline.shards import write_ledger
+from pav_jax.pipeline.training import run_training, together
+from pav_jax.rl.trainer import Trainer
+from pav_jax.rl.update import Objective
+from pav_jax.storage import checkpoints, records
+from pav_jax.tasks.problems import Problems
+from pav_jax.verifier import load_verifier
+
+
+@together
+def run_rft(context: StageContext) -> None:
+    """Fine-tuning of the base policy on its own correct rollouts (App. E)."""
+    problems = Problems.load(context.config, context.input("data"), "labels")
+    rows = policy.rft_rows(records.read_all_responses(context.input("rollouts")))
+    context.log(f"{len(rows['tokens']):,} correct responses")
+    params = policy.load_policy(
+        context.input("sft"), problems.architecture, problems.dtype, sharding.TRAIN
+    )
+    loss = functools.partial(policy.sft_loss, architecture=problems.architecture)
+    run_training(context, params, loss, rows, context.config.rl.rft)
+
+
+@together
+def run_rl(context: StageContext, *, method: str, seed: int) -> None:
+    """One RL run from the RFT policy (Sec. 5).
+
+    The verifier is frozen, unless the method has `refresh_every`.
+    """
+    final = context.directory / "params"
+    if collectives.all_gather(final.exists())[0]:  # killed before the manifest
+        return
+    config = context.config
+    train = Problems.load(config, context.input("data"), "labels")
+    objective = _objective(config, method)
+    trainer = Trainer(
+        objective=objective,
+        settings=config.rl.training,
+        train=train,
+        test=train.split(config.rl.measured),
+        initial=policy.load_policy(
+            context.input("rft"), train.architecture, train.dtype, sharding.TRAIN
+        ),
+        verifier=_load_verifier(train, context.input("prm"), objective),
+        seed=run_seed(config.seed, seed),
+        directory=context.directory,
+        name=context.stage,
+        refresh=config.rl.get("refresh"),
+    )
+    state = trainer.fit()
+    if context.worker.is_primary:
+        ledger = Ledger()
+        for row in read_lines(context.directory / "metrics.jsonl"):
+            for name in ("decoded", "prefilled", "scored", "trained"):
+                setattr(ledger, name, getattr(ledger, name) + row[name])
+        write_ledger(context.directory, ledger)
+    checkpoints.save_params(final, state.policy)
+    if context.worker.is_primary:
+        shutil.rmtree(context.directory / "checkpoints")
+
+
+def _load_verifier(
+    problems: Problems, directory: Path, objective: Objective
+) -> Params | None:
+    """The verifier, placed where `Trainer` wants it; None if the method reads none."""
+    load = functools.partial(
+        load_verifier, directory, problems.architecture, problems.dtype
+    )
+    if objective.refresh_every:
+        return load(sharding.TRAIN)
+    if not objective.reads_verifier:
+        return None
+    with collectives.local_mesh():
+        return load()
+
+
+def _objective(config: ConfigDict, method: str) -> Objective:
+    try:
+        return Objective(kl=config.rl.training.kl, **config.rl.methods[method])
+    except TypeError as error:
+        raise UserError(
+            f"config.rl.methods.{method} needs reward and baseline, may have alpha,"
+            " prover_k, trust_outcome, n_mc and refresh_every, and nothing else:"
+            f" {error}"
+        ) from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of metrics, which RL appends to."""
+    return [json.loads(line) for line in path.read_text().splitlines()]

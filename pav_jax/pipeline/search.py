@@ -1,0 +1,180 @@
+"""Stages `samples` and `search`: best-of-N and beam search on held-out problems."""
+
+import functools
+
+import numpy as np
+
+from pav_jax import labels, verifier
+from pav_jax.core.ledger import Ledger
+from pav_jax.core.progress import progress
+from pav_jax.core.seeds import Stream, derive
+from pav_jax.core.types import Params
+from pav_jax.pipeline.runner import StageContext
+from pav_jax.pipeline.shards import in_shards, once
+from pav_jax.policy import load_policy
+from pav_jax.search import oracle_scorer
+from pav_jax.search.beam import BeamConfig, Scorer, beam_search
+from pav_jax.search.verifier_scorer import VerifierScorer
+from pav_jax.storage import artifacts, records
+from pav_jax.tasks.problems import Problems
+from pav_jax.verifier import load_verifier
+
+_SHARD = 80  # problems
+_ORACLE_BEAMS = 3  # of `config.search.beams`, the first
+
+
+def run_samples(context: StageContext) -> None:
+    """Responses to the test problems, scored by both verifiers; and greedy ones."""
+    config = context.config
+    problems = Problems.load(config, context.input("data"), "test")
+    policy = load_policy(context.input("sft"), problems.architecture, problems.dtype)
+    verifiers = {
+        name: load_verifier(context.input(name), problems.architecture, problems.dtype)
+        for name in ("prm", "orm")
+    }
+
+    def work(part, path, ledger, advance):
+        draw = functools.partial(
+            labels.sample_responses,
+            policy,
+            problems,
+            part,
+            seed=derive(config.seed, Stream.SAMPLES),
+        )
+        count = config.search.samples
+        responses = draw(
+            count=count,
+            sampling=labels.sampling_for(
+                problems, config.search.temperature, branches=count
+            ),
+            ledger=ledger,
+        )
+        greedy = draw(
+            count=1,
+            sampling=labels.sampling_for(problems, 0.0, branches=1),
+            ledger=Ledger(),  # for comparison only
+        )
+        scores = {
+            name: verifier.score_outcomes(
+                params, responses, architecture=problems.architecture, ledger=ledger
+            )
+            for name, params in verifiers.items()
+        }
+        shape = (len(part), count)
+        arrays = {
+            "correct": np.array([r.correct for r in responses]),
+            "length": np.array([len(r.tokens) for r in responses]),
+            **scores,
+        }
+        arrays = {name: array.reshape(shape) for name, array in arrays.items()}
+        arrays["prompt_length"] = np.array([len(problems.prompts[i]) for i in part])
+        arrays["greedy"] = np.array([r.correct for r in greedy])
+        arrays["greedy_length"] = np.array([len(r.tokens) for r in greedy])
+        artifacts.write_arrays(path, arrays)
+        answers = np.array(problems.answers(responses), object).reshape(shape)
+        artifacts.write_json(path.with_suffix(".answers.json"), answers.tolist())
+        for _ in part:
+            advance()
+
+    in_shards(context, range(len(problems)), _SHARD, "problem", work)
+
+
+def run_search(context: StageContext) -> None:
+    """Beam search: α is chosen on validation problems, then every N on test."""
+    config = context.config
+    search = config.search
+    test = Problems.load(config, context.input("data"), "test")
+    validation = test.split("validation")
+    policy = load_policy(context.input("sft"), test.architecture, test.dtype)
+    prm = load_verifier(context.input("prm"), test.architecture, test.dtype)
+    scorer = VerifierScorer(prm, test.architecture, config.limits.max_tokens)
+
+    def run(name: str, problems: Problems, beams: int, alpha: float, by: Scorer):
+        """Searches all problems; [problem][correct, decoded, prefilled, scored]."""
+        found = functools.partial(
+            _search, context, name, problems, policy, by, beams=beams, alpha=alpha
+        )
+        return once(context.directory / f"{name}.json", found)
+
+    grid = []
+    for alpha in search.alphas:
+        name = f"validation-{search.alpha_beams}-alpha-{alpha:g}"
+        rows = run(name, validation, search.alpha_beams, alpha, scorer)
+        grid.append((float(np.mean([row[0] for row in rows])), alpha))
+    # Best progress weight; α = 0 is its own method, so it is not a choice here.
+    chosen = max((pair for pair in grid if pair[1] > 0), key=lambda pair: pair[0])[1]
+    for beams in search.beams:
+        run(f"beam_q-{beams}", test, beams, 0.0, scorer)
+        run(f"beam_pav-{beams}", test, beams, chosen, scorer)
+    oracle = _fit_oracle(context, test.split("labels"))
+    if oracle is not None:
+        for beams in search.beams[:_ORACLE_BEAMS]:
+            by = oracle_scorer.OracleScorer(oracle, test.state, range(len(test)))
+            run(f"beam_oracle-{beams}", test, beams, 0.0, by)
+    artifacts.write_json(
+        context.directory / "search.json",
+        {"alpha": chosen, "oracle": oracle is not None},
+    )
+
+
+def _search(
+    context: StageContext,
+    name: str,
+    problems: Problems,
+    policy: Params,
+    scorer: Scorer,
+    *,
+    beams: int,
+    alpha: float,
+) -> list[list]:
+    """One search of all problems; a row of what each found and paid."""
+    config = context.config
+    beam = BeamConfig(
+        beams=beams,
+        candidates=config.search.candidates,
+        max_tokens=config.limits.max_tokens,
+        max_steps=config.limits.max_steps,
+        end_ids=(problems.tokenizer.eos_id,),
+        step_end_ids=tuple(np.flatnonzero(problems.is_step_end).tolist()),
+        temperature=config.search.temperature,
+        prover_k=config.verifier.prover_k,
+    )
+    searches = beam_search(
+        policy,
+        scorer,
+        problems.prompts,
+        [problem.id for problem in problems],
+        alpha=alpha,
+        seed=derive(config.seed, Stream.BEAMS),
+        architecture=problems.architecture,
+        beam=beam,
+    )
+    total = len(problems)
+    found = list(progress(iterable=searches, total=total, unit="problem", desc=name))
+    correct = problems.are_correct([(i, f.tokens) for i, f in enumerate(found)])
+    return [
+        [right, f.ledger.decoded, f.ledger.prefilled, f.ledger.scored]
+        for right, f in zip(correct, found, strict=True)
+    ]
+
+
+def _fit_oracle(
+    context: StageContext, problems: Problems
+) -> oracle_scorer.Oracle | None:
+    """The oracle of the labelled training rollouts; None without a step checker."""
+    responses = records.read_seed_rollouts(
+        context.input("rollouts"), context.config.rollouts.n_cov
+    )
+    found = records.read_all_labels(context.input("labels"))
+    if problems.state(responses[0].problem, ()) is None:
+        return None
+    return oracle_scorer.Oracle(
+        (problems.state(response.problem, response.tokens[:end]), correct, count)
+        for response, counts in zip(responses, found, strict=True)
+        for end, correct, count in zip(
+            counts.ends.tolist(),
+            counts.correct.tolist(),
+            counts.count.tolist(),
+            strict=True,
+        )
+    )

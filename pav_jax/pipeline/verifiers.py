@@ -1,0 +1,195 @@
+"""Stages `prm`, `orm` and `evaluation`: verifiers, and how well they tell."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from pav_jax import labels, metrics, verifier
+from pav_jax.core.ledger import Ledger
+from pav_jax.core.progress import progress
+from pav_jax.core.seeds import Stream, derive
+from pav_jax.core.types import Params, Response, StepLabels
+from pav_jax.distributed import sharding
+from pav_jax.pipeline.runner import StageContext
+from pav_jax.pipeline.shards import write_ledger
+from pav_jax.pipeline.training import run_training, together
+from pav_jax.policy import load_policy
+from pav_jax.prover import advantages, best_of_k
+from pav_jax.storage import artifacts, records
+from pav_jax.tasks.problems import Problems
+from pav_jax.verifier import load_verifier
+
+
+@together
+def run_prm(context: StageContext) -> None:
+    """The verifier of `Q^π` at every step, from which `Q^BoK` and `A^μ` follow."""
+    responses = records.read_seed_rollouts(
+        context.input("rollouts"), context.config.rollouts.n_cov
+    )
+    found = records.read_all_labels(context.input("labels"))
+    steps = [verifier.labelled_steps(x) for x in found]
+    _train_verifier(context, responses, steps, context.config.verifier.prm)
+
+
+@together
+def run_orm(context: StageContext) -> None:
+    """The outcome verifier: the label of a whole response at its last token."""
+    responses = records.read_all_responses(context.input("rollouts"))
+    steps = [[(len(r.tokens), float(r.correct))] for r in responses]
+    _train_verifier(context, responses, steps, context.config.verifier.orm)
+
+
+def _train_verifier(
+    context: StageContext,
+    responses: Sequence[Response],
+    steps: Sequence[Sequence[tuple[int, float]]],
+    optimizer: ConfigDict,
+) -> None:
+    """Trains on (response, step labels) pairs, from the base policy's weights."""
+    config = context.config
+    problems = Problems.load(config, context.input("data"), "labels")
+    rows = verifier.verifier_rows(responses, steps, balance=config.verifier.balance)
+    start = load_policy(
+        context.input("sft"), problems.architecture, problems.dtype, sharding.TRAIN
+    )
+    params = verifier.init_verifier(
+        jax.random.key(config.seed), start, problems.architecture
+    )
+    loss = functools.partial(
+        verifier.verifier_loss,
+        architecture=problems.architecture,
+        language_weight=config.verifier.language_weight,
+    )
+    run_training(context, params, loss, rows, optimizer)
+
+
+def run_evaluation(context: StageContext) -> None:
+    """How well the verifiers tell good from bad, within a problem."""
+    config = context.config
+    problems = Problems.load(config, context.input("data"), "validation")
+    policy = load_policy(context.input("sft"), problems.architecture, problems.dtype)
+    ledger = Ledger()
+    responses = labels.sample_responses(
+        policy,
+        problems,
+        range(len(problems)),
+        count=config.evaluation.n,
+        seed=derive(config.seed, Stream.EVALUATION),
+        sampling=labels.sampling_for(
+            problems, config.search.temperature, branches=config.evaluation.n
+        ),
+        ledger=ledger,
+    )
+    ends = [labels.prefix_ends(r, problems.is_step_end) for r in responses]
+    q, outcome = (
+        verifier.score_responses(
+            load_verifier(context.input(name), problems.architecture, problems.dtype),
+            responses,
+            ends,
+            architecture=problems.architecture,
+            ledger=ledger,
+        )
+        for name in ("prm", "orm")
+    )
+    results = _told_apart(problems, responses, q, outcome)
+    chosen = _first_responses(responses, config.evaluation)
+    exact = _near_exact(
+        context, policy, problems, [responses[i] for i in chosen], ledger
+    )
+    predicted = np.concatenate([q[i][:-1] for i in chosen])
+    results |= metrics.calibration(predicted, exact)
+    viewer = [
+        _viewed(problems, responses[i], q[i], near, k=config.verifier.prover_k)
+        for i, near in zip(chosen, exact, strict=True)
+    ]
+    artifacts.write_json(context.directory / "viewer.json", viewer)
+    artifacts.write_json(context.directory / "evaluation.json", results)
+    write_ledger(context.directory, ledger)
+
+
+def _told_apart(
+    problems: Problems,
+    responses: Sequence[Response],
+    q: Sequence[np.ndarray],
+    outcome: Sequence[np.ndarray],
+) -> dict:
+    """AUC of the PRM's `q` and the ORM's `outcome`, failures and grades."""
+    auc = metrics.outcome_auc(responses, q)
+    verdicts = problems.check_steps(responses)
+    if verdicts is not None:
+        pooled, same_step = metrics.error_auc(responses, q, verdicts)
+        auc |= {"error_so_far": pooled, "error_so_far_same_step": same_step}
+    return {
+        "auc_within_problem": auc,
+        "orm": {"auc_last": metrics.outcome_auc(responses, outcome)["last"]},
+        "failures": metrics.failures(responses, verdicts) if verdicts else {},
+        "grades": metrics.count_grades(
+            problems.grades([(r.problem, r.tokens) for r in responses])
+        ),
+        "problems": len(problems),
+    }
+
+
+def _first_responses(responses: Sequence[Response], settings: ConfigDict) -> list[int]:
+    """Which responses get near-exact values: some of some problems."""
+    return [
+        i
+        for i, response in enumerate(responses)
+        if response.problem < settings.oracle_problems
+        and i % settings.n < settings.oracle_n
+    ]
+
+
+def _near_exact(
+    context: StageContext,
+    policy: Params,
+    problems: Problems,
+    responses: Sequence[Response],
+    ledger: Ledger,
+) -> list[StepLabels]:
+    """Labels of so many continuations that their noise is small."""
+    config = context.config
+    n_mc = config.evaluation.oracle_n_mc
+    with progress(total=len(responses), unit="rollout", desc=context.stage) as bar:
+        return labels.label_steps(
+            policy,
+            problems,
+            responses,
+            n_mc=n_mc,
+            seed=derive(config.seed, Stream.ORACLE),
+            sampling=labels.sampling_for(
+                problems,
+                config.search.temperature,
+                branches=config.limits.max_steps * n_mc,
+            ),
+            ledger=ledger,
+            advance=bar.update,
+        )
+
+
+def _viewed(
+    problems: Problems, response: Response, q: np.ndarray, exact: StepLabels, *, k: int
+) -> dict:
+    """A response as the step viewer shows it: text, Q, progress and Monte Carlo Q."""
+    progress = advantages(best_of_k(q, k))
+    steps = [
+        {
+            "text": problems.tokenizer.decode(
+                response.tokens[exact.ends[step - 1] : exact.ends[step]]
+            ).rstrip("\n"),
+            "q": float(q[step]),
+            "advantage": float(progress[step - 1]),
+            "q_mc": float(exact.q[step]),
+        }
+        for step in range(1, len(exact.ends))
+    ]
+    problem = problems[response.problem]
+    return {
+        "prompt": problem.prompt.strip(),
+        "answer": problem.answer,
+        "correct": response.correct,
+        "steps": steps,
+    }
