@@ -172,7 +172,7 @@ def _decode(params, config, model, mesh) -> Step:
         rows=grid.rows,
         trunks_per_group=grid.get("trunks_per_group", 1),
     )
-    static = dict(config=model, sampling=sampling)
+    static = dict(architecture=model, sampling=sampling)
     queue = limits.max_steps * config.labels.n_mc
     empty = functools.partial(
         rollout.empty_grid,

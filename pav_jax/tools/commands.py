@@ -1,0 +1,145 @@
+"""What each `pav` command does with its arguments.
+
+Each imports what it needs when it runs, so that `pav --help` is quick. They return an
+exit code, or None for 0; `main.py` reports what they raise.
+"""
+
+import argparse
+import json
+import os
+
+from pav_jax.core.errors import UserError
+
+
+def _coordinator(arguments: argparse.Namespace):
+    from pav_jax.distributed.processes import Coordinator
+
+    return Coordinator.of(
+        arguments.coordinator, arguments.num_processes, arguments.process_id
+    )
+
+
+def run(arguments: argparse.Namespace, changes: list[str]) -> None:
+    from pav_jax.core import config as config_lib
+    from pav_jax.storage import mirror
+
+    coordinator = _coordinator(arguments)
+    config = config_lib.load([f"--config={arguments.config}", *changes])
+
+    # jax keeps what it compiled, so that a rerun or a like stage need not do so again.
+    compiled = mirror.local_folder(arguments.workdir) / ".compiled"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled))
+    # After the config, so that a mistake in that is told before jax has loaded.
+    from pav_jax.distributed import mesh, processes
+    from pav_jax.pipeline import runner, stages
+
+    joined = processes.join(coordinator)
+    mesh.activate(config)
+    runner.run_stages(
+        stages.stages(config),
+        config,
+        arguments.workdir,
+        until=arguments.until,
+        processes=joined,
+    )
+
+
+def plan(arguments: argparse.Namespace, changes: list[str]) -> int:
+    from pav_jax.core import config as config_lib
+
+    config = config_lib.load([f"--config={arguments.config}", *changes])
+    from pav_jax.tools import plan
+    from pav_jax.tools.planning import topology
+
+    target = topology.parse(arguments.topology)
+    if arguments.search:
+        plans = plan.search(config, target)
+    else:
+        plans = [plan.make_plan(config, target)]
+    if arguments.json:
+        print(json.dumps([found.as_json() for found in plans]))
+    else:
+        print("\n\n".join(map(plan.text, plans)))
+    return plans[0].code
+
+
+def devices(arguments: argparse.Namespace, _: list[str]) -> None:
+    from pav_jax.distributed import devices
+
+    said = devices.check(
+        _coordinator(arguments), expect=arguments.expect, timeout=arguments.timeout
+    )
+    print(said)
+
+
+def report(arguments: argparse.Namespace, _: list[str]) -> None:
+    from pav_jax.pipeline import stages
+    from pav_jax.storage import buckets, mirror
+
+    with buckets.to_read(arguments.workdir, parts=("report",)) as workdir:
+        page = stages.report(workdir)
+        if mirror.is_remote(arguments.workdir):
+            place = f"{arguments.workdir.rstrip('/')}/report/{page.name}"
+            buckets.store(page, place)
+
+
+def score(arguments: argparse.Namespace, _: list[str]) -> None:
+    from pav_jax.distributed import mesh, processes
+    from pav_jax.storage import buckets, mirror
+    from pav_jax.tools import score_file, scoring
+
+    joined = processes.join(_coordinator(arguments))
+    if joined.count > 1 and mirror.is_remote(arguments.output):
+        raise UserError(
+            f"several processes need a place that all see, which {arguments.output} is"
+            " not; give an --output there"
+        )
+    with scoring.fetched(arguments.verifier) as folder:
+        if arguments.mesh is None:
+            try:
+                mesh.activate({"mesh": scoring.mesh_of(folder)})
+            except UserError as error:
+                said = f"{error}; or give a --mesh of these devices"
+                raise UserError(said) from error
+        else:
+            mesh.activate({"mesh": mesh.parse(arguments.mesh)})
+        verifiers = scoring.Verifiers.load(folder, arguments.prover_k)
+    with (
+        buckets.to_read(arguments.input) as source,
+        buckets.to_resume(arguments.output, score_file.PARTIAL) as target,
+    ):
+        tally = score_file.score_file(verifiers, source, target, joined)
+    if tally is None:  # process 0 says it
+        return
+    said = f"{arguments.output}: {tally.scored:,} responses scored"
+    if tally.bad:
+        said += f"; {tally.bad:,} lines could not be, and have a pav.error there"
+    print(said)
+
+
+def export(arguments: argparse.Namespace, _: list[str]) -> None:
+    from pav_jax.storage import buckets
+    from pav_jax.tools import export
+
+    if buckets.exists(arguments.output):
+        raise UserError(f"{arguments.output} exists; give another --output")
+    with (
+        buckets.to_read(arguments.stage, beside=export.BESIDE) as folder,
+        buckets.to_write(arguments.output, last=export.ABOUT) as output,
+    ):
+        export.export_stage(folder, output)
+    print(arguments.output)
+
+
+def show(arguments: argparse.Namespace, _: list[str]) -> None:
+    from etils import epath
+
+    from pav_jax.report import steps_page
+    from pav_jax.storage import buckets
+
+    name = arguments.output or str(epath.Path(arguments.input).with_suffix(".html"))
+    if name == arguments.input:
+        raise UserError(f"{name} is the input; give another --output")
+    with buckets.to_read(arguments.input) as source, buckets.to_write(name) as target:
+        steps_page.write(source, target, count=arguments.count)
+    print(name)
