@@ -25,7 +25,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["pav_jax", "pav_jax.*"]),
-    package_data={"pav_jax.report": ["**/*.css", "**/*.js", "**/*.html"]},
+    package_data={"pav_jax.report": ["*.css"]},
     include_package_data=False,
     entry_points={"console_scripts": ["pav = pav_jax.main:main"]},
     install_requires=[

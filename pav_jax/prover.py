@@ -28,7 +28,7 @@ Values = Any  # float array of NumPy or JAX
 
 
 def best_of_k(q: Values, k: int) -> Values:
-    """The value of the prover BoK(π), elementwise (Sec. 3.4).
+    """The value of the prover BoK(π), elementwise (Sec. 3).
 
     `Q^BoK(s, a) = 1 - (1 - Q^π(s, a))^K`: no new rollouts are needed.
 
