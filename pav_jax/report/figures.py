@@ -26,12 +26,11 @@ def accuracy_vs_n(rows: Sequence[Row]) -> str:
         spread = [row for row in shown if row["method"] != "greedy"]
         plots.n_axis(axes, spread or shown)
         for method in methods.ordered(row["method"] for row in shown):
+            points = plots.series(shown, method.key, "n")
             if method.key == "greedy" and spread:
-                plots.level(drawing, method, plots.series(shown, method.key, "n"))
+                plots.level(drawing, method, points)
             else:
-                plots.curve(
-                    drawing, method, plots.series(shown, method.key, "n"), many=True
-                )
+                plots.curve(drawing, method, points, many=True)
         plots.percent_axis(axes, "Accuracy")
     return drawing.svg
 
@@ -50,9 +49,8 @@ def accuracy_vs_tokens(rows: Sequence[Row], efficiency: Row) -> str:
         axes = drawing.axes
         axes.set_xscale("log")
         for method in methods.ordered(row["method"] for row in shown):
-            plots.curve(
-                drawing, method, plots.series(shown, method.key, "tokens"), many=True
-            )
+            points = plots.series(shown, method.key, "tokens")
+            plots.curve(drawing, method, points, many=True)
         plots.token_ticks(axes)
         axes.set_xlabel("Tokens per problem, log scale →", loc="right")
         plots.percent_axis(axes, "Accuracy")
@@ -165,13 +163,8 @@ def alpha(grid: Sequence[Row], chosen: float | None) -> str:
             line = axes.axhline(points[0][1], color=q.colour, linestyle=":", lw=1.4)
             drawing.mark(line, "level")
         curve = [
-            (
-                weight,
-                accuracy,
-                bounds,
-                plots.tooltip(f"α = {weight:g}", accuracy, bounds),
-            )
-            for weight, accuracy, bounds in points
+            (weight, value, bounds, plots.tooltip(f"α = {weight:g}", value, bounds))
+            for weight, value, bounds in points
         ]
         plots.curve(drawing, method, curve)
         for weight, accuracy, _ in points:

@@ -14,8 +14,8 @@ from pav_jax.report.viewer import viewer
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _VIEWER_LEAD = (
     "Each step of a response, coloured by the verifier's predictions: its value Q or "
-    "its progress A<sup>μ</sup>. The bar is the predicted Q; the mark on it is the Monte "
-    "Carlo value, if it was measured."
+    "its progress A<sup>μ</sup>. The bar is the predicted Q; the mark on it is the "
+    "Monte Carlo value, if it was measured."
 )
 
 

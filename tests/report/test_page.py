@@ -521,24 +521,23 @@ def test_the_summary_says_when_the_beam_never_gets_there(results):
     assert "with 2.0× more tokens" in said
 
 
-@pytest.mark.parametrize(
-    ("number", "words"), [(1, "1 test problem"), (2, "2 test problems")]
-)
-def test_nouns_agree_with_their_numbers(results, number, words):
-    results["problems"] = number
+def test_nouns_agree_with_their_numbers(results, markup):
     improvement = results["improvement"]
-    improvement["problems"] = improvement["curve_problems"] = number
-    improvement["seeds"] = improvement["seeds"][:number]
-    said = _words(_page(results, []))
-    assert said.count(f"over {words}.") == 4  # by N, by tokens, Pass@N; of policies
-    assert f"of {words} with one sample" in said
-    assert f"over {words[:1]} seed{words[14:]}" in said
+    results["problems"] = improvement["problems"] = improvement["curve_problems"] = 1
+    del improvement["seeds"][1:]
+    one, many = _words(_page(results, [])), _words(markup)
+    assert "of 1 test problem with one sample" in one
+    assert "of 256 test problems with one sample" in many
+    assert one.count("over 1 test problem.") == 4  # three of search, one of policies
+    assert many.count("over 256 test problems.") == 3
+    assert "over 1 seed," in one and "over 2 seeds," in many
 
 
-def test_the_arrow_is_spoken_of_only_where_there_is_one(results):
-    assert "The arrow" in _words(_page(results, []))
-    results["compute_efficiency"]["beam_pav"] = None
-    assert "The arrow" not in _words(_page(results, []))
+def test_the_page_speaks_of_an_arrow_only_where_there_is_one(results, markup):
+    efficiency = results["compute_efficiency"] | {"beam_pav": None}
+    without = {"search": results["search"], "compute_efficiency": efficiency}
+    assert "The arrow" in _words(markup)
+    assert "The arrow" not in _words(_page(without, []))
 
 
 def test_the_page_calls_no_verifier_fixed(markup):
