@@ -72,14 +72,14 @@ def _joined(*words: str) -> str:
 
 
 def _at_largest_n(rows: list[Results], key: str) -> Results | None:
-    found = [
+    of_method = [
         row
         for row in rows
         if row["method"] == key
         and row.get("n") is not None
         and row.get("accuracy") is not None
     ]
-    return max(found, key=lambda row: row["n"], default=None)
+    return max(of_method, key=lambda row: row["n"], default=None)
 
 
 def _whole(words: str) -> str:

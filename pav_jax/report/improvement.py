@@ -12,40 +12,46 @@ _EFFECTIVE = text.markup("Q^π + αA^μ")
 
 def section(results: Results) -> str:
     """Accuracy against iterations and tokens, Pass@N, and the numbers at the end."""
-    found = results.get("improvement") or {}
-    policies, curves = found.get("policies") or {}, found.get("curves") or {}
-    runs = counted(len(found.get("seeds") or []), "seed")
+    improvement = results.get("improvement") or {}
+    policies, curves = (
+        improvement.get("policies") or {},
+        improvement.get("curves") or {},
+    )
+    runs = counted(len(improvement.get("seeds") or []), "seed")
     keys = [*policies, *(key for key in curves if key not in policies)]
     passed = parts.figure(
         figures.policies_by_n(policies),
         f"<b>Pass@N</b> of the last policies, means over {runs}; bands are 95% "
-        f"intervals over {text.problems(found.get('problems'), 'test')}.",
+        f"intervals over {text.problems(improvement.get('problems'), 'test')}.",
         parts.legend(keys),
     )
-    grid = _learning(found, keys, runs) + passed
+    grid = _learning(improvement, keys, runs) + passed
     return parts.section(
         "improvement",
         "RL with process rewards",
         "All methods start from the same RFT policy, with the same problems and the "
-        f"same random streams. PAV-RL is trained on {_EFFECTIVE}, which rewards every "
-        "step; ORM-RL on outcomes alone.",
+        f"same random streams. PAV-RL is rewarded with {_EFFECTIVE} at every step, "
+        "ORM-RL with outcomes alone.",
         f'<div class="grid">{grid}</div>' if grid else "",
-        _table(found, policies),
-        _unsolved(found.get("unsolved") or {}),
+        _table(improvement, policies),
+        _unsolved(improvement.get("unsolved") or {}),
     )
 
 
-def _learning(found: Results, keys: list[str], runs: str) -> str:
+def _learning(improvement: Results, keys: list[str], runs: str) -> str:
     """Accuracy against iterations, and against sampled tokens."""
-    policies, curves = found.get("policies") or {}, found.get("curves") or {}
+    policies, curves = (
+        improvement.get("policies") or {},
+        improvement.get("curves") or {},
+    )
     legend = parts.legend(keys, levels=[key for key in policies if key not in curves])
-    problems = text.problems(found.get("curve_problems"), "test")
+    problems = text.problems(improvement.get("curve_problems"), "test")
     by_step = parts.figure(
         figures.learning(curves, policies, "step"),
         "<b>Accuracy against iterations</b> of one sampled response to each of "
         f"{problems}; means over {runs}, bands from the lowest to the highest.",
         legend,
-        parts.claims(_claims(found)),
+        parts.claims(_claims(improvement)),
     )
     by_tokens = parts.figure(
         figures.learning(curves, policies, "tokens"),
@@ -56,9 +62,9 @@ def _learning(found: Results, keys: list[str], runs: str) -> str:
     return by_step + by_tokens
 
 
-def _table(found: Results, policies: Results) -> str:
+def _table(improvement: Results, policies: Results) -> str:
     """Accuracies of the last policies, and how they compare with the reference."""
-    against = found.get("against") or {}
+    against = improvement.get("against") or {}
     rows = []
     for method in methods.ordered(policies):
         policy = policies[method.key]
@@ -118,9 +124,9 @@ def _unsolved(unsolved: Results) -> str:
     )
 
 
-def _claims(found: Results) -> list[tuple[str, str]]:
+def _claims(improvement: Results) -> list[tuple[str, str]]:
     """The paper's claims for PAV-RL against ORM-RL, if this run has both."""
-    against = found.get("against") or {}
+    against = improvement.get("against") or {}
     row = (against.get("methods") or {}).get("pav_rl")
     if against.get("reference") != "orm_rl" or not row:
         return []

@@ -57,17 +57,17 @@ def drawable(rows: Sequence[Row], key: str) -> bool:
 
 def series(rows: Sequence[Row], key: str, x: str) -> list[Point]:
     """The points of the method `key`: accuracy against `x`, in ascending order."""
-    found = [
+    of_method = [
         row
         for row in rows
         if row["method"] == key
         and row.get(x) is not None
         and row.get("accuracy") is not None
     ]
-    found.sort(key=lambda row: row[x])
+    of_method.sort(key=lambda row: row[x])
     label = methods.ordered([key])[0].label
     points = []
-    for row in found:
+    for row in of_method:
         where = f"{label}, N = {row['n']}"
         if row.get("tokens") is not None:
             where += f", {counted(row['tokens'], 'token')}"

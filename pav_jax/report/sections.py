@@ -115,17 +115,17 @@ def _without_oracle(rows: list[Results]) -> list[str]:
 
 def verifier(results: Results) -> str:
     """AUC by step and calibration."""
-    found = results.get("verifier") or {}
-    auc = found.get("auc_within_problem") or {}
-    bins = found.get("calibration") or []
-    grid = _ranks(found) + _calibrated(found, bins)
+    evaluation = results.get("verifier") or {}
+    auc = evaluation.get("auc_within_problem") or {}
+    bins = evaluation.get("calibration") or []
+    grid = _ranks(evaluation) + _calibrated(evaluation, bins)
     return parts.section(
         "verifier",
         "Verifier",
         f"The process verifier predicts Q after each step. Search by {_Q} needs it to "
         "be right on the way, not only at the end.",
         f'<div class="grid">{grid}</div>' if grid else "",
-        parts.table(["Measure", "Value"], _measures(found, auc)),
+        parts.table(["Measure", "Value"], _measures(evaluation, auc)),
         parts.details(
             _NUMBERS,
             parts.table(
@@ -150,43 +150,44 @@ def verifier(results: Results) -> str:
     )
 
 
-def _ranks(found: Results) -> str:
-    has_orm = (found.get("orm") or {}).get("auc_last") is not None
+def _ranks(evaluation: Results) -> str:
+    problems = text.problems(evaluation.get("problems"), _VALIDATION)
+    has_orm = (evaluation.get("orm") or {}).get("auc_last") is not None
     outcome = " The dashed line is the outcome verifier on whole responses."
     return parts.figure(
-        figures.auc_by_step(found),
+        figures.auc_by_step(evaluation),
         "<b>Correct from wrong, step by step.</b> The chance that, of a correct and a "
         "wrong response to the same problem, the correct one has the higher score "
-        f"after this step; over {text.problems(found.get('problems'), _VALIDATION)}."
+        f"after this step; over {problems}."
         f"{outcome if has_orm else ''}",
         _verifiers_legend(["best_of_n_pav"] + ["best_of_n_orm"] * has_orm),
     )
 
 
-def _calibrated(found: Results, bins: list[Results]) -> str:
+def _calibrated(evaluation: Results, bins: list[Results]) -> str:
     return parts.figure(
         figures.calibration(bins),
         "<b>Calibration.</b> Mean predicted Q in each bin against the mean Monte Carlo "
         "Q of the same steps, on validation problems. Larger dots, and higher bars "
-        f"below them, stand for more steps.{_calibration_words(found)}",
+        f"below them, stand for more steps.{_calibration_words(evaluation)}",
         _verifiers_legend(["best_of_n_pav"]),
     )
 
 
-def _measures(found: Results, auc: Results) -> list[tuple[str, str]]:
+def _measures(evaluation: Results, auc: Results) -> list[tuple[str, str]]:
     rows = [
         ("AUC within a problem, last step", text.decimal(auc.get("last"), 3)),
         ("AUC within a problem, middle step", text.decimal(auc.get("middle"), 3)),
         ("AUC for no error so far", text.decimal(auc.get("error_so_far"), 3)),
-        ("Brier score", text.decimal(found.get("brier"), 4)),
+        ("Brier score", text.decimal(evaluation.get("brier"), 4)),
         (
             "Outcome verifier: AUC, last step",
-            text.decimal((found.get("orm") or {}).get("auc_last"), 3),
+            text.decimal((evaluation.get("orm") or {}).get("auc_last"), 3),
         ),
     ]
     rows += [
         (text.escape(label), text.decimal(value, 3))
-        for label, value in (found.get("oracle") or {}).items()
+        for label, value in (evaluation.get("oracle") or {}).items()
     ]
     return [row for row in rows if row[1] != text.MISSING]
 
@@ -248,8 +249,8 @@ def prover(results: Results) -> str:
 def base_policy(results: Results) -> str:
     """How the base policy's responses end, and how they were graded."""
     base = results.get("base") or {}
-    evaluated = (results.get("verifier") or {}).get("problems")
-    on = text.problems(evaluated, _VALIDATION)
+    evaluation = results.get("verifier") or {}
+    on = text.problems(evaluation.get("problems"), _VALIDATION)
     drawn = parts.figure(
         figures.failures(base.get("failures") or {}),
         f"<b>How the base policy's responses end</b>: all its samples on {on}.",
@@ -294,14 +295,14 @@ def settings(results: Results) -> str:
     )
 
 
-def _calibration_words(found: Results) -> str:
+def _calibration_words(evaluation: Results) -> str:
     """A sentence with the Brier score and the mean gap between the bins' values."""
     words = ""
-    if found.get("brier") is not None:
-        words += f" Brier score {text.decimal(found['brier'], 4)}"
+    if evaluation.get("brier") is not None:
+        words += f" Brier score {text.decimal(evaluation['brier'], 4)}"
     bins = [
         (row["predicted"], row["observed"], row["count"])
-        for row in found.get("calibration") or []
+        for row in evaluation.get("calibration") or []
         if None not in (row.get("predicted"), row.get("observed"), row.get("count"))
     ]
     total = sum(count for _, _, count in bins)

@@ -53,8 +53,8 @@ def efficiency(efficiency: Results) -> str:
     return parts.table(
         ["Method", "Tokens saved", "Points at equal tokens", "95% interval"],
         cells,
-        f"Against {reference}, {accuracy}. Tokens saved: how many times its tokens are "
-        "the method's, at that accuracy.",
+        f"Against {reference}, {accuracy}. Tokens saved: its tokens divided by the "
+        "method's, at that accuracy.",
     )
 
 

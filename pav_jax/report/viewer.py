@@ -70,8 +70,8 @@ def _response(response: dict[str, Any], opened: bool) -> str:
     )
     notes = []
     if response.get("answer") is not None:
-        said = f'<span class="said">{text.escape(response["answer"])}</span>'
-        notes.append(f"Reference answer: {said}")
+        quote = f'<span class="quote">{text.escape(response["answer"])}</span>'
+        notes.append(f"Reference answer: {quote}")
     if response.get("orm") is not None:
         notes.append(f"ORM {text.decimal(response['orm'])}")
     answer = f'<p class="answer">{" · ".join(notes)}</p>' if notes else ""
@@ -80,7 +80,7 @@ def _response(response: dict[str, Any], opened: bool) -> str:
         f'<summary><span class="badge">{badge}</span>'
         f'<span class="gist" dir="auto">{text.escape(gist)}</span>'
         f'<span class="strip" aria-hidden="true">{strip}</span></summary>'
-        f'<div class="said prompt" dir="auto">{text.escape(prompt)}</div>'
+        f'<div class="quote prompt" dir="auto">{text.escape(prompt)}</div>'
         f'<ol class="steps">{rows}</ol>'
         f"{answer}</details>"
     )
@@ -98,7 +98,7 @@ def _badge(response: dict[str, Any], steps: list[dict[str, Any]]) -> tuple[str, 
 
 def _step(step: dict[str, Any], pit: bool, measured: bool) -> str:
     """One step; `measured` if any step of the response has a Monte Carlo value."""
-    said = str(step.get("text", "")).strip("\n") or "(empty)"
+    quote = str(step.get("text", "")).strip("\n") or "(empty)"
     q, truth = step.get("q"), step.get("q_mc")
     tick = words = ""
     if truth is not None:
@@ -108,8 +108,8 @@ def _step(step: dict[str, Any], pit: bool, measured: bool) -> str:
     beside = f'<span class="mc">{words}</span>' if measured else ""
     note = '<span class="pit">largest drop</span>' if pit else ""
     return (
-        f'<li{_worth(step, "step")}><span class="said" dir="auto">'
-        f'{text.escape(said)}</span><span class="worth">{note}'
+        f'<li{_worth(step, "step")}><span class="quote" dir="auto">'
+        f'{text.escape(quote)}</span><span class="worth">{note}'
         f'<span class="chip">{text.decimal(step.get("advantage"), signed=True)}</span>'
         f'<span class="meter"><i class="fill"></i>{tick}</span>'
         f'<span class="q">Q {text.decimal(q)}</span>{beside}</span></li>'
