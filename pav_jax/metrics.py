@@ -116,6 +116,29 @@ def mean_interval(values: np.ndarray) -> tuple[float, tuple[float, float]]:
     return mean, (mean - half, mean + half)
 
 
+def interpolate_log(
+    x: float, places: np.ndarray, values: np.ndarray
+) -> np.ndarray | None:
+    """`values` at `x`, taken to be linear in log x between the places.
+
+    Args:
+      x: positive, such as a number of tokens.
+      places: where the values were measured, `[N]`, positive and ascending.
+      values: float `[N, ...]`.
+
+    Returns:
+      float `[...]`; None if x is outside the places.
+    """
+    here, logs = np.log(x), np.log(places)
+    if not logs[0] <= here <= logs[-1]:
+        return None
+    high = int(np.searchsorted(logs, here))
+    low = max(high - 1, 0)
+    span = logs[high] - logs[low]
+    weight = (here - logs[low]) / span if span else 0.0
+    return (1 - weight) * values[low] + weight * values[high]
+
+
 def within_problem_auc(
     scores: list[np.ndarray], positive: list[np.ndarray]
 ) -> tuple[float | None, int]:

@@ -608,7 +608,7 @@ def test_the_commands(run, tmp_path, capsys):
     ):  # where nobody graded it, in the first line too
         orm = json.loads(target.read_text().splitlines()[line])["pav"]["orm"]
         assert html.count(f"ORM {orm:.2f}") >= times
-    assert "3 responses" in html and "1 lines could not be scored" in html
+    assert "3 responses" in html and "1 line could not be scored" in html
 
     assert main(["show", f"--input={target}", "--count=1", f"--output={source}.h"]) == 0
     fewer = (tmp_path / "it.jsonl.h").read_text()
