@@ -216,7 +216,7 @@ def _add_plan(commands) -> None:
         help="say whether an experiment fits a TPU slice, and what it takes there",
         description="Compiles the step functions of an experiment for a TPU slice,"
         " without a TPU, and says whether they fit. Times and costs are modelled. Exit"
-        " code: 0 if all fits, 1 if something does not, 2 if that cannot be told. Needs"
+        " code: 0 if all fits, 1 if something does not, 2 if that is not known. Needs"
         " libtpu: pip install 'pav_jax[plan]'.",
         epilog="Any field of the config can be changed: --config.FIELD=VALUE.",
         allow_abbrev=False,

@@ -51,12 +51,12 @@ def best_of_n(scores: np.ndarray, correct: np.ndarray, n: int) -> np.ndarray:
     for p in range(len(scores)):
         values, place = np.unique(scores[p], return_inverse=True)
         size = np.bincount(place, minlength=len(values))
-        share = np.bincount(place, weights=correct[p], minlength=len(values)) / size
+        right = np.bincount(place, weights=correct[p], minlength=len(values)) / size
         # P(the best of n is at or below each value), over subsets.
         at_or_below = np.exp(
             _log_binomial(np.cumsum(size), n) - _log_binomial(samples, n)
         )
-        out[p] = np.sum(np.diff(at_or_below, prepend=0.0) * share)
+        out[p] = np.sum(np.diff(at_or_below, prepend=0.0) * right)
     return out
 
 
@@ -300,7 +300,7 @@ def count_grades(grades: Sequence[Grade]) -> dict[str, int]:
 
 
 def failures(responses: Sequence[Response], verdicts: Sequence[Sequence[str]]) -> dict:
-    """Shares of responses by outcome: correct, or the kind of their first error."""
+    """Fractions of responses by outcome: correct, or the kind of their first error."""
     kinds = Counter(
         "correct"
         if response.correct

@@ -82,7 +82,7 @@ class Terms:
 def failure_power(labels: StepLabels, power: int) -> np.ndarray:
     """Unbiased `(1 - Q)^power` of every prefix, float64 `[H + 1]`, from its counts.
 
-    It is the share of subsets of `power` continuations in which none is correct,
+    It is the fraction of subsets of `power` continuations in which none is correct,
     `C(n - k, power) / C(n, power)`; for a whole response, whose outcome is its
     value, that outcome.
 
@@ -143,7 +143,7 @@ def prover_terms(
     if not visits:
         raise UserError(
             "no two labelled responses share a state, so how steps from one state"
-            " differ cannot be told; raise config.rollouts.n_cov to 2 or more"
+            " differ cannot be measured; raise config.rollouts.n_cov to 2 or more"
         )
     return Terms(
         float(np.average(variances, weights=visits)),

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace, changes: list[str]) -> None:
     # jax keeps what it compiled, so that a rerun or a like stage need not do so again.
     compiled = mirror.local_folder(arguments.workdir) / ".compiled"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled))
-    # After the config, so that a mistake in that is told before jax has loaded.
+    # After the config, so that a mistake in it is reported before jax loads.
     from pav_jax.distributed import mesh, processes
     from pav_jax.pipeline import runner, stages
 
@@ -66,10 +66,10 @@ def plan(arguments: argparse.Namespace, changes: list[str]) -> int:
 def devices(arguments: argparse.Namespace, _: list[str]) -> None:
     from pav_jax.distributed import devices
 
-    said = devices.check(
+    found = devices.check(
         _coordinator(arguments), expect=arguments.expect, timeout=arguments.timeout
     )
-    print(said)
+    print(found)
 
 
 def report(arguments: argparse.Namespace, _: list[str]) -> None:
@@ -99,8 +99,9 @@ def score(arguments: argparse.Namespace, _: list[str]) -> None:
             try:
                 mesh.activate({"mesh": scoring.mesh_of(folder)})
             except UserError as error:
-                said = f"{error}; or give a --mesh of these devices"
-                raise UserError(said) from error
+                raise UserError(
+                    f"{error}; or give a --mesh of these devices"
+                ) from error
         else:
             mesh.activate({"mesh": mesh.parse(arguments.mesh)})
         verifiers = scoring.Verifiers.load(folder, arguments.prover_k)
@@ -109,7 +110,7 @@ def score(arguments: argparse.Namespace, _: list[str]) -> None:
         buckets.to_resume(arguments.output, score_file.PARTIAL) as target,
     ):
         tally = score_file.score_file(verifiers, source, target, joined)
-    if tally is None:  # process 0 says it
+    if tally is None:  # the primary process reports
         return
     said = f"{arguments.output}: {tally.scored:,} responses scored"
     if tally.bad:

@@ -429,10 +429,10 @@ def test_devices_of_two_processes(monkeypatch):
     said = devices.check(
         Coordinator(flags[0], int(flags[1]), int(flags[2])), expect=6, timeout=60
     )
-    assert said == "6 cpu device(s), 3 of them here, in 2 process(es)"
+    assert said == "6 cpu devices, 3 of them here, in 2 processes"
     _, err = other.communicate(timeout=120)
     assert other.returncode == 2
-    assert "there are 6 cpu device(s)" in err and "--expect=5" in err
+    assert "there are 6 cpu devices" in err and "--expect=5" in err
 
 
 def test_devices_that_do_not_answer():

@@ -198,7 +198,7 @@ def test_all_problems_for_both_uses(tmp_path, capsys):
     assert found["labels"] == [p for p in found["sft"] if len(p["prompt"]) < 90]
     assert len(found["labels"]) == len(found["sft"]) - 1
     assert (
-        "1 problems are longer than the limits; not labelled" in capsys.readouterr().err
+        "1 problem longer than config.limits: not labelled" in capsys.readouterr().err
     )
 
 

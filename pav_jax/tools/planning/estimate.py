@@ -1,8 +1,8 @@
 """How long a step takes and an experiment costs: modelled, not measured.
 
 Times are ranges. The low end lets computing, memory and links work at once, each at
-what the maker publishes; the high end lets them wait for each other, each at the share
-of it that large programs reach.
+what the maker publishes; the high end lets them wait for each other, each at the
+fraction of it that large programs reach.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from pav_jax.core.errors import UserError
 from pav_jax.tools.planning.topology import Topology
 
 _REACHED = {"flops": 0.4, "bandwidth": 0.6, "link": 0.5}
-# A response is at most `max_tokens` long, and at least about this share of it.
+# A response is at most `max_tokens` long, and at least about this fraction of it.
 _SHORTEST = 0.3
 
 # Training problems of published tasks: MATH less MATH-500, GSM8K.
@@ -150,16 +150,16 @@ def stages(
     return work.stages
 
 
-def _problems(config: ConfigDict, use: str) -> int:
-    """Problems of a use; of a published task, where the config takes all there are."""
-    if config.problems[use] is not None:
-        return config.problems[use]
+def _problems(config: ConfigDict, split: str) -> int:
+    """Problems of a split, also where the config takes all of a published task's."""
+    if config.problems[split] is not None:
+        return config.problems[split]
     if config.task.name not in _PUBLISHED:
         raise UserError(
-            f"config.problems.{use} is None, all that there are, which cannot be known"
-            " without the data; give a number"
+            f"config.problems.{split} is None, which means all, and how many that is"
+            " cannot be known without the data; give a number"
         )
     held_out = int(_PUBLISHED[config.task.name] * config.task.validation_fraction)
-    if use == "validation":
+    if split == "validation":
         return held_out
     return _PUBLISHED[config.task.name] - held_out

@@ -53,7 +53,7 @@ def names(config: ConfigDict) -> list[str]:
 
 
 def architecture(config: ConfigDict) -> TransformerConfig:
-    """The architecture, of which no tokenizer is needed."""
+    """The architecture; no tokenizer is needed for its shapes."""
     is_published = "name" in config.model
     vocab_size = None if is_published else config.tokenizer.vocab_size
     return sizes.from_config(config.model, vocab_size)
@@ -84,15 +84,15 @@ def build(name: str, config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
     Raises:
       UserError: the mesh does not divide the batch or a parameter.
     """
-    share = mesh_lib.row_shards(mesh)
+    shards = mesh_lib.row_shards(mesh)
     count = rows(name, config)
     what, of = "the batch size", "data x fsdp"
     if name == "decode":
         what, of = "sampling.trunks", f"{of} x sampling.trunks_per_group"
-        share *= config.sampling.get("trunks_per_group", 1)
-    if count is not None and count % share:
+        shards *= config.sampling.get("trunks_per_group", 1)
+    if count is not None and count % shards:
         raise UserError(
-            f"{name}: {what} {count} has to be a multiple of {of} = {share};"
+            f"{name}: {what} {count} has to be a multiple of {of} = {shards};"
             " data x fsdp devices share out its rows"
         )
     model = architecture(config)
