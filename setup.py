@@ -46,7 +46,7 @@ setup(
         "safetensors>=0.8",  # the first of which bfloat16 is known to work with numpy
         "scipy>=1.14",
         "sentencepiece>=0.2",
-        "tensorboard>=2.20",
+        "tensorboardX>=2.6.4",
         "tqdm>=4.66",
     ],
     extras_require={
