@@ -41,6 +41,7 @@ setup(
         "math-verify[antlr4-13-2]>=0.9",
         # Small ones that the code imports by name.
         "etils[epath]>=1.9",
+        "fsspec>=2024.10",
         "matplotlib>=3.9",
         "numpy>=2.0",
         "safetensors>=0.8",  # the first of which bfloat16 is known to work with numpy

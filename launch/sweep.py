@@ -27,7 +27,7 @@ sys.path.insert(0, str(HERE.parent))  # a checkout need not be installed
 
 from pav_jax.core.errors import UserError  # noqa: E402
 from pav_jax.distributed.signals import AGAIN, TERMINATED, Terminated, terminable  # noqa: E402
-from pav_jax.storage import artifacts, buckets, mirror  # noqa: E402
+from pav_jax.storage import artifacts, buckets  # noqa: E402
 from pav_jax.tools import sweeps  # noqa: E402
 
 METHODS = ("majority", "best_of_n_orm", "best_of_n_pav", "beam_q", "beam_pav")
@@ -118,7 +118,7 @@ def _command(arguments, launcher: list[str], run: sweeps.Run, place: int) -> lis
         command += ["--processes=1", f"--port={port}", *launcher]
     else:
         command += [f"--name={run.short_name}", *launcher]
-    if arguments.on == "tpu_vm" and not mirror.is_remote(arguments.root):
+    if arguments.on == "tpu_vm" and not buckets.is_remote(arguments.root):
         command.append(f"--fetch={Path(arguments.root) / run.name}")
     if arguments.dry_run:
         command.append("--dry_run")
@@ -131,7 +131,7 @@ def _run(arguments, run: sweeps.Run, command: list[str]) -> int:
     print(f"sweep: {run.name}", file=sys.stderr)
     log = None
     if arguments.jobs > 1 and not arguments.dry_run:
-        folder = mirror.local_folder(arguments.root)
+        folder = buckets.local_folder(arguments.root)
         folder.mkdir(parents=True, exist_ok=True)
         log = (folder / f"{run.name}.log").open("ab")
     process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pav_jax.core.errors import UserError
-from pav_jax.storage import artifacts, mirror
+from pav_jax.storage import artifacts, buckets, mirror
 
 SETTINGS = "config.json"
 _LOCK = ".pav.lock"
@@ -35,8 +35,8 @@ def claim(
     Raises:
       UserError: the folder is another's, or in use. It is left as it was.
     """
-    root = mirror.local_folder(workdir)
-    remote = mirror.is_remote(workdir)
+    root = buckets.local_folder(workdir)
+    remote = buckets.is_remote(workdir)
     try:
         if not remote:
             _check_owner(root, name)

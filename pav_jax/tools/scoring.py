@@ -24,7 +24,7 @@ from pav_jax.gemma.tokenizer import Tokenizer
 from pav_jax.labels import step_ends
 from pav_jax.pipeline import runner
 from pav_jax.prover import advantages, best_of_k
-from pav_jax.storage import artifacts, buckets, mirror, workdir
+from pav_jax.storage import artifacts, buckets, workdir
 from pav_jax.tasks.problems import encode_prompt
 from pav_jax.tools import export
 from pav_jax.verifier import load_verifier, score_rows
@@ -155,7 +155,7 @@ class Verifiers:
 @contextlib.contextmanager
 def fetched(directory: str) -> Iterator[Path]:
     """A folder for `Verifiers.load`; of one in a bucket, a copy of what that reads."""
-    if not mirror.is_remote(directory):
+    if not buckets.is_remote(directory):
         yield Path(directory)
         return
     if buckets.exists(f"{directory}/{export.ABOUT}"):

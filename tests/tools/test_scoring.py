@@ -27,7 +27,7 @@ from pav_jax.gemma.tokenizer import byte_tokenizer
 from pav_jax.main import main
 from pav_jax.pipeline import workers
 from pav_jax.pipeline.runner import Stage, run_stages
-from pav_jax.storage import checkpoints, mirror
+from pav_jax.storage import buckets, checkpoints
 from pav_jax.tasks import problems
 from pav_jax.tools import score_file, scoring
 
@@ -549,7 +549,7 @@ bucket = pytest.fixture(contents)
 def test_the_commands_in_a_bucket(run, bucket, tmp_path, capsys):
     """They write there what they write here; of a run only what they need is read."""
     there = "gs://bucket/run"
-    for name in mirror.files(run):
+    for name in buckets.files(run):
         if name.split("/")[0] != "sft":
             Bucket().pipe_file(f"{there}/{name}", (run / name).read_bytes())
     row = {"prompt": "a?", "response": "b\nc"}
@@ -576,7 +576,7 @@ def test_the_commands_in_a_bucket(run, bucket, tmp_path, capsys):
         json.loads(bucket()[name])["pav"] for name in ("out.jsonl", "again.jsonl")
     )
     assert first["steps"] == again["steps"] and again["orm"] is None
-    assert not list(mirror.scratch_root().iterdir())
+    assert not list(buckets.scratch_root().iterdir())
 
 
 def test_the_commands(run, tmp_path, capsys):
