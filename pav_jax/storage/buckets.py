@@ -94,14 +94,13 @@ def files(path: str | os.PathLike[str]) -> list[str]:
         found = system.find(root)
     except FileNotFoundError:  # no such bucket
         return []
-    names = [name.removeprefix(root).lstrip("/") for name in found]
-    return [name for name in names if not _is_left_out(name)]
-
-
-def _is_left_out(name: str) -> bool:
+    names = [name.removeprefix(root) for name in found]
     # A web console makes a "folder" as an object whose name ends in a slash.
-    is_folder = name.endswith("/")
-    return is_folder or "/." in f"/{name}" or "orbax-checkpoint-tmp" in name
+    return [
+        name.lstrip("/")
+        for name in names
+        if not (name.endswith("/") or "/." in name or "orbax-checkpoint-tmp" in name)
+    ]
 
 
 def exists(path: str) -> bool:
