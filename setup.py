@@ -40,7 +40,6 @@ setup(
         # Grades MATH; the extra names a runtime that its LaTeX parser was built for.
         "math-verify[antlr4-13-2]>=0.9",
         # Small ones that the code imports by name.
-        "etils[epath]>=1.9",
         "fsspec>=2024.10",
         "matplotlib>=3.9",
         "numpy>=2.0",

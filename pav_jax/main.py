@@ -172,12 +172,10 @@ def _export(arguments: argparse.Namespace, _: list[str]) -> None:
 
 
 def _show(arguments: argparse.Namespace, _: list[str]) -> None:
-    from etils import epath
-
     from pav_jax.report import steps_page
     from pav_jax.storage import buckets
 
-    name = arguments.output or str(epath.Path(arguments.input).with_suffix(".html"))
+    name = arguments.output or f"{os.path.splitext(arguments.input)[0]}.html"
     if name == arguments.input:
         raise UserError(f"{name} is the input; give another --output")
     with buckets.to_read(arguments.input) as source, buckets.to_write(name) as target:

@@ -20,7 +20,8 @@ import fsspec
 
 from pav_jax.core.errors import UserError
 
-_STORES = ("gs", "s3", "az")  # those that Orbax and etils.epath know, too
+# Their clients list all names under a prefix at once, and raise if they cannot.
+_STORES = ("gs", "s3", "az")
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:

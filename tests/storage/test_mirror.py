@@ -150,12 +150,12 @@ def test_a_run_that_another_took_over_writes_no_more(bucket, monkeypatch, tmp_pa
     with pytest.raises(UserError, match="another process has begun to work in gs://"):
         ours.sync()
     assert bucket().keys() == {"owner.txt"}
-    # It is told by SIGTERM.
-    told = threading.Event()
-    monkeypatch.setattr(mirror.os, "kill", lambda *_: told.set())
+    # The thread that follows ends the process by SIGTERM.
+    killed = threading.Event()
+    monkeypatch.setattr(mirror.os, "kill", lambda *_: killed.set())
     monkeypatch.setattr(mirror, "_SECONDS", 0.0)
     ours.follow(threading.Event())
-    assert told.is_set()
+    assert killed.is_set()
 
 
 def test_a_bucket_with_other_things(bucket):
