@@ -108,7 +108,7 @@ def exists(path: str) -> bool:
     """Whether there is a file or a folder at `path`, here or in a bucket.
 
     Raises:
-      UserError: the bucket cannot be read.
+      UserError: if the bucket cannot be read.
     """
     with explained(path):
         return _info(path) is not None
@@ -136,7 +136,7 @@ def to_read(
       beside: of the folder that `path` is in, what will be read too.
 
     Raises:
-      UserError: the bucket cannot be read, or has nothing there.
+      UserError: if the bucket cannot be read, or has nothing there.
     """
     if not is_remote(path):
         yield Path(path)
@@ -161,7 +161,7 @@ def to_write(path: str, last: str = "") -> Iterator[Path]:
       last: of a folder, the file that is copied after all others.
 
     Raises:
-      UserError: the bucket cannot be written.
+      UserError: if the bucket cannot be written.
     """
     if not is_remote(path):
         yield Path(path)
@@ -183,7 +183,7 @@ def to_resume(path: str, unfinished: str) -> Iterator[Path]:
         command ends before it is done, so that another machine may go on.
 
     Raises:
-      UserError: the bucket cannot be used.
+      UserError: if the bucket cannot be used.
     """
     if not is_remote(path):
         yield Path(path)
@@ -203,7 +203,7 @@ def to_resume(path: str, unfinished: str) -> Iterator[Path]:
             upload(local, path)
             local.unlink()
             if begun:
-                with explained(path):
+                with explained(path), contextlib.suppress(FileNotFoundError):
                     system, name = connect(path + unfinished)
                     system.rm_file(name)
         elif partial.exists():
@@ -228,7 +228,7 @@ def upload(local: Path, path: str, last: str = "") -> None:
       last: of a folder, the file that is copied after all others.
 
     Raises:
-      UserError: the bucket cannot be written.
+      UserError: if the bucket cannot be written.
     """
     with explained(path):
         system, root = connect(path)

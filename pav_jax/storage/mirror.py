@@ -46,7 +46,7 @@ def mirrored(remote: str, local: Path) -> Iterator[None]:
       local: its `buckets.local_folder`, which this process has locked.
 
     Raises:
-      UserError: the bucket cannot be reached, or holds other things.
+      UserError: if the bucket cannot be reached, or holds other things.
     """
     with buckets.explained(remote):
         mirror = Mirror(remote, local)
@@ -86,7 +86,7 @@ class Mirror:
         Files that this machine was the last to copy stay, since they may be newer.
 
         Raises:
-          UserError: the bucket's folder was not made by `pav run`.
+          UserError: if the bucket's folder was not made by `pav run`.
         """
         owner = self._owner()
         if not owner and buckets.files(self._remote):
@@ -125,7 +125,7 @@ class Mirror:
         """Copies what changed since the last time; see the head of this file.
 
         Raises:
-          UserError: another run writes there now. Nothing is copied.
+          UserError: if another run writes there now; nothing is copied.
         """
         if self._owner() != self._token:
             raise UserError(f"another process has begun to work in {self._remote}")
