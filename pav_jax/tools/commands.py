@@ -21,13 +21,13 @@ def _coordinator(arguments: argparse.Namespace):
 
 def run(arguments: argparse.Namespace, changes: list[str]) -> None:
     from pav_jax.core import config as config_lib
-    from pav_jax.storage import mirror
+    from pav_jax.storage import buckets
 
     coordinator = _coordinator(arguments)
     config = config_lib.load([f"--config={arguments.config}", *changes])
 
     # jax keeps what it compiled, so that a rerun or a like stage need not do so again.
-    compiled = mirror.local_folder(arguments.workdir) / ".compiled"
+    compiled = buckets.local_folder(arguments.workdir) / ".compiled"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled))
     # After the config, so that a mistake in it is reported before jax loads.
     from pav_jax.distributed import mesh, processes
@@ -74,22 +74,22 @@ def devices(arguments: argparse.Namespace, _: list[str]) -> None:
 
 def report(arguments: argparse.Namespace, _: list[str]) -> None:
     from pav_jax.pipeline import stages
-    from pav_jax.storage import buckets, mirror
+    from pav_jax.storage import buckets
 
     with buckets.to_read(arguments.workdir, parts=("report",)) as workdir:
         page = stages.report(workdir)
-        if mirror.is_remote(arguments.workdir):
+        if buckets.is_remote(arguments.workdir):
             place = f"{arguments.workdir.rstrip('/')}/report/{page.name}"
-            buckets.store(page, place)
+            buckets.upload(page, place)
 
 
 def score(arguments: argparse.Namespace, _: list[str]) -> None:
     from pav_jax.distributed import mesh, processes
-    from pav_jax.storage import buckets, mirror
+    from pav_jax.storage import buckets
     from pav_jax.tools import score_file, scoring
 
     joined = processes.join(_coordinator(arguments))
-    if joined.count > 1 and mirror.is_remote(arguments.output):
+    if joined.count > 1 and buckets.is_remote(arguments.output):
         raise UserError(
             f"several processes need a place that all see, which {arguments.output} is"
             " not; give an --output there"
@@ -133,12 +133,10 @@ def export(arguments: argparse.Namespace, _: list[str]) -> None:
 
 
 def show(arguments: argparse.Namespace, _: list[str]) -> None:
-    from etils import epath
-
     from pav_jax.report import steps_page
     from pav_jax.storage import buckets
 
-    name = arguments.output or str(epath.Path(arguments.input).with_suffix(".html"))
+    name = arguments.output or f"{os.path.splitext(arguments.input)[0]}.html"
     if name == arguments.input:
         raise UserError(f"{name} is the input; give another --output")
     with buckets.to_read(arguments.input) as source, buckets.to_write(name) as target:

@@ -83,6 +83,6 @@ def test_smoke_runs_every_stage(shared, tmp_path, name):
         for name in ("sft.jsonl", "labels.jsonl")
     )
     assert labelled == sft[: len(labelled)]  # the same problems, as in the paper
-    verifiers = scoring.Verifiers.load(workdir)
-    (scores,) = scoring.score(verifiers, ["What is $2 + 2$?"], ["We add.\nIt is 4."])
+    verifier = scoring.Verifier.load(workdir)
+    (scores,) = verifier.score(["What is $2 + 2$?"], ["We add.\nIt is 4."])
     assert len(scores.steps) == 2 and 0 < scores.orm < 1
