@@ -104,18 +104,15 @@ def score(arguments: argparse.Namespace, _: list[str]) -> None:
                 ) from error
         else:
             mesh.activate({"mesh": mesh.parse(arguments.mesh)})
-        verifiers = scoring.Verifiers.load(folder, arguments.prover_k)
+        verifier = scoring.Verifier.load(folder, arguments.prover_k)
     with (
         buckets.to_read(arguments.input) as source,
         buckets.to_resume(arguments.output, score_file.PARTIAL) as target,
     ):
-        tally = score_file.score_file(verifiers, source, target, joined)
+        tally = score_file.score_file(verifier, source, target, joined)
     if tally is None:  # the primary process reports
         return
-    said = f"{arguments.output}: {tally.scored:,} responses scored"
-    if tally.bad:
-        said += f"; {tally.bad:,} lines could not be, and have a pav.error there"
-    print(said)
+    print(f"{arguments.output}: {tally}")
 
 
 def export(arguments: argparse.Namespace, _: list[str]) -> None:
