@@ -110,7 +110,7 @@ def run_search(context: StageContext) -> None:
         run(f"beam_pav-{beams}", test, beams, chosen, scorer)
     oracle = _fit_oracle(context, test.split("labels"))
     if oracle is not None:
-        by = OracleScorer(oracle, test.state)
+        by = OracleScorer(lambda i, tokens: oracle.value(test.state(i, tokens)))
         for beams in search.beams[:_ORACLE_SIZES]:
             run(f"beam_oracle-{beams}", test, beams, 0.0, by)
     artifacts.write_json(

@@ -8,7 +8,7 @@ facts. Search with it tells "does the method help" from "did the verifier learn"
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 
 import jax.numpy as jnp
 import numpy as np
@@ -38,24 +38,22 @@ class Oracle:
 
 @dataclasses.dataclass(frozen=True)
 class OracleScorer:
-    """Scores candidates by an oracle; a `beam.Scorer`.
+    """Scores candidates by a function of problem and response; a `beam.Scorer`.
 
-    Its state is the index of each problem: a value is a function of problem and tokens.
+    Its state is the index of each problem, int64 `[G]`.
 
     Attributes:
-      oracle: the values.
-      facts: gives the facts about a prefix, from the problem's index among the prompts
-        of the search and the response's token ids.
+      value: gives `Q^π` of a prefix, from the problem's index among the prompts of the
+        search and the token ids of the response.
     """
 
-    oracle: Oracle
-    facts: Callable[[int, Sequence[int]], Hashable]
+    value: Callable[[int, tuple[int, ...]], float]
 
     def init(self, prompts, lengths, problems, rows):
         del prompts, lengths, rows
         q = np.zeros(len(problems), np.float32)
         for g in np.flatnonzero(problems >= 0):
-            q[g] = self._value(problems[g], ())
+            q[g] = self.value(int(problems[g]), ())
         return problems, jnp.asarray(q)
 
     def score(self, state, beams):
@@ -63,11 +61,10 @@ class OracleScorer:
         q = np.zeros(lengths.shape, np.float32)
         for g in np.flatnonzero(state >= 0):
             for r, length in enumerate(lengths[g]):
-                q[g, r] = self._value(state[g], tokens[g, r, :length].tolist())
+                q[g, r] = self.value(
+                    int(state[g]), tuple(tokens[g, r, :length].tolist())
+                )
         return jnp.asarray(q), state
-
-    def _value(self, problem, tokens: Sequence[int]) -> float:
-        return self.oracle.value(self.facts(int(problem), tokens))
 
     def keep(self, state, parents, used):
         del parents, used

@@ -126,7 +126,7 @@ def most_active(active: jax.Array) -> jax.Array:
 
 
 def active_first(active: jax.Array, width: int) -> jax.Array:
-    """`width` rows of each problem, active ones first, as indices int32 `[G, width]`."""
+    """`width` rows of each problem, active ones first: indices, int32 `[G, width]`."""
     return jnp.argsort(~active, axis=1, stable=True)[:, :width]
 
 

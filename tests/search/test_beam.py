@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pav_jax import rollout, verifier
+from pav_jax import prover, rollout, verifier
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import tiny_gemma2
-from pav_jax.search import beam as search
-from pav_jax.search import rows as candidates
+from pav_jax.search import step as step_lib
 from pav_jax.search import verifier_scorer
-from pav_jax.search.beam import BeamConfig, beam_search
+from pav_jax.search.beam import Scorer, beam_search
 from pav_jax.search.oracle_scorer import Oracle, OracleScorer
+from pav_jax.search.rows import CHUNK, next_width
+from pav_jax.search.step import BeamConfig
 from pav_jax.search.verifier_scorer import VerifierScorer
 
 VOCAB, END, NEWLINES = 12, 3, (4, 5)
@@ -50,7 +51,7 @@ SEED = 5
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_compilation():
-    """Half of the time to compile, of which there is more than of all else."""
+    """Most of the time here is compilation; this halves it."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     # jax 0.10 has the flag but no attribute to read it by; it is off by default.
@@ -76,8 +77,8 @@ def _verifier():
 
     def init():
         key = jax.random.key(0)
-        model = forward.init_params(key, CONFIG)
-        return verifier.init_verifier(key, model, CONFIG)
+        network = forward.init_params(key, CONFIG)
+        return verifier.init_verifier(key, network, CONFIG)
 
     params = _random(init, 1)
     head = params["head"]
@@ -179,7 +180,6 @@ def _slow_search(problem, value, *, alpha, beam):
     Returns:
       The answer's state; the states kept after each step; tokens sampled.
     """
-    prover = lambda q: 1 - (1 - q) ** beam.prover_k  # noqa: E731
     rows = [State((), value(problem, ()))] * (beam.beams * beam.candidates)
     kept, history, decoded = [], [], 0
     for _ in range(beam.max_steps):
@@ -191,7 +191,11 @@ def _slow_search(problem, value, *, alpha, beam):
             tokens, done = _sample_step(problem, state.tokens, r, beam)
             decoded += len(tokens) - len(state.tokens)
             q = value(problem, tokens)
-            score = q + alpha * (prover(q) - prover(state.q))
+            progress = prover.advantages(
+                prover.best_of_k(q, beam.prover_k),
+                prover.best_of_k(state.q, beam.prover_k),
+            )
+            score = prover.effective_reward(q, progress, alpha)
             candidates.append(State(tokens, q, score, done))
         distinct, copies, seen = [], [], set()
         for state in candidates:
@@ -230,66 +234,38 @@ class Step:
         return [self.text(g, r) for r in self.parents[g, ::candidates]]
 
 
+@dataclasses.dataclass
 class Recorder:
-    """A scorer that notes what goes through another one."""
+    """A scorer that notes what goes through another one, for one search."""
 
-    def __init__(self, inner):
-        self.inner = inner
-        self.batches = []  # of each batch: prompts, lengths, bare values, steps
+    inner: Scorer
+    # Of each batch: prompts, lengths, bare values, steps.
+    batches: list[tuple] = dataclasses.field(default_factory=list)
 
-    def begin(self, prompts, lengths, rows):
-        bare = self.inner.begin(prompts, lengths, rows)
-        self.batches.append((prompts.copy(), lengths.copy(), np.array(bare), []))
-        return bare
+    def init(self, prompts, lengths, problems, rows):
+        state, q = self.inner.init(prompts, lengths, problems, rows)
+        self.batches.append((prompts.copy(), lengths.copy(), np.array(q), []))
+        return state, q
 
-    def score(self, beams):
+    def score(self, state, beams):
         fields = [beams.tokens, beams.start, beams.length, beams.done, beams.q]
         fields = [np.array(field) for field in fields]  # they will be donated
-        q = self.inner.score(beams)
+        q, state = self.inner.score(state, beams)
         self.batches[-1][-1].append(Step(*fields, np.array(q)))
-        return q
+        return q, state
 
-    def keep(self, parents, used):
+    def keep(self, state, parents, used):
         self.batches[-1][-1][-1].parents = np.array(parents)
-        self.inner.keep(parents, used)
+        return self.inner.keep(state, parents, used)
 
-    @property
-    def scored(self):
-        return self.inner.scored
+    def tokens_read(self, state):
+        return self.inner.tokens_read(state)
 
     @property
     def steps(self):
         """The steps of the only batch."""
         [(_, _, _, steps)] = self.batches
         return steps
-
-
-class Function:
-    """A scorer by a function of (problem, tokens), for searches of one batch."""
-
-    def __init__(self, value, which=(0, 1, 2)):
-        self._value = value
-        self._which = which
-
-    def begin(self, prompts, lengths, rows):
-        self._groups = len(prompts)
-        values = [self._value(problem, ()) for problem in self._which]
-        return jnp.array(np.resize(values, self._groups), jnp.float32)
-
-    def score(self, beams):
-        tokens, length = np.asarray(beams.tokens), np.asarray(beams.length)
-        values = np.zeros(length.shape, np.float32)
-        for g, problem in enumerate(self._which):
-            for r, n in enumerate(length[g]):
-                values[g, r] = self._value(problem, tuple(tokens[g, r, :n].tolist()))
-        return jnp.asarray(values)
-
-    def keep(self, parents, used):
-        pass
-
-    @property
-    def scored(self):
-        return np.zeros(self._groups, int)
 
 
 @functools.cache
@@ -336,14 +312,14 @@ def test_values_are_those_of_an_uncached_pass():
                 lengths.add(step.length[g, r] - step.start[g, r])
     assert compared >= 3 * 6 * 3
     # Steps of none, of some and of more tokens than the verifier reads at once.
-    assert 0 in lengths and 1 in lengths and max(lengths) > candidates.CHUNK
+    assert 0 in lengths and 1 in lengths and max(lengths) > CHUNK
     # The values differ far more than the tolerance.
     assert np.std([step.q[:3] for step in steps]) > 0.1
 
 
 def test_the_longest_steps_go_on_without_the_others(monkeypatch):
     """And find what they do in the company of all, as the slow search says."""
-    modules = {"decode_steps": search, "read_steps": verifier_scorer}
+    modules = {"decode_steps": step_lib, "read_steps": verifier_scorer}
     widths = {name: set() for name in modules}
 
     def noted(name, function):
@@ -366,7 +342,7 @@ def test_the_longest_steps_go_on_without_the_others(monkeypatch):
     [(48, 48, 48), (13, 48, 48), (12, 48, 12), (4, 48, 12), (3, 48, 3), (1, 12, 3)],
 )
 def test_rows_go_on_a_fourth_at_a_time(left, width, expected):
-    assert candidates.next_width(left, width) == expected
+    assert next_width(left, width) == expected
 
 
 def test_a_candidate_goes_on_from_its_parent():
@@ -431,6 +407,81 @@ def test_neither_company_nor_rows_change_a_result():
             _check_same(ours[problem], other)
 
 
+# Scorers hold no state.
+
+
+@dataclasses.dataclass
+class Twice:
+    """A scorer that asks another one everything twice, with copies of one state."""
+
+    inner: Scorer
+    asked: int = 0
+
+    def init(self, *args):
+        first = self.inner.init(*args)
+        return self._equal(first, self.inner.init(*args))
+
+    def score(self, state, beams):
+        first = self.inner.score(_copy(state), beams)
+        return self._equal(first, self.inner.score(state, beams))
+
+    def keep(self, state, parents, used):
+        first = self.inner.keep(_copy(state), parents, used)
+        return self._equal(first, self.inner.keep(state, parents, used))
+
+    def tokens_read(self, state):
+        first = self.inner.tokens_read(state)
+        return self._equal(first, self.inner.tokens_read(state))
+
+    def _equal(self, first, second):
+        jax.tree.map(np.testing.assert_array_equal, first, second)
+        self.asked += 1
+        return second
+
+
+def _copy(state):
+    return jax.tree.map(lambda array: array.copy(), state)  # a state may be donated
+
+
+@dataclasses.dataclass
+class Interrupted:
+    """A scorer by which another search is done between any two calls."""
+
+    inner: Scorer
+    others: list = dataclasses.field(default_factory=list)
+
+    def __getattr__(self, name):
+        def call(*args):
+            self.others.append(_search(self.inner, which=[2, 1]))
+            return getattr(self.inner, name)(*args)
+
+        return call
+
+
+def _scorers():
+    oracle = _oracle()
+    by_oracle = OracleScorer(lambda i, tokens: oracle.value(_facts(i, tokens)))
+    return {"verifier": _verifier_scorer(), "oracle": by_oracle}
+
+
+@pytest.mark.parametrize("name", ["verifier", "oracle"])
+def test_a_scorer_gives_the_same_for_the_same_state(name):
+    scorer = _scorers()[name]
+    twice = Twice(scorer)
+    assert _search(twice) == _search(scorer)
+    assert twice.asked >= 2 + 2 * 2  # at least two steps
+
+
+@pytest.mark.parametrize("name", ["verifier", "oracle"])
+def test_searches_with_one_scorer_do_not_disturb_each_other(name):
+    scorer = _scorers()[name]
+    interrupted = Interrupted(scorer)
+    assert _search(interrupted) == _search(scorer)
+    alone = _search(scorer, which=[2, 1])
+    assert len(interrupted.others) >= 2 + 2 * 2
+    assert all(other == alone for other in interrupted.others)
+
+
 # What it pays.
 
 
@@ -491,7 +542,7 @@ def test_copies_of_the_best_fill_what_is_left():
 
     by_place = 0
     for seed in range(8):  # what is drawn differs between releases of jax
-        recorder = Recorder(Function(value))
+        recorder = Recorder(OracleScorer(value))
         _search(recorder, beam=beam, alpha=0.0, seed=seed)
         assert _check_beam_is_as_varied_as_can_be(recorder, beam) > 0
         [step] = recorder.steps
@@ -516,7 +567,7 @@ def test_an_ended_response_keeps_its_place():
     def value(problem, tokens):
         return 0.6 + len(tokens) / 100 if END in tokens else 0.5 * 0.9 ** len(tokens)
 
-    recorder = Recorder(Function(value))
+    recorder = Recorder(OracleScorer(value))
     _search(recorder, beam=_beam(3, 2), alpha=0.5)
     kept_on = 0
     for g in range(3):
@@ -547,7 +598,7 @@ def test_an_ended_response_keeps_the_score_of_its_last_step():
 
     stayed = {}
     for alpha in (0.0, 1.0):
-        recorder = Recorder(Function(value))
+        recorder = Recorder(OracleScorer(value))
         _search(recorder, alpha=alpha)
         first, second = recorder.steps[:2]
         for g in range(3):
@@ -567,7 +618,7 @@ def test_an_unfinished_response_is_taken_only_if_all_are():
     def value(problem, tokens):
         return 0.1 if END in tokens else 0.9 - len(tokens) / 100
 
-    recorder = Recorder(Function(value))
+    recorder = Recorder(OracleScorer(value))
     found = _search(recorder, beam=beam)
     cut = stopped = 0
     for g, ours in enumerate(found):
@@ -591,7 +642,7 @@ def test_limits():
         def value(problem, tokens, sign=sign):
             return 0.5 + sign * len(tokens) / 100  # short ones first, or long ones
 
-        recorder = Recorder(Function(value))
+        recorder = Recorder(OracleScorer(value))
         found = _search(recorder, beam=beam, seed=seed)
         assert len(recorder.steps) <= 2
         last = recorder.steps[-1]
@@ -645,7 +696,7 @@ def test_search_by_an_oracle():
     def value(problem, tokens):
         return oracle.value(_facts(problem, tokens))
 
-    found = _search(OracleScorer(oracle, _facts, range(3)), beam=beam, alpha=0.5)
+    found = _search(OracleScorer(value), beam=beam, alpha=0.5)
     for problem, ours in enumerate(found):
         best, _, decoded = _slow_search(problem, value, alpha=0.5, beam=beam)
         assert ours.tokens == list(best.tokens)
