@@ -21,8 +21,9 @@ from pav_jax.distributed import mesh, sharding
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import tiny_gemma2
 from pav_jax.rl import update as rl
-from pav_jax.search import beam as search
-from pav_jax.search import verifier_scorer
+from pav_jax.search import step as search_step
+from pav_jax.search.beam import beam_search
+from pav_jax.search.verifier_scorer import VerifierScorer
 from pav_jax.train.step import init_state, make_optimizer, make_train_step
 
 # More than a chunk of the vocabulary, so that the loss goes by chunks.
@@ -142,17 +143,15 @@ def score(programs):
 
 
 def beams(programs):
-    """Searches of 3 problems, by beams that a mesh shares out by problem and by row."""
+    """Searches of 3 problems, with beams that a mesh divides by problem and by row."""
     params = sharding.place(parameters()[0], sharding.DECODE)
     verifier_params = sharding.place(parameters()[1], sharding.DECODE)
     rng = np.random.default_rng(2)
     prompts = rng.integers(2, CONFIG.vocab_size, (3, LENGTH)).tolist()
-    scorer = verifier_scorer.VerifierScorer(
-        verifier_params, CONFIG, SAMPLING.max_tokens
-    )
+    scorer = VerifierScorer(verifier_params, CONFIG, SAMPLING.max_tokens)
     out = []
     for count in (1, 4):
-        beam = search.BeamConfig(
+        beam = search_step.BeamConfig(
             beams=count,
             candidates=2,
             max_tokens=SAMPLING.max_tokens,
@@ -161,20 +160,22 @@ def beams(programs):
             step_end_ids=tuple(range(2, CONFIG.vocab_size, 3)),
             rows=8,
         )
-        static = dict(alpha=0.5, seed=0, config=CONFIG, beam=beam)
-        found = search.beam_search(params, scorer, prompts, range(3), **static)
-        out += [(np.array(f.tokens), f.q) for f in found]
+        static = dict(alpha=0.5, seed=0, architecture=CONFIG, beam=beam)
+        results = beam_search(params, scorer, prompts, range(3), **static)
+        out += [(np.array(result.tokens), result.q) for result in results]
     if not jax.sharding.get_mesh().empty:
-        static = dict(config=CONFIG, beam=beam)
+        static = dict(architecture=CONFIG, beam=beam)
         lengths = np.full(len(prompts), LENGTH, np.int32)
-        keys, bare = np.zeros((3, 2), np.uint32), np.zeros(3, np.float32)
-        first = search.begin(params, np.array(prompts), lengths, keys, bare, **static)
+        keys, q = np.zeros((3, 2), np.uint32), np.zeros(3, np.float32)
+        first = search_step.init_beams(
+            params, np.array(prompts), lengths, keys, q, **static
+        )
         rows = first.suffix.keys[0]
-        # Of the rows, which hold nearly all there is, each device has its part.
+        # Each device has its part of the rows, which hold nearly all there is.
         assert rows.addressable_shards[0].data.size * 8 == rows.size
         keys = np.zeros((3, 8, 2), np.uint32)
         active = np.ones((3, 8), bool)
-        lowered = search.decode_steps.lower(
+        lowered = search_step.decode_steps.lower(
             params, first, keys, active, width=8, **static
         )
         programs["beams"] = lowered.compile()

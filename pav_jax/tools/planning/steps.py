@@ -18,10 +18,12 @@ from pav_jax.distributed.mesh import BATCH
 from pav_jax.distributed.sharding import DECODE, TRAIN
 from pav_jax.gemma import forward, sizes
 from pav_jax.gemma.architecture import TransformerConfig
+from pav_jax.pipeline.search import beam_config
 from pav_jax.rl import update as rl
-from pav_jax.search import beam as search
-from pav_jax.search import rows as candidates
-from pav_jax.search import verifier_scorer
+from pav_jax.search import rows as rows_lib
+from pav_jax.search import step as search_step
+from pav_jax.search.beam import groups_per_batch
+from pav_jax.search.verifier_scorer import keep_rows, read_prompts, read_steps
 from pav_jax.train.step import TrainState, make_optimizer, make_train_step
 
 _ALIGNED = 16  # what the engine rounds trunks and suffixes up to
@@ -203,84 +205,71 @@ def _decode(params, config, model, mesh) -> Step:
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "beam"),
-    donate_argnames=("beams", "reading"),
+    static_argnames=("architecture", "beam"),
+    donate_argnames=("beams", "state"),
 )
-def _search_step(params, prm, beams, reading, alpha, *, config, beam):
-    """What `search.beam_search` does at a step, as one program.
+def _search_step(params, prm, beams, state, alpha, *, architecture, beam):
+    """One step of `search.beam.beam_search` with a `VerifierScorer`, as one program.
 
-    There it is several, of which each leaves what only the others need where it is; so
-    the memory of this one is that of the stage, but for a fourth of the rows at most,
-    of which there is a second copy while they go on without the others.
+    The search itself runs several programs. Each leaves the arrays that only the others
+    need in place, so this one needs the memory of the stage, but for a copy of a
+    quarter of the rows at most: those that go on without the others.
     """
     width = beams.done.shape[1]
-    beams, keys = search.start_steps(beams)
-    beams, left, _ = search.decode_steps(
-        params, beams, keys, ~beams.done, architecture=config, beam=beam, width=width
+    static = dict(architecture=architecture, width=width)
+    beams, keys = search_step.start_steps(beams)
+    beams, active, _ = search_step.decode_steps(
+        params, beams, keys, ~beams.done, beam=beam, **static
     )
-    reading, q, read, _ = verifier_scorer.read_steps(
-        prm, reading, beams.q, beams.start, beams, architecture=config, width=width
-    )
-    beams, parents, used, done = search.select(beams, q, alpha, beam=beam)
-    return beams, verifier_scorer.keep_rows(reading, parents, used), left, read, done
+    state, q, read, _ = read_steps(prm, state, beams.q, beams.start, beams, **static)
+    beams, parents, used, done = search_step.select(beams, q, alpha, beam=beam)
+    return beams, keep_rows(state, parents, used), active, read, done
 
 
 def _search(params, config, model, mesh) -> Step:
     """A step of the widest beams, the policy and the verifier side by side."""
-    limits = config.limits
-    beam = search.BeamConfig(
-        beams=max(config.search.beams),
-        candidates=config.search.candidates,
-        max_tokens=limits.max_tokens,
-        max_steps=limits.max_steps,
-        end_ids=(1,),
-        step_end_ids=(2,),
-        temperature=config.search.temperature,
-        prover_k=config.verifier.prover_k,
+    # No tokenizer is loaded here; which tokens end a step does not change the program.
+    beam = beam_config(
+        config, max(config.search.beams), end_ids=(1,), step_end_ids=(2,)
     )
     prm = _placed(_verifier(params, model), DECODE, mesh)
     params = _placed(params, DECODE, mesh)
-    static = dict(config=model, beam=beam)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        groups, rows = search.groups_at_once(beam), beam.beams * beam.candidates
-        width = -(-limits.max_prompt_tokens // _ALIGNED) * _ALIGNED
-        prompts = jax.ShapeDtypeStruct((groups, width), jnp.int32)
-        lengths = jax.ShapeDtypeStruct((groups,), jnp.int32)
-        reading, bare = jax.eval_shape(
-            functools.partial(
-                verifier_scorer.read_prompts,
-                rows=rows,
-                max_tokens=limits.max_tokens,
-                architecture=model,
-            ),
-            prm,
-            prompts,
-            lengths,
-        )
-        beams = jax.eval_shape(
-            functools.partial(search.begin, **static),
-            params,
-            prompts,
-            lengths,
-            jax.ShapeDtypeStruct((groups, 2), jnp.uint32),
-            bare,
-        )
-        beams, reading = (
+        groups, rows = groups_per_batch(beam), beam.beams * beam.candidates
+        beams, state = (
             jax.tree.map(
                 lambda leaf, spec: _at(leaf, NamedSharding(mesh, spec)),
-                state,
-                candidates.specs(state, groups, rows),
+                shapes,
+                rows_lib.partition_specs(shapes, groups, rows),
             )
-            for state in (beams, reading)
+            for shapes in _search_shapes(params, prm, config, model, beam, groups)
         )
-    cache = (beams.trunk, beams.suffix, reading.trunk, reading.suffix)
+    cache = (beams.trunk, beams.suffix, state.trunk, state.suffix)
     parts = {
         "weights": _bytes((params, prm)),
         "cache": _bytes(cache),
-        "data": _bytes((beams, reading)) - _bytes(cache),
+        "data": _bytes((beams, state)) - _bytes(cache),
     }
-    arguments = (params, prm, beams, reading, jax.ShapeDtypeStruct((), jnp.float32))
+    arguments = (params, prm, beams, state, jax.ShapeDtypeStruct((), jnp.float32))
+    static = dict(architecture=model, beam=beam)
     return Step(_search_step, arguments, static, parts, groups * rows)
+
+
+def _search_shapes(params, prm, config, model, beam, groups):
+    """Shapes of the beams and of the verifier's state before the first step."""
+    width = -(-config.limits.max_prompt_tokens // _ALIGNED) * _ALIGNED
+    prompts = jax.ShapeDtypeStruct((groups, width), jnp.int32)
+    lengths = jax.ShapeDtypeStruct((groups,), jnp.int32)
+    read = functools.partial(
+        read_prompts,
+        rows=beam.beams * beam.candidates,
+        max_tokens=beam.max_tokens,
+        architecture=model,
+    )
+    state, q = jax.eval_shape(read, prm, prompts, lengths)
+    init = functools.partial(search_step.init_beams, architecture=model, beam=beam)
+    keys = jax.ShapeDtypeStruct((groups, 2), jnp.uint32)
+    return jax.eval_shape(init, params, prompts, lengths, keys, q), state
 
 
 def _batch(rows: int, length: int, mesh: jax.sharding.Mesh) -> dict[str, Any]:
