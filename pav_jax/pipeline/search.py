@@ -168,7 +168,7 @@ def _search(
         beam=beam_config(
             config,
             beams,
-            end_ids=(problems.tokenizer.eos_id,),
+            end_ids=problems.tokenizer.end_ids,
             step_end_ids=tuple(np.flatnonzero(problems.is_step_end).tolist()),
         ),
     )
