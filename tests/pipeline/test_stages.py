@@ -1,7 +1,6 @@
 """The whole pipeline at its smallest size, as a user runs it."""
 
 import json
-import os
 import random
 import shutil
 import signal
