@@ -26,28 +26,28 @@ from pav_jax.search import verifier_scorer
 from pav_jax.search.beam import BeamConfig
 from pav_jax.train.batches import pad_rows
 
-CONFIG = tiny_gemma2(512, num_layers=4, embed_dim=128, num_heads=4, mlp_dim=512)
+ARCHITECTURE = tiny_gemma2(512, num_layers=4, embed_dim=128, num_heads=4, mlp_dim=512)
 PROBLEMS, PROMPT, STEPS, LONGEST = 2, 64, 10, 160
 # Near enough one token in eight, so that a step has eight.
 STEP_ENDS = tuple(range(1, 65))
 BEAMS = (4, 16)
-_score = jax.jit(verifier.step_values, static_argnames="config")
+_score = jax.jit(verifier.step_values, static_argnames="architecture")
 
 
 def main() -> list[dict[str, object]]:
     """Runs all; returns what `harness.report` did."""
     rng = np.random.default_rng(0)
     shape = (PROBLEMS, PROMPT)
-    prompts = rng.integers(len(STEP_ENDS) + 1, CONFIG.vocab_size, shape).tolist()
+    prompts = rng.integers(len(STEP_ENDS) + 1, ARCHITECTURE.vocab_size, shape).tolist()
     with harness.on_all_devices(PROBLEMS):
         return _compare(prompts)
 
 
 def _compare(prompts) -> list[dict[str, object]]:
     params = sharding.place(
-        forward.init_params(jax.random.key(0), CONFIG), sharding.DECODE
+        forward.init_params(jax.random.key(0), ARCHITECTURE), sharding.DECODE
     )
-    scorer = sharding.place(random_verifier(CONFIG), sharding.DECODE)
+    scorer = sharding.place(random_verifier(ARCHITECTURE), sharding.DECODE)
     found = []
     for beams in BEAMS:
         beam = BeamConfig(
@@ -66,7 +66,7 @@ def _compare(prompts) -> list[dict[str, object]]:
         peer = Side(
             "resubmitted", functools.partial(_resubmit, params, scorer, prompts, beam)
         )
-        model = harness.describe(CONFIG)
+        model = harness.describe(ARCHITECTURE)
         name = f"beam search, B = {beams}"
         found.append(harness.compare(name, ours, peer, unit="problems", model=model))
         # Each token sampled and scored once, and each prompt read by both models.
@@ -86,12 +86,12 @@ def _compare(prompts) -> list[dict[str, object]]:
 def _ours(params, scorer, prompts, beam: BeamConfig, paid: Ledger) -> int:
     for found in search.beam_search(
         params,
-        verifier_scorer.VerifierScorer(scorer, CONFIG, beam.max_tokens),
+        verifier_scorer.VerifierScorer(scorer, ARCHITECTURE, beam.max_tokens),
         prompts,
         range(len(prompts)),
         alpha=0.5,
         seed=0,
-        architecture=CONFIG,
+        architecture=ARCHITECTURE,
         beam=beam,
     ):
         paid += found.ledger
@@ -134,14 +134,14 @@ def _resubmit(params, scorer, prompts, beam: BeamConfig) -> int:
             for problem, place, text in texts
         ]
         for i, samples in rollout.sample(
-            params, requests, architecture=CONFIG, sampling=sampling, ledger=none
+            params, requests, architecture=ARCHITECTURE, sampling=sampling, ledger=none
         ):
             problem, place, text = texts[i]
             for tokens, length in zip(samples.tokens, samples.lengths, strict=True):
                 row = text + tokens[:length].tolist()
                 candidates[problem].append((row, before[problem][place]))
         rows = [row for kept in candidates for row, _ in kept]
-        q = np.asarray(_score(scorer, pad_rows(rows, width), config=CONFIG))
+        q = np.asarray(_score(scorer, pad_rows(rows, width), architecture=ARCHITECTURE))
         q = np.array(
             [values[len(row) - 1] for values, row in zip(q, rows, strict=True)]
         )

@@ -99,7 +99,7 @@ def sample(
     params: Params,
     requests: Sequence[Request],
     *,
-    config: TransformerConfig,
+    architecture: TransformerConfig,
     sampling: SamplingConfig,
 ) -> Ledger:
     """What our engine pays for all requests, on all devices."""
@@ -107,7 +107,11 @@ def sample(
     with on_all_devices(sampling.trunks // sampling.trunks_per_group):
         params = sharding.place(params, sharding.DECODE)
         for _ in rollout.sample(
-            params, requests, architecture=config, sampling=sampling, ledger=ledger
+            params,
+            requests,
+            architecture=architecture,
+            sampling=sampling,
+            ledger=ledger,
         ):
             pass
     return ledger
@@ -170,12 +174,12 @@ def device() -> str:
     return f"CPU, {len(os.sched_getaffinity(0))} cores, {platform.machine()}"
 
 
-def describe(config: TransformerConfig) -> str:
+def describe(architecture: TransformerConfig) -> str:
     """The architecture, in words."""
     return (
-        f"{config.num_layers} layers, width {config.embed_dim},"
-        f" {config.num_heads} heads, MLP {config.mlp_dim},"
-        f" vocabulary {config.vocab_size}, float32"
+        f"{architecture.num_layers} layers, width {architecture.embed_dim},"
+        f" {architecture.num_heads} heads, MLP {architecture.mlp_dim},"
+        f" vocabulary {architecture.vocab_size}, float32"
     )
 
 

@@ -22,7 +22,7 @@ from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import TransformerConfig, tiny_gemma2
 from pav_jax.rollout import Request, SamplingConfig
 
-CONFIG = tiny_gemma2(512, num_layers=6, embed_dim=256, num_heads=4, mlp_dim=1024)
+ARCHITECTURE = tiny_gemma2(512, num_layers=6, embed_dim=256, num_heads=4, mlp_dim=1024)
 SEEDS, PROMPT, STEPS, STEP, N_MC = 4, 64, 8, 16, 16
 # Rows for the longest four of the seven prefixes: the others follow them.
 SAMPLING = SamplingConfig(max_tokens=STEPS * STEP, end_ids=(), trunks=SEEDS, rows=64)
@@ -30,10 +30,10 @@ SAMPLING = SamplingConfig(max_tokens=STEPS * STEP, end_ids=(), trunks=SEEDS, row
 
 def main() -> list[dict[str, object]]:
     """Runs all that is installed; returns what `harness.report` did."""
-    params = forward.init_params(jax.random.key(0), CONFIG)
+    params = forward.init_params(jax.random.key(0), ARCHITECTURE)
     rng = np.random.default_rng(0)
     shape = (SEEDS, PROMPT + STEPS * STEP)
-    seeds = rng.integers(1, CONFIG.vocab_size, shape).astype(np.int32)
+    seeds = rng.integers(1, ARCHITECTURE.vocab_size, shape).astype(np.int32)
     ours = Side("engine", functools.partial(_ours, params, seeds))
     found = []
     for name, make in (
@@ -45,7 +45,7 @@ def main() -> list[dict[str, object]]:
         except ImportError as error:
             harness.skip(name, error)
             continue
-        model = harness.describe(CONFIG)
+        model = harness.describe(ARCHITECTURE)
         found.append(harness.compare(name, ours, peer, unit="tokens", model=model))
     found.append(_share_of_matmul_rate(ours))
     return found
@@ -75,12 +75,12 @@ def _ours(params: Params, seeds: np.ndarray) -> int:
         for i, seed in enumerate(seeds)
     ]
     return harness.sample(
-        params, requests, architecture=CONFIG, sampling=SAMPLING
+        params, requests, architecture=ARCHITECTURE, sampling=SAMPLING
     ).decoded
 
 
 def _tunix(params: Params, seeds: np.ndarray) -> Side:
-    sampler = peers.tunix_sampler(params, CONFIG, PROMPT + STEPS * STEP)
+    sampler = peers.tunix_sampler(params, ARCHITECTURE, PROMPT + STEPS * STEP)
 
     def sample(prefix, count, **asked):
         return sampler(
@@ -106,7 +106,7 @@ def _tunix(params: Params, seeds: np.ndarray) -> Side:
 
 
 def _hugging_face(params: Params, seeds: np.ndarray) -> Side:
-    model = peers.hugging_face_model(params, CONFIG)
+    model = peers.hugging_face_model(params, ARCHITECTURE)
     import torch
 
     def sample(prefix, count, **asked):
@@ -144,8 +144,10 @@ def _hugging_face(params: Params, seeds: np.ndarray) -> Side:
 def _check(params, prefix, tokens, log_probs) -> None:
     """A peer has our weights if it gives what it sampled our probabilities."""
     rows = np.concatenate([prefix, tokens], axis=1)
-    hidden = forward.hidden_states(params, rows[:, :-1], architecture=CONFIG)
-    ours = forward.token_log_probs(params, hidden, rows[:, 1:], architecture=CONFIG)
+    hidden = forward.hidden_states(params, rows[:, :-1], architecture=ARCHITECTURE)
+    ours = forward.token_log_probs(
+        params, hidden, rows[:, 1:], architecture=ARCHITECTURE
+    )
     ours = ours[:, prefix.shape[1] - 1 :]
     np.testing.assert_allclose(log_probs, ours, atol=2e-3, rtol=0)
 
@@ -155,7 +157,7 @@ def _share_of_matmul_rate(ours: Side) -> dict[str, object]:
     lengths = STEP * np.arange(1, STEPS)  # of continuations, which end at full length
     mean_left = np.sum(lengths**2) / np.sum(lengths) / 2
     context = PROMPT + STEPS * STEP - int(mean_left)
-    flops = flops_per_token(CONFIG, context) / 1e9
+    flops = flops_per_token(ARCHITECTURE, context) / 1e9
     size = 1024
     a = jnp.ones((size, size)) / size
     product = jax.jit(lambda a, b: a @ b)
@@ -173,15 +175,21 @@ def _share_of_matmul_rate(ours: Side) -> dict[str, object]:
         Side("engine", lambda: ours.run() * flops),
         Side(f"matrix product of {size}", multiply),
         unit="GFLOP",
-        model=harness.describe(CONFIG),
+        model=harness.describe(ARCHITECTURE),
     )
 
 
-def flops_per_token(config: TransformerConfig, context: int) -> int:
+def flops_per_token(architecture: TransformerConfig, context: int) -> int:
     """FLOPs of decoding one token that sees `context` others."""
     # Each parameter is multiplied once; the table too, for the logits.
-    attention = 2 * config.num_layers * config.num_heads * config.head_dim * context
-    return 2 * (config.num_params + attention)
+    attention = (
+        2
+        * architecture.num_layers
+        * architecture.num_heads
+        * architecture.head_dim
+        * context
+    )
+    return 2 * (architecture.num_params + attention)
 
 
 if __name__ == "__main__":

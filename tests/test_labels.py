@@ -17,7 +17,7 @@ from pav_jax.rollout import Request, SamplingConfig
 from pav_jax.train.batches import Batches
 
 VOCAB, END, NEWLINES = 24, 3, (4, 9, 17, 20)
-CONFIG = tiny_gemma2(
+ARCHITECTURE = tiny_gemma2(
     VOCAB, num_layers=2, embed_dim=16, num_heads=4, num_kv_heads=2, mlp_dim=24, window=5
 )
 # Trunks of up to 16 tokens and up to 16 branches: few shapes to compile.
@@ -31,7 +31,8 @@ N_COV, N_MC, SEED = 2, 3, 5
 def _params() -> Params:
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(
-        functools.partial(forward.init_params, architecture=CONFIG), jax.random.key(0)
+        functools.partial(forward.init_params, architecture=ARCHITECTURE),
+        jax.random.key(0),
     )
     return jax.tree.map(
         lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype), shapes
@@ -95,7 +96,7 @@ def _responses() -> tuple[tuple[Response, ...], Ledger]:
         count=N_COV,
         seed=0,
         are_correct=_are_correct,
-        architecture=CONFIG,
+        architecture=ARCHITECTURE,
         sampling=SAMPLING,
         ledger=ledger,
     ):
@@ -125,7 +126,7 @@ def _label(which, *, n_mc=N_MC, seed=SEED):
         seed=seed,
         is_step_end=IS_STEP_END,
         are_correct=are_correct,
-        architecture=CONFIG,
+        architecture=ARCHITECTURE,
         sampling=SAMPLING,
         ledger=ledger,
     ):
@@ -145,7 +146,7 @@ def _sample_alone(trunk, prompt_length, prefix_length, key):
     [(_, samples)] = rollout.sample(
         _params(),
         [Request(trunk, prompt_length, np.array([prefix_length]), key)],
-        architecture=CONFIG,
+        architecture=ARCHITECTURE,
         sampling=SAMPLING,
         ledger=Ledger(),
     )

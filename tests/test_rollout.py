@@ -20,17 +20,18 @@ from pav_jax.rollout import Request, Samples, SamplingConfig
 
 VOCAB, END = 24, (3, 7)
 # The window is shorter than any trunk, so local layers cross from it to the branch.
-CONFIG = tiny_gemma2(
+ARCHITECTURE = tiny_gemma2(
     VOCAB, num_layers=2, embed_dim=16, num_heads=4, num_kv_heads=2, mlp_dim=24, window=5
 )
 SAMPLING = SamplingConfig(max_tokens=12, end_ids=END, trunks=3, rows=4)
 
 
-def _params(config: TransformerConfig = CONFIG) -> Params:
+def _params(architecture: TransformerConfig = ARCHITECTURE) -> Params:
     """Random parameters, norm scales included; numpy's, which compile nothing."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(
-        functools.partial(forward.init_params, architecture=config), jax.random.key(0)
+        functools.partial(forward.init_params, architecture=architecture),
+        jax.random.key(0),
     )
     return jax.tree.map(
         lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype), shapes
@@ -79,13 +80,17 @@ def _sample(
     sampling: SamplingConfig = SAMPLING,
     *,
     params: Params = PARAMS,
-    config: TransformerConfig = CONFIG,
+    architecture: TransformerConfig = ARCHITECTURE,
 ) -> tuple[list[Samples], Ledger]:
     """The samples in the order of the requests, each seen exactly once."""
     ledger = Ledger()
     found = list(
         rollout.sample(
-            params, requests, architecture=config, sampling=sampling, ledger=ledger
+            params,
+            requests,
+            architecture=architecture,
+            sampling=sampling,
+            ledger=ledger,
         )
     )
     assert sorted(index for index, _ in found) == list(range(len(requests)))
@@ -97,10 +102,10 @@ def _labelling_samples() -> tuple[list[Samples], Ledger]:
     return _sample(_labelling_job())
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _uncached_logits(params, tokens, *, config):
-    hidden = forward.hidden_states(params, tokens, architecture=config)
-    return forward.logits(params, hidden, architecture=config)
+@functools.partial(jax.jit, static_argnames="architecture")
+def _uncached_logits(params, tokens, *, architecture):
+    hidden = forward.hidden_states(params, tokens, architecture=architecture)
+    return forward.logits(params, hidden, architecture=architecture)
 
 
 def _check_against_uncached(
@@ -109,7 +114,7 @@ def _check_against_uncached(
     *,
     temperature: float,
     params: Params = PARAMS,
-    config: TransformerConfig = CONFIG,
+    architecture: TransformerConfig = ARCHITECTURE,
     atol: float = 1e-4,
 ) -> None:
     """Every branch's log-probs equal an uncached pass over prompt+prefix+sample."""
@@ -122,7 +127,9 @@ def _check_against_uncached(
     tokens = np.zeros((-(-len(rows) // 64) * 64, 48), np.int32)
     for row, real in zip(tokens, rows, strict=False):
         row[: len(real)] = real
-    logits = np.asarray(_uncached_logits(params, tokens, config=config), np.float64)
+    logits = np.asarray(
+        _uncached_logits(params, tokens, architecture=architecture), np.float64
+    )
     assert len(spans) >= len(requests)
     for row, (prefix, branch, log_probs) in zip(logits, spans, strict=False):
         expected = row[prefix - 1 : prefix - 1 + len(branch)]
@@ -169,15 +176,20 @@ def test_log_probs_equal_an_uncached_forward(temperature):
 @pytest.mark.slow
 def test_log_probs_of_a_gemma3_in_bfloat16():
     """Half precision runs, and keeps to its own uncached forward."""
-    config = dataclasses.replace(
-        CONFIG, qk_norm=True, attn_softcap=None, final_softcap=None
+    architecture = dataclasses.replace(
+        ARCHITECTURE, qk_norm=True, attn_softcap=None, final_softcap=None
     )
-    params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), _params(config))
+    params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), _params(architecture))
     requests = _labelling_job(4)
-    results, _ = _sample(requests, params=params, config=config)
+    results, _ = _sample(requests, params=params, architecture=architecture)
     assert results[0].log_probs.dtype == np.float32
     _check_against_uncached(
-        requests, results, temperature=1.0, params=params, config=config, atol=0.1
+        requests,
+        results,
+        temperature=1.0,
+        params=params,
+        architecture=architecture,
+        atol=0.1,
     )
 
 
@@ -437,7 +449,11 @@ def test_a_second_job_adds_to_the_ledger():
     request, ledger = _labelling_job()[0], Ledger(decoded=5, scored=7)
     for _ in range(2):
         [(_, samples)] = rollout.sample(
-            PARAMS, [request], architecture=CONFIG, sampling=SAMPLING, ledger=ledger
+            PARAMS,
+            [request],
+            architecture=ARCHITECTURE,
+            sampling=SAMPLING,
+            ledger=ledger,
         )
     assert ledger.decoded == 5 + 2 * samples.lengths.sum()
     assert ledger.prefilled == 2 * len(request.trunk)
@@ -591,7 +607,7 @@ def test_the_host_waits_once_a_segment(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "config",
+    "architecture",
     [
         # One whose scores are larger than its logits, and one the other way.
         tiny_gemma2(
@@ -601,28 +617,35 @@ def test_the_host_waits_once_a_segment(monkeypatch):
     ],
     ids=["scores", "logits"],
 )
-def test_peak_memory_is_what_the_formula_says(config):
-    g, s, m, t, c, j, n, v = 2, 2, 16, 48, 64, 16, 64, config.vocab_size
+def test_peak_memory_is_what_the_formula_says(architecture):
+    g, s, m, t, c, j, n, v = 2, 2, 16, 48, 64, 16, 64, architecture.vocab_size
     sampling = SamplingConfig(
         max_tokens=n, end_ids=END, trunks=g * s, rows=m // s, trunks_per_group=s
     )
     params = jax.eval_shape(
-        functools.partial(forward.init_params, architecture=config), jax.random.key(0)
+        functools.partial(forward.init_params, architecture=architecture),
+        jax.random.key(0),
     )
     grid = jax.eval_shape(
         lambda: rollout.empty_grid(
-            t, c, j, architecture=config, sampling=sampling, dtype=jnp.float32
+            t, c, j, architecture=architecture, sampling=sampling, dtype=jnp.float32
         )
     )
     patience = jax.ShapeDtypeStruct((), jnp.int32)
     found = rollout.run_segment.lower(
-        params, grid, patience, config=config, sampling=sampling
+        params, grid, patience, architecture=architecture, sampling=sampling
     )
     found = found.compile().memory_analysis()
     peak = found.argument_size_in_bytes + found.temp_size_in_bytes
     peak += found.output_size_in_bytes - found.alias_size_in_bytes
-    key_values = 2 * config.num_layers * config.num_kv_heads * config.head_dim * 4
-    expected = 4 * config.num_params + key_values * g * (s * t + m * c)
-    scores = 3 * config.num_heads * (s * t + c)
+    key_values = (
+        2
+        * architecture.num_layers
+        * architecture.num_kv_heads
+        * architecture.head_dim
+        * 4
+    )
+    expected = 4 * architecture.num_params + key_values * g * (s * t + m * c)
+    scores = 3 * architecture.num_heads * (s * t + c)
     expected += 8 * g * s * j * n + 4 * g * m * max(2 * v, scores)
     assert peak == pytest.approx(expected, rel=0.1)

@@ -26,7 +26,7 @@ from pav_jax.search import verifier_scorer
 from pav_jax.train.step import init_state, make_optimizer, make_train_step
 
 # More than a chunk of the vocabulary, so that the loss goes by chunks.
-CONFIG = tiny_gemma2(
+ARCHITECTURE = tiny_gemma2(
     16_640, num_layers=2, embed_dim=16, num_heads=4, mlp_dim=24, num_kv_heads=2
 )
 BATCH, LENGTH = 8, 12
@@ -49,7 +49,7 @@ def batch():
     shape = (BATCH, LENGTH)
     floats = lambda: rng.uniform(size=shape).astype(np.float32)  # noqa: E731
     return {
-        "tokens": rng.integers(2, CONFIG.vocab_size, shape).astype(np.int32),
+        "tokens": rng.integers(2, ARCHITECTURE.vocab_size, shape).astype(np.int32),
         "mask": np.tile(np.arange(LENGTH) >= 4, (BATCH, 1)).astype(np.float32),
         "value": floats(),
         "weight": floats(),
@@ -63,21 +63,23 @@ def batch():
 @functools.cache
 def parameters():
     """A policy's and a verifier's, on the host: made once, and not for each mesh."""
-    params = jax.jit(forward.init_params, static_argnums=1)(jax.random.key(0), CONFIG)
-    prm = verifier.init_verifier(jax.random.key(1), params, CONFIG)
-    head = jax.random.normal(jax.random.key(2), (2, CONFIG.embed_dim))
+    params = jax.jit(forward.init_params, static_argnums=1)(
+        jax.random.key(0), ARCHITECTURE
+    )
+    prm = verifier.init_verifier(jax.random.key(1), params, ARCHITECTURE)
+    head = jax.random.normal(jax.random.key(2), (2, ARCHITECTURE.embed_dim))
     prm["head"] |= {"value": head[0], "evidence": 0.1 * head[1]}
     return jax.device_get((params, prm))
 
 
 def sft(programs):
-    loss = functools.partial(policy.sft_loss, architecture=CONFIG)
+    loss = functools.partial(policy.sft_loss, architecture=ARCHITECTURE)
     return _train(parameters()[0], loss, programs, "sft")
 
 
 def prm(programs):
     loss = functools.partial(
-        verifier.verifier_loss, architecture=CONFIG, language_weight=0.1
+        verifier.verifier_loss, architecture=ARCHITECTURE, language_weight=0.1
     )
     return _train(parameters()[1], loss, programs, "prm")
 
@@ -96,8 +98,8 @@ def _train(params, loss, programs, name):
 def reinforce(programs):
     params = sharding.place(parameters()[0], sharding.TRAIN)
     optimizers = (make_optimizer(OPTIMIZER), make_optimizer(OPTIMIZER))
-    state = rl.init_state(params, OBJECTIVE, optimizers, architecture=CONFIG)
-    update = rl.make_update(OBJECTIVE, optimizers, architecture=CONFIG, group=2)
+    state = rl.init_state(params, OBJECTIVE, optimizers, architecture=ARCHITECTURE)
+    update = rl.make_update(OBJECTIVE, optimizers, architecture=ARCHITECTURE, group=2)
     programs["reinforce"] = update = update.lower(state, params, batch()).compile()
     for _ in range(2):
         state, metrics = jax.block_until_ready(update(state, params, batch()))
@@ -108,7 +110,7 @@ def decode(programs):
     """Samples of 10 prompts by 3 branches: more than the grid holds."""
     params = sharding.place(parameters()[0], sharding.DECODE)
     rng = np.random.default_rng(1)
-    trunks = rng.integers(2, CONFIG.vocab_size, (10, LENGTH)).tolist()
+    trunks = rng.integers(2, ARCHITECTURE.vocab_size, (10, LENGTH)).tolist()
     requests = [
         rollout.Request(
             trunk=trunk,
@@ -118,7 +120,7 @@ def decode(programs):
         )
         for i, trunk in enumerate(trunks)
     ]
-    static = dict(config=CONFIG, sampling=SAMPLING)
+    static = dict(architecture=ARCHITECTURE, sampling=SAMPLING)
     if not jax.sharding.get_mesh().empty:
         grid = rollout.empty_grid(16, 16, 8, dtype=jnp.float32, **static)
         lowered = rollout.run_segment.lower(params, grid, np.int32(0), **static)
@@ -135,8 +137,8 @@ def score(programs):
     """Q by one pass over rows."""
     params = sharding.place(parameters()[1], sharding.DECODE)
     tokens = batch()["tokens"]
-    values = jax.jit(verifier.step_values, static_argnames="config")
-    values = values.lower(params, tokens, config=CONFIG).compile()
+    values = jax.jit(verifier.step_values, static_argnames="architecture")
+    values = values.lower(params, tokens, architecture=ARCHITECTURE).compile()
     programs["score"] = values
     return {"q": values(params, tokens)}
 
@@ -146,9 +148,9 @@ def beams(programs):
     params = sharding.place(parameters()[0], sharding.DECODE)
     verifier_params = sharding.place(parameters()[1], sharding.DECODE)
     rng = np.random.default_rng(2)
-    prompts = rng.integers(2, CONFIG.vocab_size, (3, LENGTH)).tolist()
+    prompts = rng.integers(2, ARCHITECTURE.vocab_size, (3, LENGTH)).tolist()
     scorer = verifier_scorer.VerifierScorer(
-        verifier_params, CONFIG, SAMPLING.max_tokens
+        verifier_params, ARCHITECTURE, SAMPLING.max_tokens
     )
     out = []
     for count in (1, 4):
@@ -158,14 +160,14 @@ def beams(programs):
             max_tokens=SAMPLING.max_tokens,
             max_steps=3,
             end_ids=(1,),
-            step_end_ids=tuple(range(2, CONFIG.vocab_size, 3)),
+            step_end_ids=tuple(range(2, ARCHITECTURE.vocab_size, 3)),
             rows=8,
         )
-        static = dict(alpha=0.5, seed=0, config=CONFIG, beam=beam)
+        static = dict(alpha=0.5, seed=0, architecture=ARCHITECTURE, beam=beam)
         found = search.beam_search(params, scorer, prompts, range(3), **static)
         out += [(np.array(f.tokens), f.q) for f in found]
     if not jax.sharding.get_mesh().empty:
-        static = dict(config=CONFIG, beam=beam)
+        static = dict(architecture=ARCHITECTURE, beam=beam)
         lengths = np.full(len(prompts), LENGTH, np.int32)
         keys, bare = np.zeros((3, 2), np.uint32), np.zeros(3, np.float32)
         first = search.begin(params, np.array(prompts), lengths, keys, bare, **static)
@@ -214,7 +216,7 @@ def main(meshes):
     shapes = [list(leaf.shape) for leaf in jax.tree.leaves(parameters()[0])]
     whole = {
         "parameters": [shape for shape in shapes if len(shape) > 1],
-        "vocabulary": CONFIG.vocab_size,
+        "vocabulary": ARCHITECTURE.vocab_size,
         "batch": BATCH,
     }
     print(json.dumps({"meshes": report, "whole": whole}))

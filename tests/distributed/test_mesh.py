@@ -77,7 +77,8 @@ def test_nothing_large_is_gathered(report, sizes, job):
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="has one core")
 def test_cores_are_devices_of_a_mesh_that_asks_for_them():
     asks = (
-        "import jax; from pav_jax import mesh; mesh.activate({'mesh': {'data': 2}});"
+        "import jax; from pav_jax.distributed import mesh;"
+        "mesh.activate({'mesh': {'data': 2}});"
         "print(jax.device_count(), jax.sharding.get_mesh().shape['data'])"
     )
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
@@ -92,17 +93,17 @@ def test_cores_are_devices_of_a_mesh_that_asks_for_them():
 GEMMA2, GEMMA3 = (sizes.by_name(name) for name in ("gemma2_2b", "gemma3_4b"))
 
 
-def shapes(config):
-    return jax.eval_shape(lambda: forward.init_params(jax.random.key(0), config))
+def shapes(architecture):
+    return jax.eval_shape(lambda: forward.init_params(jax.random.key(0), architecture))
 
 
-def networks(config):
+def networks(architecture):
     """A training state of each kind of network, as shapes."""
 
     def make():
-        model = forward.init_params(jax.random.key(0), config)
-        prm = verifier.init_verifier(jax.random.key(0), model, config)
-        value = update.init_value(model, config)
+        model = forward.init_params(jax.random.key(0), architecture)
+        prm = verifier.init_verifier(jax.random.key(0), model, architecture)
+        value = update.init_value(model, architecture)
         return {
             name: (params, optax.adam(1.0).init(params))
             for name, params in (("policy", model), ("prm", prm), ("value", value))
@@ -111,10 +112,10 @@ def networks(config):
     return jax.eval_shape(make)
 
 
-@pytest.mark.parametrize("config", [GEMMA2, GEMMA3], ids=["gemma2", "gemma3"])
+@pytest.mark.parametrize("architecture", [GEMMA2, GEMMA3], ids=["gemma2", "gemma3"])
 @pytest.mark.parametrize("network", ["policy", "prm", "value"])
-def test_every_parameter_and_its_moments_have_a_rule(config, network):
-    params, moments = networks(config)[network]
+def test_every_parameter_and_its_moments_have_a_rule(architecture, network):
+    params, moments = networks(architecture)[network]
     found = sharding.specs(params, sharding.TRAIN)
     of_moments = sharding.specs(moments, sharding.TRAIN)
     assert of_moments[0].mu == found and of_moments[0].nu == found

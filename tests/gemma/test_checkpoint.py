@@ -49,15 +49,15 @@ GEMMA3 = dataclasses.replace(
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(1, 40, (2, 9)), jnp.int32)
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _logits(params, *, config):
-    hidden = forward.hidden_states(params, TOKENS, architecture=config)
-    return forward.logits(params, hidden, architecture=config)
+@functools.partial(jax.jit, static_argnames="architecture")
+def _logits(params, *, architecture):
+    hidden = forward.hidden_states(params, TOKENS, architecture=architecture)
+    return forward.logits(params, hidden, architecture=architecture)
 
 
-def _random(config: TransformerConfig) -> Params:
+def _random(architecture: TransformerConfig) -> Params:
     rng = np.random.default_rng(0)
-    init = functools.partial(forward.init_params, architecture=config)
+    init = functools.partial(forward.init_params, architecture=architecture)
     return jax.tree.map(
         lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype),
         jax.eval_shape(init, jax.random.key(0)),
@@ -74,11 +74,11 @@ def _assert_same(ours, theirs):
 
 @pytest.fixture(scope="module")
 def reference(package_model):
-    """Makes the package's (parameters, logits) of a config."""
+    """Makes the package's (parameters, logits) of an architecture."""
 
     @functools.cache
-    def make(config):
-        model, variables = package_model(config)
+    def make(architecture):
+        model, variables = package_model(architecture)
         with jax.numpy_rank_promotion("allow"):
             out = model.apply(variables, TOKENS)
         return variables["params"], np.asarray(out.logits)
@@ -100,7 +100,7 @@ def _with_vision(params):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("config", "layout"),
+    ("architecture", "layout"),
     [
         (GROUPED, "nested"),
         (GROUPED, "flat"),
@@ -110,11 +110,11 @@ def _with_vision(params):
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
-def test_reads_what_the_package_writes(gm, reference, tmp_path, config, layout):
+def test_reads_what_the_package_writes(gm, reference, tmp_path, architecture, layout):
     from gemma.gm.ckpts import _checkpoint as package
 
-    params, logits = reference(config)
-    if config is GEMMA3:
+    params, logits = reference(architecture)
+    if architecture is GEMMA3:
         params = _with_vision(params)
     saved = {
         "nested": lambda: params,
@@ -122,18 +122,22 @@ def test_reads_what_the_package_writes(gm, reference, tmp_path, config, layout):
         "stacked": lambda: package._nested_to_stacked(params, 2),
     }[layout]()
     gm.ckpts.save_params(saved, tmp_path / "it", wait_until_finished=True)
-    ours = checkpoint.read(tmp_path / "it", architecture=config)
-    np.testing.assert_allclose(_logits(ours, config=config), logits, atol=1e-4)
+    ours = checkpoint.read(tmp_path / "it", architecture=architecture)
+    np.testing.assert_allclose(
+        _logits(ours, architecture=architecture), logits, atol=1e-4
+    )
     assert logits.std() > 0.5
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [GROUPED, JOINT, GEMMA3], ids=["", "joint", "3"])
-def test_the_package_opens_what_is_written(gm, reference, tmp_path, config):
-    params, logits = reference(config)
+@pytest.mark.parametrize(
+    "architecture", [GROUPED, JOINT, GEMMA3], ids=["", "joint", "3"]
+)
+def test_the_package_opens_what_is_written(gm, reference, tmp_path, architecture):
+    params, logits = reference(architecture)
     gm.ckpts.save_params(params, tmp_path / "theirs", wait_until_finished=True)
-    ours = checkpoint.read(tmp_path / "theirs", architecture=config)
-    checkpoint.write(tmp_path / "ours", ours, architecture=config)
+    ours = checkpoint.read(tmp_path / "theirs", architecture=architecture)
+    checkpoint.write(tmp_path / "ours", ours, architecture=architecture)
     opened = gm.ckpts.load_params(tmp_path / "ours")
     _assert_same(opened, params)
 
@@ -141,22 +145,22 @@ def test_the_package_opens_what_is_written(gm, reference, tmp_path, config):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sizes.SIZES)
 def test_the_sizes_are_the_package_s(gm, name):
-    config = sizes.by_name(name)
+    architecture = sizes.by_name(name)
     family, size = name.split("_")
     theirs = getattr(gm.nn, f"{family.capitalize()}_{size.upper()}").config
-    assert config.window == theirs.sliding_window_size
-    assert config.attn_softcap == theirs.attn_logits_soft_cap
-    assert config.final_softcap == theirs.final_logit_softcap
+    assert architecture.window == theirs.sliding_window_size
+    assert architecture.attn_softcap == theirs.attn_logits_soft_cap
+    assert architecture.final_softcap == theirs.final_logit_softcap
     kinds = [kind.name.split("_")[0].lower() for kind in theirs.attention_types]
-    assert list(config.layers) == kinds
-    assert config.query_scale == pytest.approx(theirs.query_pre_attn_scalar())
-    assert config.local_rope_base == theirs.local_base_frequency
-    assert config.global_rope_base == theirs.global_base_frequency
-    assert config.local_rope_scale == theirs.local_scale_factor
-    assert config.global_rope_scale == theirs.global_scale_factor
+    assert list(architecture.layers) == kinds
+    assert architecture.query_scale == pytest.approx(theirs.query_pre_attn_scalar())
+    assert architecture.local_rope_base == theirs.local_base_frequency
+    assert architecture.global_rope_base == theirs.global_base_frequency
+    assert architecture.local_rope_scale == theirs.local_scale_factor
+    assert architecture.global_rope_scale == theirs.global_scale_factor
 
     # Two layers, as tracing all takes long and all have the same shapes.
-    config = dataclasses.replace(config, layers=config.layers[:2])
+    architecture = dataclasses.replace(architecture, layers=architecture.layers[:2])
     theirs = dataclasses.replace(
         theirs, attention_types=theirs.attention_types[:2], vision_encoder=None
     )
@@ -170,8 +174,10 @@ def test_the_sizes_are_the_package_s(gm, name):
         "/".join(key.key for key in path): leaf.shape
         for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"])
     }
-    assert {p.name: p.shape for p in package_format.gemma_pieces(config, {})} == shapes
-    assert config.num_params == sum(int(np.prod(s)) for s in shapes.values())
+    assert {
+        p.name: p.shape for p in package_format.gemma_pieces(architecture, {})
+    } == shapes
+    assert architecture.num_params == sum(int(np.prod(s)) for s in shapes.values())
 
 
 def test_an_unknown_size_is_named_with_those_there_are():
@@ -182,13 +188,13 @@ def test_an_unknown_size_is_named_with_those_there_are():
 # Hugging Face's.
 
 
-def _hugging_face(params, config, prefix="model."):
+def _hugging_face(params, architecture, prefix="model."):
     """The tensors as transformers names them, by loops over heads."""
     tensors = {
         f"{prefix}embed_tokens.weight": params["embed"],
         f"{prefix}norm.weight": params["final_norm"],
     }
-    for i in range(config.num_layers):
+    for i in range(architecture.num_layers):
         p = jax.tree.map(lambda a, i=i: np.asarray(a[i]), params["layers"])
         named = {
             "self_attn.q_proj": np.concatenate([w.T for w in p["q"]]),
@@ -203,7 +209,7 @@ def _hugging_face(params, config, prefix="model."):
             "pre_feedforward_layernorm": p["pre_mlp_norm"],
             "post_feedforward_layernorm": p["post_mlp_norm"],
         }
-        if config.qk_norm:
+        if architecture.qk_norm:
             named |= {"self_attn.q_norm": p["q_norm"], "self_attn.k_norm": p["k_norm"]}
         tensors |= {f"{prefix}layers.{i}.{n}.weight": w for n, w in named.items()}
     return {n: np.ascontiguousarray(w) for n, w in tensors.items()}
@@ -490,17 +496,20 @@ import functools, pathlib, pickle, sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from pav_jax.gemma import checkpoint, forward
-folder, config = pickle.load(sys.stdin.buffer)
+folder, architecture = pickle.load(sys.stdin.buffer)
 mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("fsdp", "tensor"))
 like = jax.eval_shape(
-    functools.partial(forward.init_params, config=config), jax.random.key(0)
+    functools.partial(forward.init_params, architecture=architecture), jax.random.key(0)
 )
 def place(leaf):
     spec = (None,) * (leaf.ndim - 2) + ("fsdp", "tensor")
     return NamedSharding(mesh, P(*spec) if leaf.ndim > 2 else P())
 shardings = jax.tree.map(place, like) | {"embed": NamedSharding(mesh, P("tensor"))}
 params = checkpoint.read(
-    pathlib.Path(folder), config=config, dtype=jnp.bfloat16, shardings=shardings
+    pathlib.Path(folder),
+    architecture=architecture,
+    dtype=jnp.bfloat16,
+    shardings=shardings,
 )
 jax.tree.map(lambda a, s: 1 / (a.sharding == s), params, shardings)
 down = params["layers"]["down"]
@@ -530,12 +539,12 @@ def test_reads_onto_a_mesh(gemma2, tmp_path):
 
 def test_a_verifier_is_a_policy_s_checkpoint_and_a_head(tmp_path, gemma2):
     head = verifier.init_verifier(jax.random.key(1), {}, GROUPED)["head"]
-    params = {"model": _random(GROUPED), "head": head}
-    export.write_verifier(tmp_path / "prm", params, config=GROUPED)
-    _assert_same(export.read_verifier(tmp_path / "prm", config=GROUPED), params)
+    params = {"network": _random(GROUPED), "head": head}
+    export.write_verifier(tmp_path / "prm", params, architecture=GROUPED)
+    _assert_same(export.read_verifier(tmp_path / "prm", architecture=GROUPED), params)
     policy = checkpoint.read(tmp_path / "prm" / "policy", architecture=GROUPED)
-    _assert_same(policy, params["model"])
+    _assert_same(policy, params["network"])
     # A head on a policy of Hugging Face.
     shutil.copytree(gemma2, tmp_path / "mixed" / "policy")
     save_params(tmp_path / "mixed" / "head", {"head": head})
-    _assert_same(export.read_verifier(tmp_path / "mixed", config=GROUPED), params)
+    _assert_same(export.read_verifier(tmp_path / "mixed", architecture=GROUPED), params)
