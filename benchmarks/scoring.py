@@ -10,6 +10,7 @@ from benchmarks import harness
 from benchmarks.harness import Side
 from benchmarks.labelling import ARCHITECTURE, PROMPT, STEP, STEPS
 from pav_jax import verifier
+from pav_jax.core.types import Params
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import TransformerConfig
 
@@ -50,7 +51,7 @@ def main() -> list[dict[str, object]]:
     ]
 
 
-def random_verifier(architecture: TransformerConfig) -> verifier.Params:
+def random_verifier(architecture: TransformerConfig) -> Params:
     """A verifier whose values differ from token to token."""
     model = forward.init_params(jax.random.key(0), architecture)
     params = verifier.init_verifier(jax.random.key(1), model, architecture)

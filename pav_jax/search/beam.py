@@ -30,6 +30,7 @@ from pav_jax.core.types import Params
 from pav_jax.gemma import decode, forward
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.decode import KeyValues
+from pav_jax.gemma.sampling import sample_token
 from pav_jax.search import rows as candidates
 from pav_jax.train.batches import pad_rows
 
@@ -225,7 +226,7 @@ def _decode_share(params, beams, keys, active, *, architecture, beam, width):
     def body(state):
         beams, active, done = state
         logits = forward.logits(params, beams.hidden, architecture=architecture)
-        token, _ = rollout.sample_token(
+        token, _ = sample_token(
             keys, beams.length - beams.start, logits, temperature=beam.temperature
         )
         # An idle row writes where its own next step will overwrite.

@@ -16,10 +16,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from random_params import random_params
 
 from pav_jax import verifier
 from pav_jax.core.errors import UserError
-from pav_jax.core.types import Params
 from pav_jax.gemma import checkpoint, forward, hugging_face, package_format, sizes
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.storage.checkpoints import save_params
@@ -53,15 +53,6 @@ TOKENS = jnp.asarray(np.random.default_rng(0).integers(1, 40, (2, 9)), jnp.int32
 def _logits(params, *, architecture):
     hidden = forward.hidden_states(params, TOKENS, architecture=architecture)
     return forward.logits(params, hidden, architecture=architecture)
-
-
-def _random(architecture: TransformerConfig) -> Params:
-    rng = np.random.default_rng(0)
-    init = functools.partial(forward.init_params, architecture=architecture)
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype),
-        jax.eval_shape(init, jax.random.key(0)),
-    )
 
 
 def _assert_same(ours, theirs):
@@ -256,20 +247,20 @@ def _write_hugging_face(path, tensors, config_json, shards=1):
 
 @pytest.fixture(scope="module")
 def gemma2(tmp_path_factory) -> Path:
-    """A Hugging Face directory of GROUPED, with the weights of `_random`."""
+    """A Hugging Face directory of GROUPED, with the weights of `random_params`."""
     path = tmp_path_factory.mktemp("hf") / "gemma2"
-    _write_hugging_face(path, _hugging_face(_random(GROUPED), GROUPED), HF_GEMMA2)
+    _write_hugging_face(path, _hugging_face(random_params(GROUPED), GROUPED), HF_GEMMA2)
     return path
 
 
 def test_reads_hugging_face_s_gemma2(gemma2):
-    _assert_same(checkpoint.read(gemma2, architecture=GROUPED), _random(GROUPED))
+    _assert_same(checkpoint.read(gemma2, architecture=GROUPED), random_params(GROUPED))
 
 
 @pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
 def test_reads_the_text_model_of_hugging_face_s_gemma3(tmp_path, prefix):
     """In bfloat16, in three files, with spare rows, beside a vision tower."""
-    params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), _random(GEMMA3))
+    params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), random_params(GEMMA3))
     padded = params | {"embed": jnp.pad(params["embed"], ((0, 24), (0, 0)))}
     tensors = _hugging_face(padded, GEMMA3, prefix) | {
         "vision_tower.vision_model.embeddings.position_embedding.weight": np.ones(2),
@@ -291,13 +282,13 @@ def test_reads_the_text_model_of_hugging_face_s_gemma3(tmp_path, prefix):
 def test_missing_rows_of_the_table_are_the_padding_token_s(gemma2, tmp_path):
     wider = dataclasses.replace(GROUPED, vocab_size=43)
     embed = np.asarray(checkpoint.read(gemma2, architecture=wider)["embed"])
-    np.testing.assert_array_equal(embed[:40], _random(GROUPED)["embed"])
+    np.testing.assert_array_equal(embed[:40], random_params(GROUPED)["embed"])
     np.testing.assert_array_equal(embed[40:], embed[[0, 0, 0]])
     # And the other way about, through a checkpoint with spare rows.
-    checkpoint.write(tmp_path / "it", _random(GROUPED), architecture=wider)
+    checkpoint.write(tmp_path / "it", random_params(GROUPED), architecture=wider)
     _assert_same(checkpoint.read(tmp_path / "it", architecture=wider)["embed"], embed)
     _assert_same(
-        checkpoint.read(tmp_path / "it", architecture=GROUPED), _random(GROUPED)
+        checkpoint.read(tmp_path / "it", architecture=GROUPED), random_params(GROUPED)
     )
 
 
@@ -438,9 +429,9 @@ def test_another_architecture_is_named(gemma2, change, message):
 
 @pytest.fixture(scope="module")
 def nested(tmp_path_factory) -> Path:
-    """A nested checkpoint of GROUPED, with the weights of `_random`."""
+    """A nested checkpoint of GROUPED, with the weights of `random_params`."""
     path = tmp_path_factory.mktemp("gemma") / "nested"
-    checkpoint.write(path, _random(GROUPED), architecture=GROUPED)
+    checkpoint.write(path, random_params(GROUPED), architecture=GROUPED)
     return path
 
 
@@ -533,13 +524,13 @@ def test_reads_onto_a_mesh(gemma2, tmp_path):
     assert done.returncode == 0, done.stderr.decode()
     params = pickle.loads((tmp_path / "out").read_bytes())
     _assert_same(
-        params, jax.tree.map(lambda a: a.astype(jnp.bfloat16), _random(GROUPED))
+        params, jax.tree.map(lambda a: a.astype(jnp.bfloat16), random_params(GROUPED))
     )
 
 
 def test_a_verifier_is_a_policy_s_checkpoint_and_a_head(tmp_path, gemma2):
     head = verifier.init_verifier(jax.random.key(1), {}, GROUPED)["head"]
-    params = {"network": _random(GROUPED), "head": head}
+    params = {"network": random_params(GROUPED), "head": head}
     export.write_verifier(tmp_path / "prm", params, architecture=GROUPED)
     _assert_same(export.read_verifier(tmp_path / "prm", architecture=GROUPED), params)
     policy = checkpoint.read(tmp_path / "prm" / "policy", architecture=GROUPED)

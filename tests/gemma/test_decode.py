@@ -1,14 +1,12 @@
 """Trunks and branches compute what one uncached pass over the same tokens does."""
 
 import dataclasses
-import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_params import random_params
 
-from pav_jax.core.types import Params
 from pav_jax.gemma import decode, forward
 from pav_jax.gemma.architecture import TransformerConfig
 
@@ -30,18 +28,6 @@ prefill = jax.jit(decode.prefill, static_argnames="architecture")
 hidden_states = jax.jit(forward.hidden_states, static_argnames="architecture")
 
 
-def _params(architecture: TransformerConfig, seed: int) -> Params:
-    """Random parameters, norm scales included; numpy's, which compile nothing."""
-    rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(
-        functools.partial(forward.init_params, architecture=architecture),
-        jax.random.key(0),
-    )
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype), shapes
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class Shape:
     """Sizes of a job: G trunks, M branches of each, S tokens a pass."""
@@ -58,7 +44,7 @@ def _compare(
 ) -> None:
     """Fills every suffix to its capacity, and compares each state on the way."""
     rng = np.random.default_rng(seed)
-    params = _params(architecture, seed)
+    params = random_params(architecture, seed)
     g, m, t, c, s = dataclasses.astuple(shape)
 
     def draw(*size):
@@ -168,7 +154,7 @@ def test_a_window_over_the_border(window):
 
     # The trunk token that two local layers just reach from the first token of a
     # branch, and the one just out of reach.
-    params = _params(architecture, 2)
+    params = random_params(architecture, 2)
     trunk = np.tile(np.arange(1, 7, dtype=np.int32), (2, 1))
     tokens = np.full((2, 3, 2), 7, np.int32)
     leaves = np.full((2, 3), 6, np.int32)
@@ -193,7 +179,7 @@ def test_a_window_over_the_border(window):
 
 def test_branches_do_not_see_each_other():
     """Nor the trunk tokens after the place where they leave it."""
-    params, rng = _params(ARCHITECTURE, 3), np.random.default_rng(3)
+    params, rng = random_params(ARCHITECTURE, 3), np.random.default_rng(3)
     trunk = rng.integers(0, ARCHITECTURE.vocab_size, (2, 8), dtype=np.int32)
     tokens = rng.integers(0, ARCHITECTURE.vocab_size, (2, 3, 4), dtype=np.int32)
     leaves = np.array([[3, 5, 8], [2, 3, 4]], np.int32)

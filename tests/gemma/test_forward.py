@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_params import random_params
 
 from pav_jax.core.types import Params
 from pav_jax.gemma import decode, forward
@@ -253,22 +254,10 @@ def test_the_comparison_notices_a_wrong_switch(package_model, name, change):
     assert np.abs(logits - their_logits).max() > 1e-2
 
 
-def _random(architecture: TransformerConfig) -> Params:
-    """Random parameters, norm scales included; numpy's, which compile nothing."""
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(
-        functools.partial(forward.init_params, architecture=architecture),
-        jax.random.key(0),
-    )
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype), shapes
-    )
-
-
 def test_the_gradient_is_that_of_plain_differentiation(monkeypatch):
     """Of all parameters, where no layer is computed again and jax lays out all."""
     architecture = dataclasses.replace(GEMMA2, layers=("local", "global"))
-    params, tokens = _random(architecture), _tokens(architecture)
+    params, tokens = random_params(architecture), _tokens(architecture)
 
     def loss(params):
         hidden = forward.hidden_states(params, tokens, architecture=architecture)
@@ -296,7 +285,7 @@ def test_the_gradient_is_that_of_plain_differentiation(monkeypatch):
 @short_configs
 def test_what_follows_a_token_changes_nothing(architecture):
     """Neither more padding nor other padding; and a real change is seen."""
-    params, tokens = _random(architecture), _tokens(architecture)
+    params, tokens = random_params(architecture), _tokens(architecture)
     plain = _run(params, tokens, architecture=architecture)
     for padding in (jnp.zeros((BATCH, 9), jnp.int32), _tokens(architecture, 9)):
         padded = _run(
@@ -318,7 +307,7 @@ def test_what_follows_a_token_changes_nothing(architecture):
 
 @short_configs
 def test_asking_for_keys_and_values_changes_nothing_else(architecture):
-    params, tokens = _random(architecture), _tokens(architecture)
+    params, tokens = random_params(architecture), _tokens(architecture)
     hidden, (keys, values), _ = _run(params, tokens, architecture=architecture)
     plain = jax.jit(forward.hidden_states, static_argnames="architecture")(
         params, tokens, architecture=architecture
@@ -339,7 +328,7 @@ def test_asking_for_keys_and_values_changes_nothing_else(architecture):
 
 
 def test_token_log_probs_are_those_of_the_logits():
-    params, tokens = _random(GEMMA2), _tokens(GEMMA2)
+    params, tokens = random_params(GEMMA2), _tokens(GEMMA2)
     hidden, _, logits = _run(params, tokens, architecture=GEMMA2)
     targets = tokens[:, ::-1]
     exact = np.asarray(logits, np.float64)
@@ -355,7 +344,10 @@ def test_token_log_probs_are_those_of_the_logits():
 @pytest.mark.parametrize("cap", [3.0, None], ids=["softcap", ""])
 def test_a_vocabulary_in_chunks_gives_the_same_log_probs_and_gradient(chunk, cap):
     architecture = dataclasses.replace(GEMMA2, final_softcap=cap)
-    params, targets = {"embed": _random(architecture)["embed"]}, _tokens(architecture)
+    params, targets = (
+        {"embed": random_params(architecture)["embed"]},
+        _tokens(architecture),
+    )
     rng = np.random.default_rng(1)
     hidden = jnp.asarray(3 * rng.normal(size=(BATCH, LENGTH, 24)), jnp.float32)
     weights = jnp.asarray(rng.normal(size=targets.shape), jnp.float32)
