@@ -4,7 +4,7 @@
 
 The usual way: a sampler continues every kept text by C steps, from its beginning, and
 the verifier reads every candidate whole. Here both run on our own engine and forward
-pass, on the same devices, so that what differs is what is read again.
+pass, on the same devices, so the only difference is what is read again.
 """
 
 import functools
@@ -15,12 +15,13 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.harness import Side
 from benchmarks.scoring import random_verifier
-from pav_jax import rollout, verifier
+from pav_jax import prover, rollout, verifier
 from pav_jax.core.ledger import Ledger
 from pav_jax.distributed import sharding
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import tiny_gemma2
-from pav_jax.rollout import Request, SamplingConfig
+from pav_jax.gemma.sampling import SamplingConfig
+from pav_jax.rollout import Request
 from pav_jax.search import beam as search
 from pav_jax.search import verifier_scorer
 from pav_jax.search.beam import BeamConfig
@@ -28,9 +29,9 @@ from pav_jax.train.batches import pad_rows
 
 ARCHITECTURE = tiny_gemma2(512, num_layers=4, embed_dim=128, num_heads=4, mlp_dim=512)
 PROBLEMS, PROMPT, STEPS, LONGEST = 2, 64, 10, 160
-# Near enough one token in eight, so that a step has eight.
+# One token in eight, so that a step has about eight.
 STEP_ENDS = tuple(range(1, 65))
-BEAMS = (4, 16)
+BEAMS, ALPHA = (4, 16), 0.5
 _score = jax.jit(verifier.step_values, static_argnames="architecture")
 
 
@@ -89,7 +90,7 @@ def _ours(params, scorer, prompts, beam: BeamConfig, paid: Ledger) -> int:
         verifier_scorer.VerifierScorer(scorer, ARCHITECTURE, beam.max_tokens),
         prompts,
         range(len(prompts)),
-        alpha=0.5,
+        alpha=ALPHA,
         seed=0,
         architecture=ARCHITECTURE,
         beam=beam,
@@ -116,7 +117,7 @@ def _resubmit(params, scorer, prompts, beam: BeamConfig) -> int:
             for place, text in enumerate(kept):
                 if len(text) < width:
                     texts.append((problem, place, text))
-                else:  # has all its tokens, and stays what it is
+                else:  # has all its tokens, and does not change
                     row = (text, before[problem][place])
                     candidates[problem] += [row] * beam.candidates
         requests = [
@@ -148,8 +149,12 @@ def _resubmit(params, scorer, prompts, beam: BeamConfig) -> int:
         q = q.reshape(len(prompts), -1)
         for problem, of_problem in enumerate(candidates):
             previous = np.array([value for _, value in of_problem])
-            progress = verifier.advantages(q[problem], previous, beam.prover_k)
-            best = np.argsort(-(q[problem] + 0.5 * progress))[: beam.beams]
+            after, before_it = (
+                prover.best_of_k(x, beam.prover_k) for x in (q[problem], previous)
+            )
+            progress = prover.advantages(after, before_it)
+            reward = prover.effective_reward(q[problem], progress, ALPHA)
+            best = np.argsort(-reward)[: beam.beams]
             beams[problem] = [of_problem[i][0] for i in best]
             before[problem] = q[problem][best].tolist()
     return len(prompts)

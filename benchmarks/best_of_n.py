@@ -2,7 +2,7 @@
 
     python -m benchmarks.best_of_n
 
-A row of a batch that has ended waits for the longest one; a row of our grid goes on to
+In a batch, a row that has ended waits for the longest one; in our grid it goes on to
 the next response.
 """
 
@@ -17,10 +17,11 @@ from benchmarks.labelling import ARCHITECTURE
 from pav_jax import rollout
 from pav_jax.core.types import Params
 from pav_jax.gemma import forward
-from pav_jax.rollout import Request, SamplingConfig
+from pav_jax.gemma.sampling import SamplingConfig
+from pav_jax.rollout import Request
 
 PROMPTS, PROMPT, SAMPLES, LONGEST = 96, 64, 16, 128
-# Near enough one in fifty, so that lengths spread from 1 to the longest.
+# About one token in fifty, so that lengths are anything from 1 to the longest.
 ENDS = tuple(range(1, 11))
 # The peer samples one batch of 128 rows a round: another would go at the same rate.
 PEERS = 8  # prompts

@@ -1,4 +1,4 @@
-"""Labelling: our engine against samplers that know nothing of shared prefixes.
+"""Labelling: our engine against samplers that do not use shared prefixes.
 
     python -m benchmarks.labelling
 
@@ -20,7 +20,8 @@ from pav_jax import rollout
 from pav_jax.core.types import Params
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import TransformerConfig, tiny_gemma2
-from pav_jax.rollout import Request, SamplingConfig
+from pav_jax.gemma.sampling import SamplingConfig
+from pav_jax.rollout import Request
 
 ARCHITECTURE = tiny_gemma2(512, num_layers=6, embed_dim=256, num_heads=4, mlp_dim=1024)
 SEEDS, PROMPT, STEPS, STEP, N_MC = 4, 64, 8, 16, 16
@@ -47,7 +48,7 @@ def main() -> list[dict[str, object]]:
             continue
         model = harness.describe(ARCHITECTURE)
         found.append(harness.compare(name, ours, peer, unit="tokens", model=model))
-    found.append(_share_of_matmul_rate(ours))
+    found.append(_fraction_of_matmul_rate(ours))
     return found
 
 
@@ -142,7 +143,7 @@ def _hugging_face(params: Params, seeds: np.ndarray) -> Side:
 
 
 def _check(params, prefix, tokens, log_probs) -> None:
-    """A peer has our weights if it gives what it sampled our probabilities."""
+    """Checks that a peer has our weights: its probabilities equal ours."""
     rows = np.concatenate([prefix, tokens], axis=1)
     hidden = forward.hidden_states(params, rows[:, :-1], architecture=ARCHITECTURE)
     ours = forward.token_log_probs(
@@ -152,8 +153,8 @@ def _check(params, prefix, tokens, log_probs) -> None:
     np.testing.assert_allclose(log_probs, ours, atol=2e-3, rtol=0)
 
 
-def _share_of_matmul_rate(ours: Side) -> dict[str, object]:
-    """FLOPs that labelling needs, beside those that a matrix product reaches."""
+def _fraction_of_matmul_rate(ours: Side) -> dict[str, object]:
+    """FLOPs a second of labelling, beside those of a matrix product."""
     lengths = STEP * np.arange(1, STEPS)  # of continuations, which end at full length
     mean_left = np.sum(lengths**2) / np.sum(lengths) / 2
     context = PROMPT + STEPS * STEP - int(mean_left)
@@ -171,7 +172,7 @@ def _share_of_matmul_rate(ours: Side) -> dict[str, object]:
         return repeats * 2 * size**3 / 1e9
 
     return harness.compare(
-        "labelling, share of the matmul rate",
+        "labelling, fraction of the matmul rate",
         Side("engine", lambda: ours.run() * flops),
         Side(f"matrix product of {size}", multiply),
         unit="GFLOP",
@@ -182,13 +183,8 @@ def _share_of_matmul_rate(ours: Side) -> dict[str, object]:
 def flops_per_token(architecture: TransformerConfig, context: int) -> int:
     """FLOPs of decoding one token that sees `context` others."""
     # Each parameter is multiplied once; the table too, for the logits.
-    attention = (
-        2
-        * architecture.num_layers
-        * architecture.num_heads
-        * architecture.head_dim
-        * context
-    )
+    width = architecture.num_heads * architecture.head_dim
+    attention = 2 * architecture.num_layers * width * context
     return 2 * (architecture.num_params + attention)
 
 

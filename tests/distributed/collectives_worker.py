@@ -3,8 +3,8 @@
 Started by test_processes.py as `collectives_worker.py ADDRESS INDEX`; prints "all is
 well".
 
-The mesh has devices in an order in which each pair along `tensor` is of both processes,
-as the topology of a TPU slice may want it.
+In the mesh, each pair of devices along `tensor` belongs to both processes, as the
+topology of a TPU slice may require.
 """
 
 import sys
@@ -31,9 +31,8 @@ def main(address, index):
         assert collectives.process_count() == 2 and collectives.is_primary() == (
             index == 0
         )
-        assert [range(7)[collectives.process_slice(7)]] == [
-            [range(3), range(3, 7)][index]
-        ]
+        mine = range(7)[collectives.process_slice(7)]
+        assert mine == [range(3), range(3, 7)][index]
         check_weights()
         check_rows(index)
     print("all is well")
@@ -79,13 +78,11 @@ def check_rows(index):
     except UserError as error:
         assert "a batch of 6 rows is not a multiple of data x fsdp = 4" in str(error)
     else:
-        raise AssertionError("six rows on four devices")
+        raise AssertionError("six rows were put on four devices")
     uneven = whole[: index + 2].astype(np.float32) + index
-    found = collectives.all_gather_rows({"x": uneven, "y": np.arange(index + 2)})
-    np.testing.assert_array_equal(
-        found["x"], np.concatenate([whole[:2], whole[:3] + 1])
-    )
-    np.testing.assert_array_equal(found["y"], [0, 1, 0, 1, 2])
+    rows = collectives.all_gather_rows({"x": uneven, "y": np.arange(index + 2)})
+    np.testing.assert_array_equal(rows["x"], np.concatenate([whole[:2], whole[:3] + 1]))
+    np.testing.assert_array_equal(rows["y"], [0, 1, 0, 1, 2])
 
 
 if __name__ == "__main__":

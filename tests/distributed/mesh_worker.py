@@ -1,8 +1,8 @@
 """Runs every step function on 8 host devices; prints one line of JSON.
 
 Started by test_mesh.py in a process of its own, since the number of devices cannot
-change once jax has started. Steps are waited for one by one: several sharded programs
-in flight on host devices can wait for each other for ever where cores are few.
+change once jax has started. Steps run one at a time: if there are few cores, several
+sharded programs in flight on host devices can wait for each other for ever.
 """
 
 import functools
@@ -19,7 +19,9 @@ from pav_jax import policy, rollout, verifier
 from pav_jax.core.ledger import Ledger
 from pav_jax.distributed import mesh, sharding
 from pav_jax.gemma import forward
+from pav_jax.gemma import grid as grid_lib
 from pav_jax.gemma.architecture import tiny_gemma2
+from pav_jax.gemma.sampling import SamplingConfig
 from pav_jax.rl import update as rl
 from pav_jax.search import beam as search
 from pav_jax.search import verifier_scorer
@@ -34,14 +36,14 @@ OPTIMIZER = ConfigDict(
     dict(
         steps=10,
         warmup_steps=1,
-        learning_rate=1e-3,  # Adam makes steps of this out of roundings near zero
+        learning_rate=1e-3,  # Adam turns rounding near zero into steps of this size
         final_learning_rate=1.0,
         weight_decay=0.0,
         clip_norm=1.0,
     )
 )
-OBJECTIVE = rl.Objective("progress", "value", 1.0, 4, True, 0.1)
-SAMPLING = rollout.SamplingConfig(max_tokens=6, end_ids=(1,), trunks=8, rows=2)
+OBJECTIVE = rl.Objective("progress", "value", kl=0.1, alpha=1.0, prover_k=4)
+SAMPLING = SamplingConfig(max_tokens=6, end_ids=(1,), trunks=8, rows=2)
 
 
 def batch():
@@ -62,7 +64,7 @@ def batch():
 
 @functools.cache
 def parameters():
-    """A policy's and a verifier's, on the host: made once, and not for each mesh."""
+    """A policy's and a verifier's, on the host; made once for all meshes."""
     params = jax.jit(forward.init_params, static_argnums=1)(
         jax.random.key(0), ARCHITECTURE
     )
@@ -122,11 +124,11 @@ def decode(programs):
     ]
     static = dict(architecture=ARCHITECTURE, sampling=SAMPLING)
     if not jax.sharding.get_mesh().empty:
-        grid = rollout.empty_grid(16, 16, 8, dtype=jnp.float32, **static)
-        lowered = rollout.run_segment.lower(params, grid, np.int32(0), **static)
+        grid = grid_lib.empty_grid(16, 16, 8, dtype=jnp.float32, **static)
+        lowered = grid_lib.run_segment.lower(params, grid, np.int32(0), **static)
         programs["decode"] = lowered.compile()
-    found = dict(rollout.sample(params, requests, ledger=Ledger(), **static))
-    samples = [found[i] for i in range(len(requests))]
+    by_request = dict(rollout.sample(params, requests, ledger=Ledger(), **static))
+    samples = [by_request[i] for i in range(len(requests))]
     return {
         name: np.stack([getattr(s, name) for s in samples])
         for name in ("tokens", "log_probs", "lengths")
@@ -144,7 +146,7 @@ def score(programs):
 
 
 def beams(programs):
-    """Searches of 3 problems, by beams that a mesh shares out by problem and by row."""
+    """Searches of 3 problems, with beams that are sharded by problem and by row."""
     params = sharding.place(parameters()[0], sharding.DECODE)
     verifier_params = sharding.place(parameters()[1], sharding.DECODE)
     rng = np.random.default_rng(2)
@@ -172,7 +174,7 @@ def beams(programs):
         keys, bare = np.zeros((3, 2), np.uint32), np.zeros(3, np.float32)
         first = search.begin(params, np.array(prompts), lengths, keys, bare, **static)
         rows = first.suffix.keys[0]
-        # Of the rows, which hold nearly all there is, each device has its part.
+        # The rows hold nearly all of the memory: each device has an eighth of them.
         assert rows.addressable_shards[0].data.size * 8 == rows.size
         keys = np.zeros((3, 8, 2), np.uint32)
         active = np.ones((3, 8), bool)
@@ -184,7 +186,7 @@ def beams(programs):
 
 
 def gathered(program):
-    """The shapes that all-gathers of a compiled program give, as JSON lists."""
+    """The shapes of the results of a compiled program's all-gathers, as lists."""
     shapes = set()
     for line in program.as_text().splitlines():
         left, is_gather, _ = line.partition(" all-gather")
