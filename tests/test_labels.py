@@ -5,7 +5,7 @@ import types
 
 import numpy as np
 import pytest
-from random_params import random_params
+from tiny import random_params
 
 from pav_jax import labels, rollout, verifier
 from pav_jax.core.ledger import Ledger

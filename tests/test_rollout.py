@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from random_params import random_params
+from tiny import random_params
 
 from pav_jax import rollout
 from pav_jax.core.errors import UserError

@@ -258,11 +258,6 @@ def from_config(
     return train_tokenizer(texts, vocab_size=size, pieces=pieces)
 
 
-def byte_tokenizer() -> Tokenizer:
-    """A token for each byte, one for the space and one for the newline; for trials."""
-    return train_tokenizer([" "], vocab_size=len(_SPECIAL) + 2 + 256)
-
-
 def _train(
     lines: Iterable[str],
     vocab_size: int,

@@ -16,11 +16,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from random_params import random_params
+from tiny import random_params
 
 from pav_jax import verifier
 from pav_jax.core.errors import UserError
-from pav_jax.gemma import checkpoint, forward, hugging_face, package_format, sizes
+from pav_jax.gemma import checkpoint, forward
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.storage.checkpoints import save_params
 from pav_jax.tools import export
@@ -131,49 +131,6 @@ def test_the_package_opens_what_is_written(gm, reference, tmp_path, architecture
     checkpoint.write(tmp_path / "ours", ours, architecture=architecture)
     opened = gm.ckpts.load_params(tmp_path / "ours")
     _assert_same(opened, params)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sizes.SIZES)
-def test_the_sizes_are_the_package_s(gm, name):
-    architecture = sizes.by_name(name)
-    family, size = name.split("_")
-    theirs = getattr(gm.nn, f"{family.capitalize()}_{size.upper()}").config
-    assert architecture.window == theirs.sliding_window_size
-    assert architecture.attn_softcap == theirs.attn_logits_soft_cap
-    assert architecture.final_softcap == theirs.final_logit_softcap
-    kinds = [kind.name.split("_")[0].lower() for kind in theirs.attention_types]
-    assert list(architecture.layers) == kinds
-    assert architecture.query_scale == pytest.approx(theirs.query_pre_attn_scalar())
-    assert architecture.local_rope_base == theirs.local_base_frequency
-    assert architecture.global_rope_base == theirs.global_base_frequency
-    assert architecture.local_rope_scale == theirs.local_scale_factor
-    assert architecture.global_rope_scale == theirs.global_scale_factor
-
-    # Two layers, as tracing all takes long and all have the same shapes.
-    architecture = dataclasses.replace(architecture, layers=architecture.layers[:2])
-    theirs = dataclasses.replace(
-        theirs, attention_types=theirs.attention_types[:2], vision_encoder=None
-    )
-    with jax.numpy_rank_promotion("allow"):
-        variables = jax.eval_shape(
-            gm.nn.Transformer(config=theirs).init,
-            jax.random.key(0),
-            jax.ShapeDtypeStruct((1, 2), jnp.int32),
-        )
-    shapes = {
-        "/".join(key.key for key in path): leaf.shape
-        for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"])
-    }
-    assert {
-        p.name: p.shape for p in package_format.gemma_pieces(architecture, {})
-    } == shapes
-    assert architecture.num_params == sum(int(np.prod(s)) for s in shapes.values())
-
-
-def test_an_unknown_size_is_named_with_those_there_are():
-    with pytest.raises(UserError, match="'gemma2_3b'; there are: gemma2_2b, gemma2"):
-        sizes.by_name("gemma2_3b")
 
 
 # Hugging Face's.
@@ -289,118 +246,6 @@ def test_missing_rows_of_the_table_are_the_padding_token_s(gemma2, tmp_path):
     _assert_same(checkpoint.read(tmp_path / "it", architecture=wider)["embed"], embed)
     _assert_same(
         checkpoint.read(tmp_path / "it", architecture=GROUPED), random_params(GROUPED)
-    )
-
-
-# What the published config.json files say, and where they leave transformers' defaults.
-_GEMMA3_MM = {
-    "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
-    "sliding_window": 1024,
-    "model_type": "gemma3_text",
-}
-PUBLISHED = {
-    "gemma2_2b": dict(
-        model_type="gemma2",
-        attn_logit_softcapping=50.0,
-        final_logit_softcapping=30.0,
-        head_dim=256,
-        hidden_size=2304,
-        intermediate_size=9216,
-        num_attention_heads=8,
-        num_hidden_layers=26,
-        num_key_value_heads=4,
-        query_pre_attn_scalar=256,
-        rope_theta=10000.0,
-        sliding_window=4096,
-    ),
-    "gemma2_9b": dict(
-        model_type="gemma2",
-        head_dim=256,
-        hidden_size=3584,
-        intermediate_size=14336,
-        num_attention_heads=16,
-        num_hidden_layers=42,
-        num_key_value_heads=8,
-        query_pre_attn_scalar=256,
-        rope_theta=10000.0,
-        sliding_window=4096,
-    ),
-    "gemma2_27b": dict(
-        model_type="gemma2",
-        head_dim=128,
-        hidden_size=4608,
-        intermediate_size=36864,
-        num_attention_heads=32,
-        num_hidden_layers=46,
-        num_key_value_heads=16,
-        query_pre_attn_scalar=144,
-        rope_theta=10000.0,
-        sliding_window=4096,
-    ),
-    "gemma3_1b": dict(
-        model_type="gemma3_text",
-        hidden_size=1152,
-        intermediate_size=6912,
-        num_attention_heads=4,
-        num_hidden_layers=26,
-        num_key_value_heads=1,
-        head_dim=256,
-        query_pre_attn_scalar=256,
-        rope_local_base_freq=10000,
-        rope_scaling=None,
-        rope_theta=1000000,
-        sliding_window=512,
-        sliding_window_pattern=6,
-    ),
-    "gemma3_4b": dict(
-        model_type="gemma3",
-        text_config=_GEMMA3_MM
-        | dict(hidden_size=2560, intermediate_size=10240, num_hidden_layers=34),
-    ),
-    "gemma3_12b": dict(
-        model_type="gemma3",
-        text_config=_GEMMA3_MM
-        | dict(
-            hidden_size=3840,
-            intermediate_size=15360,
-            num_attention_heads=16,
-            num_hidden_layers=48,
-            num_key_value_heads=8,
-        ),
-    ),
-    "gemma3_27b": dict(
-        model_type="gemma3",
-        text_config=_GEMMA3_MM
-        | dict(
-            head_dim=128,
-            hidden_size=5376,
-            intermediate_size=21504,
-            num_attention_heads=32,
-            num_hidden_layers=62,
-            num_key_value_heads=16,
-            query_pre_attn_scalar=168,
-        ),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_config_json_is_understood(name):
-    stated = hugging_face.stated_fields(PUBLISHED[name])
-    expected = dataclasses.asdict(sizes.by_name(name))
-    assert {k: expected[k] for k in stated} == stated
-    assert expected.keys() - stated.keys() == {"vocab_size", "transposed_gate"}
-
-
-def test_config_json_of_transformers_5_is_understood():
-    full = {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0}
-    sliding = {"rope_theta": 10000.0, "rope_type": "default"}
-    new = PUBLISHED["gemma3_4b"]["text_config"] | {
-        "rope_parameters": {"full_attention": full, "sliding_attention": sliding}
-    }
-    del new["rope_scaling"]
-    assert hugging_face.stated_fields(new) == hugging_face.stated_fields(
-        PUBLISHED["gemma3_4b"]
     )
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from random_params import random_params
+from tiny import random_params
 
 from pav_jax.gemma import decode, forward
 from pav_jax.gemma.architecture import TransformerConfig

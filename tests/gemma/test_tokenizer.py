@@ -10,9 +10,10 @@ import time
 import numpy as np
 import pytest
 import sentencepiece
+from tiny import byte_tokenizer
 
 from pav_jax.core.errors import UserError
-from pav_jax.gemma.tokenizer import Tokenizer, byte_tokenizer, train_tokenizer
+from pav_jax.gemma.tokenizer import Tokenizer, train_tokenizer
 
 PIECES = (
     "Ana",

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from tiny import byte_tokenizer
 
 from pav_jax.core.errors import UserError
 from pav_jax.gemma import checkpoint, forward, sizes
-from pav_jax.gemma.tokenizer import byte_tokenizer
 from pav_jax.tasks import problems
 
 TINY = dict(num_layers=2, embed_dim=16, num_heads=2, mlp_dim=24)

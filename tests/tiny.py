@@ -1,4 +1,4 @@
-"""Weights of small networks, for tests that need no trained ones."""
+"""Weights of tiny networks, and a tiny tokenizer, where no trained ones are needed."""
 
 import functools
 
@@ -9,6 +9,7 @@ import numpy as np
 from pav_jax.core.types import Params
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import TransformerConfig
+from pav_jax.gemma.tokenizer import Tokenizer, train_tokenizer
 
 
 def random_params(architecture: TransformerConfig, seed: int = 0) -> Params:
@@ -21,3 +22,8 @@ def random_params(architecture: TransformerConfig, seed: int = 0) -> Params:
     return jax.tree.map(
         lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype), shapes
     )
+
+
+def byte_tokenizer() -> Tokenizer:
+    """A token for each byte, one for the space and one for the newline."""
+    return train_tokenizer([" "], vocab_size=4 + 2 + 256)
