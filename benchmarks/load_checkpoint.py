@@ -1,11 +1,11 @@
 """Peak memory of reading a checkpoint, on one CPU device.
 
-    python benchmarks/load_checkpoint.py [--gigabytes=1.2] [--dtype=bfloat16]
+    python -m benchmarks.load_checkpoint [--gigabytes=1.2] [--dtype=bfloat16]
 
 Writes a checkpoint of random bfloat16 weights, Gemma 2 2B's shapes with fewer layers,
-in each format, and reads each in a process of its own. On a CPU the parameters are
-host memory too, so the figure to look at is what the peak has beyond them: it should
-be about the largest tensor (the embedding table), and not a second copy.
+in each format, and reads each in a process of its own. On a CPU the parameters are host
+memory too, so the figure that counts is the peak beyond them: it should be about the
+largest tensor (the embedding table), and not a second copy.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import peers
 from pav_jax.core.types import Params
 from pav_jax.gemma import checkpoint, forward, sizes
 from pav_jax.gemma.architecture import TransformerConfig
@@ -34,7 +35,7 @@ def sized(gigabytes: float) -> TransformerConfig:
         dataclasses.replace(architecture, layers=architecture.layers[:n]).num_params
         for n in (1, 2)
     )
-    count = max(1, round((gigabytes * 1e9 / 2 - one) / (two - one)) + 1)
+    count = max(2, round((gigabytes * 1e9 / 2 - one) / (two - one)) + 1)
     return dataclasses.replace(architecture, layers=architecture.layers[:count])
 
 
@@ -51,7 +52,6 @@ def random_params(architecture: TransformerConfig) -> Params:
 
 def write(folder: Path, architecture: TransformerConfig) -> None:
     """The same weights in the package's nested and stacked formats and in HF's."""
-    import safetensors.numpy
     from orbax import checkpoint as ocp
 
     params = random_params(architecture)
@@ -82,38 +82,7 @@ def write(folder: Path, architecture: TransformerConfig) -> None:
         writer.save(folder / "stacked", tree)
 
     (folder / "hf").mkdir()
-    tensors = {
-        "model.embed_tokens.weight": np.asarray(params["embed"]),
-        "model.norm.weight": np.asarray(params["final_norm"]),
-    }
-    for i in range(architecture.num_layers):
-        p = {k: v[i] for k, v in layers.items()}
-        wide = p["q"].swapaxes(1, 2).reshape(-1, architecture.embed_dim)
-        for name, w in {
-            "self_attn.q_proj": wide,
-            "self_attn.k_proj": p["kv"][0]
-            .swapaxes(1, 2)
-            .reshape(-1, architecture.embed_dim),
-            "self_attn.v_proj": p["kv"][1]
-            .swapaxes(1, 2)
-            .reshape(-1, architecture.embed_dim),
-            "self_attn.o_proj": p["o"].reshape(-1, architecture.embed_dim).T,
-            "mlp.gate_proj": p["gate"][0].T,
-            "mlp.up_proj": p["gate"][1].T,
-            "mlp.down_proj": p["down"].T,
-            "input_layernorm": p["pre_attn_norm"],
-            "post_attention_layernorm": p["post_attn_norm"],
-            "pre_feedforward_layernorm": p["pre_mlp_norm"],
-            "post_feedforward_layernorm": p["post_mlp_norm"],
-        }.items():
-            tensors[f"model.layers.{i}.{name}.weight"] = np.ascontiguousarray(w)
-    safetensors.numpy.save_file(tensors, folder / "hf" / "model.safetensors")
-    stated = {
-        "model_type": "gemma2",
-        "num_hidden_layers": architecture.num_layers,
-        "vocab_size": architecture.vocab_size,
-    }
-    (folder / "hf" / "config.json").write_text(json.dumps(stated))
+    peers.save(folder / "hf", params, architecture)
 
 
 def memory(field: str) -> int:
@@ -153,9 +122,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gigabytes", type=float, default=1.2)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--write", help=argparse.SUPPRESS)
     parser.add_argument("--read", help=argparse.SUPPRESS)
     options = parser.parse_args()
     architecture = sized(options.gigabytes)
+    if options.write:
+        write(Path(options.write), architecture)
+        return
     if options.read:
         found = read(Path(options.read), architecture, jnp.dtype(options.dtype))
         print(json.dumps({k: round(v, 3) for k, v in found.items()}))
@@ -169,17 +142,12 @@ def main() -> None:
         f" {stacked / 1e9:.2f} GB)"
     )
     with tempfile.TemporaryDirectory() as folder:
-        writer = "import sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
-        writer += "import load_checkpoint as it\n"
-        writer += "it.write(pathlib.Path(sys.argv[2]), it.sized(float(sys.argv[3])))"
-        here = str(Path(__file__).resolve().parent)
-        arguments = [here, folder, str(options.gigabytes)]
-        subprocess.run([sys.executable, "-c", writer, *arguments], check=True)
+        command = [sys.executable, "-m", "benchmarks.load_checkpoint"]
+        command += [f"--gigabytes={options.gigabytes}", f"--dtype={options.dtype}"]
+        subprocess.run([*command, f"--write={folder}"], check=True)
         for name in ("nested", "stacked", "hf"):
-            same = [f"--gigabytes={options.gigabytes}", f"--dtype={options.dtype}"]
             print(f"{name:8}", end="", flush=True)
-            command = [sys.executable, __file__, *same, f"--read={folder}/{name}"]
-            subprocess.run(command, check=True)
+            subprocess.run([*command, f"--read={folder}/{name}"], check=True)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def tunix_sampler(
         sliding_window_size=architecture.window,
     )
     with tempfile.TemporaryDirectory() as folder:
-        _save(Path(folder), params, architecture)
+        save(Path(folder), params, architecture)
         network = params_safetensors.create_model_from_safe_tensors(
             folder, theirs, dtype=np.float32
         )
@@ -88,15 +88,15 @@ def hugging_face_model(params: Params, architecture: TransformerConfig) -> Any:
     import transformers
 
     with tempfile.TemporaryDirectory() as folder:
-        _save(Path(folder), params, architecture)
+        save(Path(folder), params, architecture)
         network = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager"
         )
     return network.eval()
 
 
-def _save(folder: Path, params: Params, architecture: TransformerConfig) -> None:
-    """A checkpoint as transformers writes it."""
+def save(folder: Path, params: Params, architecture: TransformerConfig) -> None:
+    """Writes a checkpoint of a Gemma 2 as transformers does, into a folder."""
     from safetensors.numpy import save_file
 
     layers = {name: np.asarray(leaf) for name, leaf in params["layers"].items()}

@@ -165,7 +165,7 @@ def extend(
       The suffix with the tokens' keys and values, and hidden states
       `[G, M, S, D]`.
     """
-    groups, branches, count = tokens.shape
+    count = tokens.shape[-1]
     offset = suffix_length[..., None] + jnp.arange(count)[None, None]  # [G, M, S]
     position = trunk_length[..., None] + offset
     angles = forward.rope_angles(position, architecture)
@@ -173,21 +173,14 @@ def extend(
     on_trunk, on_suffix = _masks(
         trunk, suffix, start, position, offset, architecture=architecture
     )
-    # Every axis but the last is indexed. A window over kv heads too would make a TPU
-    # transpose the cache for the update, and back, at every token.
-    row = (
-        jnp.arange(groups)[:, None, None, None],
-        jnp.arange(branches)[None, :, None, None],
-        jnp.arange(architecture.num_kv_heads)[None, None, None],
-        offset[..., None],
-    )
+    at = _places(offset, architecture.num_kv_heads)
     new_keys, new_values = [], []
     x = forward.embed(params, tokens)
     for i, kind in enumerate(architecture.layers):
         layer = _layer(params, i)
         q, k, v = forward.project_qkv(layer, x, angles[kind], architecture=architecture)
-        new_keys.append(suffix.keys[i].at[row].set(k, mode="drop"))
-        new_values.append(suffix.values[i].at[row].set(v, mode="drop"))
+        new_keys.append(suffix.keys[i].at[at].set(k, mode="drop"))
+        new_values.append(suffix.values[i].at[at].set(v, mode="drop"))
         encoded = _attend(
             q,
             (trunk.keys[i], trunk.values[i], on_trunk[kind]),
@@ -197,6 +190,21 @@ def extend(
         x = forward.finish_layer(layer, x, encoded)
     x = forward.rms_norm(x, params["final_norm"])
     return KeyValues(tuple(new_keys), tuple(new_values)), x
+
+
+def _places(offset: jax.Array, kv_heads: int) -> tuple[jax.Array, ...]:
+    """Where in `[G, M, K, C, H]` new tokens go, as an index; `offset` is `[G, M, S]`.
+
+    It has every axis but the last. A window over kv heads too would make a TPU
+    transpose the cache for the update, and back, at every token.
+    """
+    groups, branches, _ = offset.shape
+    return (
+        jnp.arange(groups)[:, None, None, None],
+        jnp.arange(branches)[None, :, None, None],
+        jnp.arange(kv_heads)[None, None, None],
+        offset[..., None],
+    )
 
 
 def _attend(q, trunk, suffix, *, architecture: TransformerConfig) -> jax.Array:

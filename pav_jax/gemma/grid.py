@@ -305,6 +305,7 @@ def run_segment(
 
 def _run_on_device(params, grid, patience, *, architecture, sampling):
     """`run_segment` on one device's groups, in step with all other devices."""
+    group = jnp.arange(len(grid.waiting))[:, None]
 
     def working(grid):
         count = jnp.sum(_has_work(grid, sampling), dtype=jnp.int32)
@@ -312,7 +313,9 @@ def _run_on_device(params, grid, patience, *, architecture, sampling):
 
     def body(carry):
         grid, _, decoded, row_steps = carry
-        grid, new = _step(params, grid, architecture=architecture, sampling=sampling)
+        grid, new = _step(
+            params, grid, group, architecture=architecture, sampling=sampling
+        )
         decoded += new
         grid = _refill(grid)
         return grid, working(grid), decoded, row_steps + grid.token.size
@@ -356,9 +359,20 @@ def _refill(grid: Grid) -> Grid:
     )
 
 
-def _step(params, grid, *, architecture, sampling) -> tuple[Grid, jax.Array]:
-    """One token for every active row; the grid, and how many tokens there were."""
-    groups, count = grid.waiting.shape
+def _step(params, grid, group, *, architecture, sampling) -> tuple[Grid, jax.Array]:
+    """One token for every active row.
+
+    Args:
+      params: the policy's parameters.
+      grid: what is in flight.
+      group: the index of each group, int32 `[G, 1]`.
+      architecture: of the network.
+      sampling: how tokens are drawn.
+
+    Returns:
+      The grid, and how many tokens were decoded, int32.
+    """
+    count = grid.waiting.shape[1]
     per_group, queue = sampling.trunks_per_group, count // sampling.trunks_per_group
     room = grid.trunk.keys[0].shape[2] // per_group  # of a trunk
     suffix, hidden = decode.extend(
@@ -377,7 +391,7 @@ def _step(params, grid, *, architecture, sampling) -> tuple[Grid, jax.Array]:
         key, grid.length, logits, temperature=sampling.temperature
     )
     # An idle row writes to branch B, which is out of bounds and dropped.
-    at = (jnp.arange(groups)[:, None], jnp.where(grid.active, grid.branch, count))
+    at = (group, jnp.where(grid.active, grid.branch, count))
     length = grid.length + grid.active
     limit = jnp.take_along_axis(grid.limit, grid.branch, axis=1)
     ended = grid.active & _ends(token, length, limit, sampling)
