@@ -143,18 +143,10 @@ def empty_grid(
       dtype: of keys and values.
     """
     per_group = sampling.trunks_per_group
-    g, m, n = (
-        sampling.trunks // per_group,
-        sampling.rows * per_group,
-        sampling.max_tokens,
-    )
-    trunks = (
-        g,
-        architecture.num_kv_heads,
-        per_group * trunk_capacity,
-        architecture.head_dim,
-    )
-    b = branches * per_group
+    g, m = sampling.trunks // per_group, sampling.rows * per_group
+    b, n = branches * per_group, sampling.max_tokens
+    kv_heads, head_dim = architecture.num_kv_heads, architecture.head_dim
+    trunks = (g, kv_heads, per_group * trunk_capacity, head_dim)
 
     def ints(*shape):
         return jnp.zeros(shape, jnp.int32)
@@ -360,14 +352,7 @@ def _refill(grid: Grid) -> Grid:
 
 
 def _step(params, grid, group, *, architecture, sampling) -> tuple[Grid, jax.Array]:
-    """One token for every active row.
-
-    Args:
-      params: the policy's parameters.
-      grid: what is in flight.
-      group: the index of each group, int32 `[G, 1]`.
-      architecture: of the network.
-      sampling: how tokens are drawn.
+    """One token for every active row of the groups, whose indices are `group [G, 1]`.
 
     Returns:
       The grid, and how many tokens were decoded, int32.
