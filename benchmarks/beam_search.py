@@ -4,7 +4,7 @@
 
 The usual way: a sampler continues every kept text by C steps, from its beginning, and
 the verifier reads every candidate whole. Here both run on our own engine and forward
-pass, on the same devices, so that what differs is what is read again.
+pass, on the same devices, so the only difference is what is read again.
 """
 
 import functools
@@ -20,15 +20,16 @@ from pav_jax.core.ledger import Ledger
 from pav_jax.distributed import sharding
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import tiny_gemma2
-from pav_jax.rollout import Request, SamplingConfig
+from pav_jax.gemma.sampling import SamplingConfig
+from pav_jax.rollout import Request
 from pav_jax.search.beam import beam_search
 from pav_jax.search.step import BeamConfig
 from pav_jax.search.verifier_scorer import VerifierScorer
 from pav_jax.train.batches import pad_rows
 
-CONFIG = tiny_gemma2(512, num_layers=4, embed_dim=128, num_heads=4, mlp_dim=512)
+ARCHITECTURE = tiny_gemma2(512, num_layers=4, embed_dim=128, num_heads=4, mlp_dim=512)
 PROBLEMS, PROMPT, STEPS, LONGEST = 2, 64, 10, 160
-# Near enough one token in eight, so that a step has eight.
+# One token in eight, so that a step has about eight.
 STEP_ENDS = tuple(range(1, 65))
 BEAMS = (4, 16)
 _score = jax.jit(verifier.step_values, static_argnames="architecture")
@@ -38,16 +39,16 @@ def main() -> list[dict[str, object]]:
     """Runs all; returns what `harness.report` did."""
     rng = np.random.default_rng(0)
     shape = (PROBLEMS, PROMPT)
-    prompts = rng.integers(len(STEP_ENDS) + 1, CONFIG.vocab_size, shape).tolist()
+    prompts = rng.integers(len(STEP_ENDS) + 1, ARCHITECTURE.vocab_size, shape).tolist()
     with harness.on_all_devices(PROBLEMS):
         return _compare(prompts)
 
 
 def _compare(prompts) -> list[dict[str, object]]:
     params = sharding.place(
-        forward.init_params(jax.random.key(0), CONFIG), sharding.DECODE
+        forward.init_params(jax.random.key(0), ARCHITECTURE), sharding.DECODE
     )
-    verifier_params = sharding.place(random_verifier(CONFIG), sharding.DECODE)
+    verifier_params = sharding.place(random_verifier(ARCHITECTURE), sharding.DECODE)
     found = []
     for beams in BEAMS:
         beam = BeamConfig(
@@ -68,7 +69,7 @@ def _compare(prompts) -> list[dict[str, object]]:
             "resubmitted",
             functools.partial(_resubmit, params, verifier_params, prompts, beam),
         )
-        model = harness.describe(CONFIG)
+        model = harness.describe(ARCHITECTURE)
         name = f"beam search, B = {beams}"
         found.append(harness.compare(name, ours, peer, unit="problems", model=model))
         # Each token sampled and scored once, and each prompt read by both models.
@@ -88,12 +89,12 @@ def _compare(prompts) -> list[dict[str, object]]:
 def _ours(params, verifier_params, prompts, beam: BeamConfig, paid: Ledger) -> int:
     for result in beam_search(
         params,
-        VerifierScorer(verifier_params, CONFIG, beam.max_tokens),
+        VerifierScorer(verifier_params, ARCHITECTURE, beam.max_tokens),
         prompts,
         range(len(prompts)),
         alpha=0.5,
         seed=0,
-        architecture=CONFIG,
+        architecture=ARCHITECTURE,
         beam=beam,
     ):
         paid += result.ledger
@@ -118,19 +119,19 @@ def _resubmit(params, verifier_params, prompts, beam: BeamConfig) -> int:
             for place, text in enumerate(kept):
                 if len(text) < width:
                     texts.append((problem, place, text))
-                else:  # has all its tokens, and stays what it is
+                else:  # has all its tokens, and does not change
                     row = (text, before[problem][place])
                     candidates[problem] += [row] * beam.candidates
         requests = [_request(*text, step, beam) for text in texts]
         for i, samples in rollout.sample(
-            params, requests, architecture=CONFIG, sampling=sampling, ledger=none
+            params, requests, architecture=ARCHITECTURE, sampling=sampling, ledger=none
         ):
             problem, place, text = texts[i]
             for tokens, length in zip(samples.tokens, samples.lengths, strict=True):
                 row = text + tokens[:length].tolist()
                 candidates[problem].append((row, before[problem][place]))
         rows = [row for kept in candidates for row, _ in kept]
-        q = _score(verifier_params, pad_rows(rows, width), architecture=CONFIG)
+        q = _score(verifier_params, pad_rows(rows, width), architecture=ARCHITECTURE)
         q = [
             values[len(row) - 1]
             for values, row in zip(np.asarray(q), rows, strict=True)

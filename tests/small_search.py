@@ -10,6 +10,7 @@ import numpy as np
 from pav_jax import prover, rollout, verifier
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import tiny_gemma2
+from pav_jax.gemma.sampling import sample_token
 from pav_jax.search.beam import Scorer, beam_search
 from pav_jax.search.step import BeamConfig
 from pav_jax.search.verifier_scorer import VerifierScorer
@@ -117,7 +118,7 @@ def _uncached_token(row, length, root, digest, r, position, *, temperature):
     logits = forward.logits(policy(), hidden[0, length - 1], architecture=CONFIG)
     key = jax.random.fold_in(jax.random.wrap_key_data(root), digest)
     key = jax.random.key_data(jax.random.fold_in(key, r))
-    token, _ = rollout.sample_token(
+    token, _ = sample_token(
         key[None], position[None], logits[None], temperature=temperature
     )
     return token[0]

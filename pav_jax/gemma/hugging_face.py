@@ -1,4 +1,4 @@
-"""Hugging Face's directories: config.json and safetensors, as transformers writes."""
+"""Hugging Face's checkpoints: config.json and safetensors, as transformers writes."""
 
 import json
 from pathlib import Path
@@ -75,7 +75,7 @@ class HuggingFaceSource:
         return [self._path / name for name in names]
 
     def pieces(self, architecture: TransformerConfig) -> list[Piece]:
-        """What the architecture is made of."""
+        """The pieces of an architecture."""
         c = architecture
         shapes = layer_shapes(c)
         pieces = [
@@ -114,7 +114,7 @@ class HuggingFaceSource:
     def read(self, name: str) -> np.ndarray:
         """One tensor, in the dtype that it is stored in."""
         file = self._files[name]
-        # Opened anew, since what was read of an open file stays in memory.
+        # Opened for each, since what was read from an open file stays in memory.
         with damage_is_a_user_error(file), self._open(file) as reader:
             return reader.get_tensor(self._prefix + name)
 
@@ -132,14 +132,14 @@ def stated_fields(config: dict[str, Any]) -> dict[str, Any]:
     """The fields of `TransformerConfig` that a config.json states.
 
     Args:
-      config: what config.json holds. A multi-modal one has the text model's fields
-        in a section, and leaves out those that have transformers' defaults.
+      config: the content of config.json. In a multi-modal one, the text model's fields
+        are in a section of their own, without those that have transformers' defaults.
 
     Returns:
       Fields by name; `vocab_size` and `transposed_gate` are not among them.
 
     Raises:
-      UserError: it is of neither a Gemma 2 nor a Gemma 3 text model.
+      UserError: it describes neither a Gemma 2 nor a Gemma 3 text model.
     """
     text = config.get("text_config", config)
     kind = text.get("model_type") or config.get("model_type")
@@ -149,7 +149,7 @@ def stated_fields(config: dict[str, Any]) -> dict[str, Any]:
             " 'gemma3' or 'gemma3_text'"
         )
     is_gemma2 = kind == "gemma2"
-    # What the two have in common in transformers' configuration classes.
+    # The defaults of transformers' configuration classes.
     get = {
         "hidden_size": 2304,
         "intermediate_size": 9216,

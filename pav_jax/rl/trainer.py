@@ -31,10 +31,10 @@ from pav_jax.core.types import Params, Response
 from pav_jax.distributed import collectives, mesh, signals
 from pav_jax.distributed.agreement import Agreement, Word
 from pav_jax.distributed.collectives import all_gather
+from pav_jax.gemma.sampling import SamplingConfig
 from pav_jax.rl import update as rl
 from pav_jax.rl.refresh import Refresher
 from pav_jax.rl.update import Objective, RLState
-from pav_jax.rollout import SamplingConfig
 from pav_jax.storage.checkpoints import Checkpoints
 from pav_jax.tasks.problems import Problems
 from pav_jax.train.batches import Batches

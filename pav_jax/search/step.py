@@ -17,11 +17,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from pav_jax import prover, rollout
+from pav_jax import prover
 from pav_jax.core.types import Params
 from pav_jax.gemma import decode, forward
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.decode import KeyValues
+from pav_jax.gemma.sampling import sample_token
 from pav_jax.search import rows as rows_lib
 
 
@@ -256,7 +257,7 @@ def _decode_rows(params, beams, keys, active, *, architecture, beam):
 def _decode_token(params, beams, keys, active, *, architecture, beam):
     """Appends one token to every active row."""
     logits = forward.logits(params, beams.hidden, architecture=architecture)
-    token, _ = rollout.sample_token(
+    token, _ = sample_token(
         keys, beams.length - beams.start, logits, temperature=beam.temperature
     )
     # An idle row writes where its own next step will overwrite.

@@ -34,7 +34,7 @@ def _worker(name):
     return module
 
 
-SHARES = Path(__file__).with_name("shares_worker.py")
+COLLECTIVES = Path(__file__).with_name("collectives_worker.py")
 train_worker, rl_worker = _worker("train_worker"), _worker("rl_worker")
 
 # A shared stage, of which process 1 never finishes the shard that it takes.
@@ -329,7 +329,7 @@ def test_weights_and_rows_between_meshes():
     address = f"127.0.0.1:{_port()}"
     both = [
         subprocess.Popen(
-            [sys.executable, SHARES, address, str(index)],
+            [sys.executable, COLLECTIVES, address, str(index)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import jax
 import pytest
+from tiny import byte_tokenizer
 
 from pav_jax import policy
 from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
 from pav_jax.distributed import mesh
 from pav_jax.gemma import forward, sizes
-from pav_jax.gemma.tokenizer import byte_tokenizer
 from pav_jax.pipeline import data, rl, stages
 from pav_jax.pipeline.runner import StageContext, _fields_of
 from pav_jax.tasks import make_task

@@ -1,10 +1,61 @@
-"""The architecture that `config.model` describes."""
+"""Published architectures are the gemma package's; what `config.model` makes of them."""
 
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
-from pav_jax.gemma import sizes
+from pav_jax.gemma import package_format, sizes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sizes.SIZES)
+def test_the_sizes_are_the_package_s(gm, name):
+    architecture = sizes.by_name(name)
+    family, size = name.split("_")
+    theirs = getattr(gm.nn, f"{family.capitalize()}_{size.upper()}").config
+    assert architecture.window == theirs.sliding_window_size
+    assert architecture.attn_softcap == theirs.attn_logits_soft_cap
+    assert architecture.final_softcap == theirs.final_logit_softcap
+    kinds = [kind.name.split("_")[0].lower() for kind in theirs.attention_types]
+    assert list(architecture.layers) == kinds
+    assert architecture.query_scale == pytest.approx(theirs.query_pre_attn_scalar())
+    assert architecture.local_rope_base == theirs.local_base_frequency
+    assert architecture.global_rope_base == theirs.global_base_frequency
+    assert architecture.local_rope_scale == theirs.local_scale_factor
+    assert architecture.global_rope_scale == theirs.global_scale_factor
+
+    # Two layers, as tracing all takes long and all have the same shapes.
+    architecture = dataclasses.replace(architecture, layers=architecture.layers[:2])
+    theirs = dataclasses.replace(
+        theirs, attention_types=theirs.attention_types[:2], vision_encoder=None
+    )
+    with jax.numpy_rank_promotion("allow"):
+        variables = jax.eval_shape(
+            gm.nn.Transformer(config=theirs).init,
+            jax.random.key(0),
+            jax.ShapeDtypeStruct((1, 2), jnp.int32),
+        )
+    shapes = {
+        "/".join(key.key for key in path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"])
+    }
+    assert {
+        p.name: p.shape for p in package_format.gemma_pieces(architecture, {})
+    } == shapes
+    assert architecture.num_params == sum(int(np.prod(s)) for s in shapes.values())
+
+
+def test_an_unknown_size_is_named_with_those_there_are():
+    with pytest.raises(UserError, match="'gemma2_3b'; there are: gemma2_2b, gemma2"):
+        sizes.by_name("gemma2_3b")
+
+
+# The architecture that `config.model` describes.
 
 
 def model(**fields) -> ConfigDict:

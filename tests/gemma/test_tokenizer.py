@@ -11,14 +11,10 @@ import numpy as np
 import pytest
 import sentencepiece
 from ml_collections import ConfigDict
+from tiny import byte_tokenizer
 
 from pav_jax.core.errors import UserError
-from pav_jax.gemma.tokenizer import (
-    Tokenizer,
-    byte_tokenizer,
-    from_config,
-    train_tokenizer,
-)
+from pav_jax.gemma.tokenizer import Tokenizer, from_config, train_tokenizer
 
 PIECES = (
     "Ana",

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from stand_in import Bucket, contents
+from tiny import byte_tokenizer
 
 from pav_jax import policy, verifier
 from pav_jax.core.errors import UserError
@@ -25,7 +26,6 @@ from pav_jax.core.types import Response
 from pav_jax.distributed.processes import Processes
 from pav_jax.gemma import checkpoint as published
 from pav_jax.gemma import forward, sizes
-from pav_jax.gemma.tokenizer import byte_tokenizer
 from pav_jax.main import main
 from pav_jax.pipeline import workers
 from pav_jax.pipeline.runner import Stage, run_stages

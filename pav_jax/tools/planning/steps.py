@@ -10,14 +10,16 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from pav_jax import policy, rollout, verifier
+from pav_jax import policy, verifier
 from pav_jax.core.errors import UserError
 from pav_jax.distributed import mesh as mesh_lib
 from pav_jax.distributed import sharding
 from pav_jax.distributed.mesh import BATCH
 from pav_jax.distributed.sharding import DECODE, TRAIN
 from pav_jax.gemma import forward, sizes
+from pav_jax.gemma import grid as grid_lib
 from pav_jax.gemma.architecture import TransformerConfig
+from pav_jax.gemma.sampling import SamplingConfig
 from pav_jax.pipeline.search import beam_config
 from pav_jax.rl import update as rl
 from pav_jax.search import rows as rows_lib
@@ -166,7 +168,7 @@ def _rl(params, batch, config, model, mesh) -> Step:
 def _decode(params, config, model, mesh) -> Step:
     """The engine's loop while it labels: trunks hold a prompt and a response."""
     limits, grid = config.limits, config.sampling
-    sampling = rollout.SamplingConfig(
+    sampling = SamplingConfig(
         max_tokens=limits.max_tokens,
         end_ids=(1,),
         temperature=config.rollouts.temperature,
@@ -177,7 +179,7 @@ def _decode(params, config, model, mesh) -> Step:
     static = dict(architecture=model, sampling=sampling)
     queue = limits.max_steps * config.labels.n_mc
     empty = functools.partial(
-        rollout.empty_grid,
+        grid_lib.empty_grid,
         -(-length(config) // _ALIGNED) * _ALIGNED,
         -(-limits.max_tokens // _ALIGNED) * _ALIGNED,
         queue,
@@ -188,7 +190,7 @@ def _decode(params, config, model, mesh) -> Step:
     grid = jax.tree.map(
         lambda leaf, spec: _at(leaf, NamedSharding(mesh, spec)),
         shapes,
-        rollout.grid_specs(shapes),
+        grid_lib.grid_specs(shapes),
     )
     params = _placed(params, DECODE, mesh)
     patience = jax.ShapeDtypeStruct((), jnp.int32)
@@ -200,7 +202,7 @@ def _decode(params, config, model, mesh) -> Step:
     }
     arguments = (params, grid, patience)
     rows = sampling.trunks * sampling.rows
-    return Step(rollout.run_segment, arguments, static, parts, rows)
+    return Step(grid_lib.run_segment, arguments, static, parts, rows)
 
 
 @functools.partial(
