@@ -77,6 +77,7 @@ SIZES: dict[str, TransformerConfig] = {
     "gemma2_27b": _gemma2(
         46, 4608, 36864, 32, 16, head_dim=128, query_scale=(4608 // 32) ** -0.5
     ),
+    "gemma3_270m": _gemma3(18, 640, 2048, 4, 1, window=512, global_rope_scale=1.0),
     "gemma3_1b": _gemma3(26, 1152, 6912, 4, 1, window=512, global_rope_scale=1.0),
     "gemma3_4b": _gemma3(34, 2560, 10240, 8, 4),
     "gemma3_12b": _gemma3(48, 3840, 15360, 16, 8),

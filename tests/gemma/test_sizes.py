@@ -1,4 +1,4 @@
-"""Published architectures are the gemma package's; what `config.model` makes of them."""
+"""Published architectures are the gemma package's; and those that configs describe."""
 
 import dataclasses
 
