@@ -74,7 +74,7 @@ def test_a_published_size_has_an_embedding_for_each_token():
         (dict(name="gemma2_2b"), 262_144, "262144 tokens, and gemma2_2b has 256128"),
         (dict(name="gemma3_4b"), 256_000, "set config.tokenizer.path"),
         (dict(name="gemma4_2b"), 256_000, "'gemma4_2b'; there are: gemma2_2b"),
-        (dict(name="gemma2_2b", window=8), 256_000, "take out window"),
+        (dict(name="gemma2_2b", window=8), 256_000, "remove config.model.window"),
     ],
     ids=["too-many", "too-few", "unknown", "more"],
 )
