@@ -13,6 +13,7 @@ from scipy.special import gammaln
 from pav_jax.core.types import Grade, Response, StepLabels
 
 _BINS = 10  # of a calibration curve
+_DEPTH = 10  # steps whose AUC is reported
 
 
 def _log_binomial(n: np.ndarray, k: int) -> np.ndarray:
@@ -183,22 +184,21 @@ def _auc(responses: Sequence[Response], scores: Sequence, positive: Sequence):
 
 
 def outcome_auc(
-    responses: Sequence[Response], q: Sequence[np.ndarray], depth: int = 10
+    responses: Sequence[Response], q: Sequence[np.ndarray]
 ) -> dict[str, object]:
     """Within-problem AUC of Q against the outcome, by step.
 
     Args:
       responses: several of each problem.
       q: float `[H + 1]` for each, as from `score_responses`.
-      depth: steps to report on.
 
     Returns:
       `last` and `middle` (step floor(H / 2) of each response), and `by_step`
-      for steps 1 to `depth` of the responses that have them.
+      for steps 1 to 10 of the responses that have them.
     """
     correct = [response.correct for response in responses]
     by_step = []
-    for step in range(1, depth + 1):
+    for step in range(1, _DEPTH + 1):
         has = [i for i in range(len(q)) if len(q[i]) > step]
         by_step.append(
             _auc(

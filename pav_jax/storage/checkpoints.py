@@ -16,6 +16,8 @@ from pav_jax.distributed import mesh, sharding
 from pav_jax.distributed.collectives import all_gather
 from pav_jax.distributed.processes import is_loss
 
+_KEPT = 2  # of the newest checkpoints
+
 
 def _orbax():
     # Seconds of import that labelling and search of a laptop run can do without.
@@ -81,10 +83,9 @@ class Checkpoints:
 
     Args:
       directory: of the checkpoints; made if need be.
-      keep: how many of the newest to keep.
     """
 
-    def __init__(self, directory: pathlib.Path, *, keep: int = 2):
+    def __init__(self, directory: pathlib.Path):
         ocp = _orbax()
         self._ocp = ocp
         self._directory = directory.absolute()
@@ -92,7 +93,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
+                max_to_keep=_KEPT,
                 cleanup_tmp_directories=True,
                 create=False,
                 multiprocessing_options=_savers(ocp),
