@@ -19,6 +19,7 @@ from pav_jax.distributed.sharding import DECODE, TRAIN
 from pav_jax.gemma import forward, sizes
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.rl import update as rl
+from pav_jax.rl.rewards import Objective
 from pav_jax.search import beam as search
 from pav_jax.search import rows as candidates
 from pav_jax.search import verifier_scorer
@@ -143,7 +144,7 @@ def _verifier(params, model):
 def _rl(params, batch, config, model, mesh) -> Step:
     settings = config.rl.training
     method = next(iter(config.rl.methods.values()))
-    objective = rl.Objective(kl=settings.kl, **method)
+    objective = Objective(kl=settings.kl, **method)
     optimizers = (make_optimizer(settings), make_optimizer(settings))
     update = rl.make_update(
         objective, optimizers, architecture=model, group=settings.samples
