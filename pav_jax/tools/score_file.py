@@ -30,7 +30,7 @@ from tqdm import tqdm
 from pav_jax.core.errors import UserError
 from pav_jax.core.progress import progress
 from pav_jax.distributed.processes import Processes
-from pav_jax.pipeline.workers import Worker, meet
+from pav_jax.pipeline.workers import Worker, join_workers
 from pav_jax.storage import artifacts
 from pav_jax.tools import scoring
 
@@ -84,9 +84,11 @@ def score_file(
       PeerStopped: another process failed.
     """
     source, target = Path(source), Path(target)
-    place, flag = target.with_name(f".{target.name}.worker"), f"--output={target}"
+    place, flag = target.with_name(f".{target.name}.workers"), f"--output={target}"
     try:
-        with meet(place, processes, lambda: _claim(source, target), flag=flag) as (
+        with join_workers(
+            place, processes, lambda: _claim(source, target), flag=flag
+        ) as (
             worker,
             claimed,
         ):
@@ -94,11 +96,11 @@ def score_file(
             work, tally = _Work(verifiers, source, parts, worker), None
             if worker.is_primary:
                 tally = work.lead(target, *claimed)
-                worker.end(_NAME)
-            elif worker.await_begin(_NAME):
+                worker.finish(_NAME)
+            elif worker.wait_for_start(_NAME):
                 work.help()
-                worker.await_end(_NAME)
-        worker.tidy()
+                worker.wait_for_end(_NAME)
+        worker.remove_folder()
     except OSError as error:
         raise UserError(
             f"cannot use {error.filename or target}: {error.strerror}"
@@ -169,7 +171,7 @@ class _Work:
             parts.mkdir()
             artifacts.write_json(parts / _ABOUT, about)
         artifacts.write_json(parts / _START, tally.lines)
-        worker.begin(_NAME)
+        worker.open_stage(_NAME)
         self._score_rest(out, tally, total)
         partial.replace(target)
         shutil.rmtree(parts)
@@ -219,11 +221,11 @@ class _Work:
                     waiting.append(name)
                 else:
                     append(self._score(first, lines))
-                while waiting and worker.closed(waiting[0]):
+                while waiting and worker.is_finished(waiting[0]):
                     append_next()
             while waiting:
-                while not worker.closed(waiting[0]):
-                    worker.pause()
+                while not worker.is_finished(waiting[0]):
+                    worker.wait()
                 append_next()
 
     def _write(self, name: str, first: int, lines: list[bytes | None]) -> None:
@@ -232,7 +234,7 @@ class _Work:
         if not path.exists():
             piece = self._score(first, lines)
             artifacts.write_atomically(path, lambda file: file.write(piece))
-        self._worker.close(name)
+        self._worker.finish(name)
 
     def _score(self, first: int, lines: list[bytes | None]) -> bytes:
         """Some lines scored, the first of which has the number `first`."""

@@ -96,8 +96,8 @@ def fit(
     with Checkpoints(directory / "checkpoints") as checkpoints:
         state = checkpoints.restore(state) or state
         log = _Log(directory / "metrics.jsonl", int(state.step))
-        saver = _Saver(checkpoints, int(state.step), ahead)
         monitor.resume(state)
+        saver = _Saver(checkpoints, log.done, ahead)
         bar = progress(
             total=steps,
             initial=log.done,
@@ -113,10 +113,8 @@ def fit(
                 means = log.means()
                 bar.set_postfix({shown: f"{means[shown]:.3f}"})
                 if trouble := log.write(means, state, monitor):
-                    left = f"{log.where(unit)}; {saver.newest(unit, directory)}"
-                    raise UserError(
-                        f"{description}: {trouble} {left}. {monitor.advice}"
-                    )
+                    trouble += f" {log.where(unit)}; {saver.newest(unit, directory)}"
+                    raise UserError(f"{description}: {trouble}. {monitor.advice}")
             return saver.leaves(log.done, state, asked=stopped())
 
         with bar, signals.deferred() as stopped:

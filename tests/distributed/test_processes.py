@@ -50,7 +50,7 @@ processes._HEARTBEAT_SECONDS = 10
 def run(context):
     def work(part, path, ledger, advance):
         print("shard", path.stem, flush=True)
-        claims = lambda: list(context.directory.parent.glob(".worker-*/*.claim"))
+        claims = lambda: list(context.directory.parent.glob(".workers-*/*.claim"))
         while how == "hang" and (not context.worker.is_primary or len(claims()) < 2):
             time.sleep(0.1)
         artifacts.write_arrays(path, {})

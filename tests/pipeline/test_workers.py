@@ -136,7 +136,7 @@ def test_a_rerun_does_only_what_is_left(team):
     before = len(written)
     assert team(lambda index: _stages(index, written)) == [None] * COUNT
     assert len(written) == before
-    assert len(list(team.workdir.glob(".worker-*"))) == 1
+    assert len(list(team.workdir.glob(".workers-*"))) == 1
 
 
 @pytest.mark.parametrize("bad", range(COUNT))
