@@ -11,7 +11,7 @@ only which RUN it is.
     NAME.claim, NAME.done     a worker took the shard; it is on disk
     left-I                    process I has ended; why, if it failed or was stopped
 
-`pav score` shares out the lines of a file in the same way, with a folder beside its
+`pav score` splits a file among its processes in the same way, with a folder beside its
 output.
 """
 

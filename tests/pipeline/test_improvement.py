@@ -27,7 +27,7 @@ def test_rft_rows():
     responses = [
         _response((2, 5), (7, 1), True),
         _response((2, 5), (8, 8, 1), False),
-        _response((2, 5), (7, 1), True),  # said twice
+        _response((2, 5), (7, 1), True),  # sampled twice
         _response((2,), (7, 1), True),
         _response((2, 5), (9, 9, 1), True),
     ]

@@ -126,7 +126,7 @@ def test_files_are_those_of_one_process(team, tmp_path):
 
 
 def test_a_rerun_does_only_what_is_left(team):
-    """By another number of processes, and whatever the stopped run had claimed."""
+    """By another number of processes, and in spite of the claims of the stopped run."""
     written = []
 
     def fail(index, part):
@@ -242,13 +242,13 @@ def test_one_that_need_not_wait_is_not(ended, monkeypatch, tmp_path):
 
 def test_errors_of_a_computation_of_all(tmp_path):
     alone = workers.PeerWorker(tmp_path, Processes(0, 2))
-    for said in (
+    for message in (
         "Gloo all-reduce failed: Connection closed by peer",
         "UNAVAILABLE: Failed to send RPC to coordination service. Either the leader",
         "DEADLINE_EXCEEDED: Barrier timed out",
     ):
         with pytest.raises(PeerStopped, match="is gone"), alone.lockstep():
-            raise jax.errors.JaxRuntimeError(said)
+            raise jax.errors.JaxRuntimeError(message)
     with pytest.raises(PeerStopped, match="is gone"), alone.lockstep():
         raise ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer")
     with pytest.raises(jax.errors.JaxRuntimeError), alone.lockstep():

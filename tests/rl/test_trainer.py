@@ -256,7 +256,7 @@ def test_steps_are_paid_by_the_verifier(make):
 
 
 def test_steps_are_paid_by_continuations(make):
-    """The policy's own, each of which depends on its own key alone."""
+    """Those of the policy; each depends on its own key only."""
     objective = dataclasses.replace(OBJECTIVE, n_mc=3)
     trainer, ledger = make(objective=objective), Ledger()
     assert trainer.verifier is None

@@ -156,7 +156,7 @@ START = init_state({"w": jnp.zeros(3), "b": jnp.ones(())}, OPTIMIZER)
 
 
 def _state():
-    """A copy, since it will be donated; made anew, it would be compiled anew."""
+    """A copy, since it will be donated; a new one would be compiled again."""
     return jax.tree.map(jnp.copy, START)
 
 
@@ -229,7 +229,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(tmp_path, monkeypatch, stop
         return _step(state, step)
 
     resumed = _fit(tmp_path / "run", step_fn=step_fn)
-    assert started == list(range(stop, STEPS))  # it went on, and did not start anew
+    assert started == list(range(stop, STEPS))  # it went on, and did not start over
     _check_same(resumed, expected)
 
 
@@ -574,7 +574,7 @@ def test_without_a_whole_checkpoint_training_starts_over(tmp_path, monkeypatch, 
 
 RESPONSES = [
     Response(3, (2, 7, 7), (5, 4, 1), (-0.5, -1.25, -3.0), True),
-    Response(0, (2,), (), (), False),  # nothing was said
+    Response(0, (2,), (), (), False),  # it is empty
     Response(2**20, (2, 262_143), (1,), (-0.0078125,), True),
     Response(3, (2, 7, 7), (), (), False),
 ]
