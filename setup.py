@@ -25,7 +25,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["pav_jax", "pav_jax.*"]),
-    package_data={"pav_jax.report": ["**/*.css", "**/*.js", "**/*.html"]},
+    package_data={"pav_jax.report": ["*.css"]},
     include_package_data=False,
     entry_points={"console_scripts": ["pav = pav_jax.main:main"]},
     install_requires=[
@@ -40,13 +40,13 @@ setup(
         # Grades MATH; the extra names a runtime that its LaTeX parser was built for.
         "math-verify[antlr4-13-2]>=0.9",
         # Small ones that the code imports by name.
-        "etils[epath]>=1.9",
+        "fsspec>=2024.10",
         "matplotlib>=3.9",
         "numpy>=2.0",
         "safetensors>=0.8",  # the first of which bfloat16 is known to work with numpy
         "scipy>=1.14",
         "sentencepiece>=0.2",
-        "tensorboard>=2.20",
+        "tensorboardX>=2.6.4",
         "tqdm>=4.66",
     ],
     extras_require={

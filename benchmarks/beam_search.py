@@ -4,7 +4,7 @@
 
 The usual way: a sampler continues every kept text by C steps, from its beginning, and
 the verifier reads every candidate whole. Here both run on our own engine and forward
-pass, on the same devices, so that what differs is what is read again.
+pass, on the same devices, so the only difference is what is read again.
 """
 
 import functools
@@ -15,39 +15,40 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.harness import Side
 from benchmarks.scoring import random_verifier
-from pav_jax import rollout, verifier
+from pav_jax import prover, rollout, verifier
 from pav_jax.core.ledger import Ledger
 from pav_jax.distributed import sharding
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import tiny_gemma2
-from pav_jax.rollout import Request, SamplingConfig
-from pav_jax.search import beam as search
-from pav_jax.search import verifier_scorer
-from pav_jax.search.beam import BeamConfig
+from pav_jax.gemma.sampling import SamplingConfig
+from pav_jax.rollout import Request
+from pav_jax.search.beam import beam_search
+from pav_jax.search.step import BeamConfig
+from pav_jax.search.verifier_scorer import VerifierScorer
 from pav_jax.train.batches import pad_rows
 
-CONFIG = tiny_gemma2(512, num_layers=4, embed_dim=128, num_heads=4, mlp_dim=512)
+ARCHITECTURE = tiny_gemma2(512, num_layers=4, embed_dim=128, num_heads=4, mlp_dim=512)
 PROBLEMS, PROMPT, STEPS, LONGEST = 2, 64, 10, 160
-# Near enough one token in eight, so that a step has eight.
+# One token in eight, so that a step has about eight.
 STEP_ENDS = tuple(range(1, 65))
 BEAMS = (4, 16)
-_score = jax.jit(verifier.step_values, static_argnames="config")
+_score = jax.jit(verifier.step_values, static_argnames="architecture")
 
 
 def main() -> list[dict[str, object]]:
     """Runs all; returns what `harness.report` did."""
     rng = np.random.default_rng(0)
     shape = (PROBLEMS, PROMPT)
-    prompts = rng.integers(len(STEP_ENDS) + 1, CONFIG.vocab_size, shape).tolist()
+    prompts = rng.integers(len(STEP_ENDS) + 1, ARCHITECTURE.vocab_size, shape).tolist()
     with harness.on_all_devices(PROBLEMS):
         return _compare(prompts)
 
 
 def _compare(prompts) -> list[dict[str, object]]:
     params = sharding.place(
-        forward.init_params(jax.random.key(0), CONFIG), sharding.DECODE
+        forward.init_params(jax.random.key(0), ARCHITECTURE), sharding.DECODE
     )
-    scorer = sharding.place(random_verifier(CONFIG), sharding.DECODE)
+    verifier_params = sharding.place(random_verifier(ARCHITECTURE), sharding.DECODE)
     found = []
     for beams in BEAMS:
         beam = BeamConfig(
@@ -61,12 +62,14 @@ def _compare(prompts) -> list[dict[str, object]]:
         )
         paid = Ledger()
         ours = Side(
-            "beam search", functools.partial(_ours, params, scorer, prompts, beam, paid)
+            "beam search",
+            functools.partial(_ours, params, verifier_params, prompts, beam, paid),
         )
         peer = Side(
-            "resubmitted", functools.partial(_resubmit, params, scorer, prompts, beam)
+            "resubmitted",
+            functools.partial(_resubmit, params, verifier_params, prompts, beam),
         )
-        model = harness.describe(CONFIG)
+        model = harness.describe(ARCHITECTURE)
         name = f"beam search, B = {beams}"
         found.append(harness.compare(name, ours, peer, unit="problems", model=model))
         # Each token sampled and scored once, and each prompt read by both models.
@@ -83,22 +86,22 @@ def _compare(prompts) -> list[dict[str, object]]:
     return found
 
 
-def _ours(params, scorer, prompts, beam: BeamConfig, paid: Ledger) -> int:
-    for found in search.beam_search(
+def _ours(params, verifier_params, prompts, beam: BeamConfig, paid: Ledger) -> int:
+    for result in beam_search(
         params,
-        verifier_scorer.VerifierScorer(scorer, CONFIG, beam.max_tokens),
+        VerifierScorer(verifier_params, ARCHITECTURE, beam.max_tokens),
         prompts,
         range(len(prompts)),
         alpha=0.5,
         seed=0,
-        architecture=CONFIG,
+        architecture=ARCHITECTURE,
         beam=beam,
     ):
-        paid += found.ledger
+        paid += result.ledger
     return len(prompts)
 
 
-def _resubmit(params, scorer, prompts, beam: BeamConfig) -> int:
+def _resubmit(params, verifier_params, prompts, beam: BeamConfig) -> int:
     """One step after another for all problems; each text from its beginning."""
     sampling = SamplingConfig(
         max_tokens=beam.max_tokens,
@@ -116,43 +119,51 @@ def _resubmit(params, scorer, prompts, beam: BeamConfig) -> int:
             for place, text in enumerate(kept):
                 if len(text) < width:
                     texts.append((problem, place, text))
-                else:  # has all its tokens, and stays what it is
+                else:  # has all its tokens, and does not change
                     row = (text, before[problem][place])
                     candidates[problem] += [row] * beam.candidates
-        requests = [
-            Request(
-                trunk=text,
-                prompt_length=PROMPT,
-                prefixes=np.full(beam.candidates, len(text)),
-                keys=rollout.branch_keys(
-                    0,
-                    [problem] * beam.candidates,
-                    [step * beam.beams + place] * beam.candidates,
-                    range(beam.candidates),
-                ),
-            )
-            for problem, place, text in texts
-        ]
+        requests = [_request(*text, step, beam) for text in texts]
         for i, samples in rollout.sample(
-            params, requests, architecture=CONFIG, sampling=sampling, ledger=none
+            params, requests, architecture=ARCHITECTURE, sampling=sampling, ledger=none
         ):
             problem, place, text = texts[i]
             for tokens, length in zip(samples.tokens, samples.lengths, strict=True):
                 row = text + tokens[:length].tolist()
                 candidates[problem].append((row, before[problem][place]))
         rows = [row for kept in candidates for row, _ in kept]
-        q = np.asarray(_score(scorer, pad_rows(rows, width), config=CONFIG))
-        q = np.array(
-            [values[len(row) - 1] for values, row in zip(q, rows, strict=True)]
-        )
-        q = q.reshape(len(prompts), -1)
+        q = _score(verifier_params, pad_rows(rows, width), architecture=ARCHITECTURE)
+        q = [
+            values[len(row) - 1]
+            for values, row in zip(np.asarray(q), rows, strict=True)
+        ]
+        q = np.array(q).reshape(len(prompts), -1)
         for problem, of_problem in enumerate(candidates):
-            previous = np.array([value for _, value in of_problem])
-            progress = verifier.advantages(q[problem], previous, beam.prover_k)
-            best = np.argsort(-(q[problem] + 0.5 * progress))[: beam.beams]
+            best = _best(q[problem], [value for _, value in of_problem], beam)
             beams[problem] = [of_problem[i][0] for i in best]
             before[problem] = q[problem][best].tolist()
     return len(prompts)
+
+
+def _request(problem: int, place: int, text: list[int], step: int, beam) -> Request:
+    """The candidate steps of one kept text."""
+    count = beam.candidates
+    return Request(
+        trunk=text,
+        prompt_length=PROMPT,
+        prefixes=np.full(count, len(text)),
+        keys=rollout.branch_keys(
+            0, [problem] * count, [step * beam.beams + place] * count, range(count)
+        ),
+    )
+
+
+def _best(q: np.ndarray, before: list[float], beam: BeamConfig) -> np.ndarray:
+    """Candidates of highest effective reward, from their values and those before."""
+    value, previous = (
+        prover.best_of_k(x, beam.prover_k) for x in (q, np.array(before))
+    )
+    score = prover.effective_reward(q, prover.advantages(value, previous), 0.5)
+    return np.argsort(-score)[: beam.beams]
 
 
 if __name__ == "__main__":

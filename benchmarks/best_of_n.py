@@ -2,7 +2,7 @@
 
     python -m benchmarks.best_of_n
 
-A row of a batch that has ended waits for the longest one; a row of our grid goes on to
+In a batch, a row that has ended waits for the longest one; in our grid it goes on to
 the next response.
 """
 
@@ -13,14 +13,15 @@ import numpy as np
 
 from benchmarks import harness, peers
 from benchmarks.harness import Side
-from benchmarks.labelling import CONFIG
+from benchmarks.labelling import ARCHITECTURE
 from pav_jax import rollout
 from pav_jax.core.types import Params
 from pav_jax.gemma import forward
-from pav_jax.rollout import Request, SamplingConfig
+from pav_jax.gemma.sampling import SamplingConfig
+from pav_jax.rollout import Request
 
 PROMPTS, PROMPT, SAMPLES, LONGEST = 96, 64, 16, 128
-# Near enough one in fifty, so that lengths spread from 1 to the longest.
+# About one token in fifty, so that lengths are anything from 1 to the longest.
 ENDS = tuple(range(1, 11))
 # The peer samples one batch of 128 rows a round: another would go at the same rate.
 PEERS = 8  # prompts
@@ -32,16 +33,16 @@ SAMPLING = SamplingConfig(
 def main() -> list[dict[str, object]]:
     """Runs it if Tunix is installed; returns what `harness.report` did."""
     name = "best-of-16, Tunix Sampler"
-    params = forward.init_params(jax.random.key(0), CONFIG)
+    params = forward.init_params(jax.random.key(0), ARCHITECTURE)
     rng = np.random.default_rng(0)
-    prompts = rng.integers(len(ENDS) + 1, CONFIG.vocab_size, (PROMPTS, PROMPT))
+    prompts = rng.integers(len(ENDS) + 1, ARCHITECTURE.vocab_size, (PROMPTS, PROMPT))
     try:
         peer = _tunix(params, prompts[:PEERS])
     except ImportError as error:
         harness.skip(name, error)
         return []
     ours = Side("engine", functools.partial(_ours, params, prompts))
-    model = harness.describe(CONFIG)
+    model = harness.describe(ARCHITECTURE)
     return [harness.compare(name, ours, peer, unit="tokens", model=model)]
 
 
@@ -56,13 +57,15 @@ def _ours(params: Params, prompts: np.ndarray) -> int:
         )
         for i, prompt in enumerate(prompts)
     ]
-    ledger = harness.sample(params, requests, architecture=CONFIG, sampling=SAMPLING)
+    ledger = harness.sample(
+        params, requests, architecture=ARCHITECTURE, sampling=SAMPLING
+    )
     print(f"  occupancy {ledger.decoded / ledger.slots:.3f}")
     return ledger.decoded
 
 
 def _tunix(params: Params, prompts: np.ndarray) -> Side:
-    sampler = peers.tunix_sampler(params, CONFIG, PROMPT + LONGEST)
+    sampler = peers.tunix_sampler(params, ARCHITECTURE, PROMPT + LONGEST)
     rows = list(np.repeat(prompts, SAMPLES, axis=0))
 
     def run():

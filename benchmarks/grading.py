@@ -1,11 +1,11 @@
 """How many answers of MATH-500 are graded in a second: one line of JSON.
 
-    python benchmarks/grading.py MATH500.jsonl
+    python -m benchmarks.grading MATH500.jsonl
 
 Each problem's answer is graded against four: the one in its solution, the same in other
 spellings, a multiple of it that must be worked out, and another problem's. No pair is
-graded twice, so that no cache helps. Processor time is of this process alone: that of
-those that do algebra comes on top.
+graded twice, so that no cache helps. CPU seconds are those of this process; the
+processes that do algebra are not counted.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Two ways to do the same work, measured in turn.
 
-Both sides run in one process, on one device, one after the other in every round, so
-that whatever else the machine does falls on both. The first call of each, in which it
-compiles, is timed apart. The figures are medians over the rounds.
+Both sides run in one process, on the same devices, one after the other in every round,
+so that other work on the machine slows both. The first call of each, in which it
+compiles, is timed separately. The figures are medians over the rounds.
 """
 
 import contextlib
@@ -22,10 +22,11 @@ from pav_jax.core.ledger import Ledger
 from pav_jax.core.types import Params
 from pav_jax.distributed import mesh, sharding
 from pav_jax.gemma.architecture import TransformerConfig
-from pav_jax.rollout import Request, SamplingConfig
+from pav_jax.gemma.sampling import SamplingConfig
+from pav_jax.rollout import Request
 
-# Before jax starts. Each device still computes with all cores where it is the only one
-# at work, so this takes nothing from a peer.
+# Before jax starts. A device that is alone at work still computes with all cores, so
+# this takes nothing from a peer.
 jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
 ROUNDS = 5
 
@@ -60,7 +61,7 @@ def compare(
       ours: our way.
       peer: the other way.
       unit: what `Side.run` counts; a second of it is what is compared.
-      model: the model, in words.
+      model: the architecture, in words.
 
     Returns:
       What `report` returns.
@@ -79,7 +80,7 @@ def compare(
             f" {statistics.median(seen.cpu_rates):,.4g} a CPU second;"
             f" first call {seen.first:.1f} s"
         )
-    # Where others use the machine, this says what the wall clock cannot.
+    # If others use the machine, this says more than the wall clock.
     cpu = [statistics.median(seen.cpu_rates) for seen in times]
     print(f"  ratio by CPU seconds: {cpu[0] / cpu[1]:.2f}")
     rates = [statistics.median(seen.rates) for seen in times]
@@ -87,7 +88,7 @@ def compare(
 
 
 def on_all_devices(rows: int) -> contextlib.AbstractContextManager:
-    """Within it all devices share out `rows`, as `config.mesh.data` would have it.
+    """A context in which `rows` are sharded over all devices, as by `config.mesh.data`.
 
     On a CPU a device is a core.
     """
@@ -99,15 +100,19 @@ def sample(
     params: Params,
     requests: Sequence[Request],
     *,
-    config: TransformerConfig,
+    architecture: TransformerConfig,
     sampling: SamplingConfig,
 ) -> Ledger:
-    """What our engine pays for all requests, on all devices."""
+    """Samples all requests by our engine, on all devices; what it counted."""
     ledger = Ledger()
     with on_all_devices(sampling.trunks // sampling.trunks_per_group):
         params = sharding.place(params, sharding.DECODE)
         for _ in rollout.sample(
-            params, requests, architecture=config, sampling=sampling, ledger=ledger
+            params,
+            requests,
+            architecture=architecture,
+            sampling=sampling,
+            ledger=ledger,
         ):
             pass
     return ledger
@@ -123,10 +128,10 @@ def report(
       ours: our figure.
       peer: the other one.
       unit: of both.
-      model: the model, in words.
+      model: the architecture, in words.
 
     Returns:
-      What the line of JSON says.
+      The content of the line of JSON.
     """
     found = {
         "benchmark": benchmark,
@@ -170,12 +175,12 @@ def device() -> str:
     return f"CPU, {len(os.sched_getaffinity(0))} cores, {platform.machine()}"
 
 
-def describe(config: TransformerConfig) -> str:
+def describe(architecture: TransformerConfig) -> str:
     """The architecture, in words."""
     return (
-        f"{config.num_layers} layers, width {config.embed_dim},"
-        f" {config.num_heads} heads, MLP {config.mlp_dim},"
-        f" vocabulary {config.vocab_size}, float32"
+        f"{architecture.num_layers} layers, width {architecture.embed_dim},"
+        f" {architecture.num_heads} heads, MLP {architecture.mlp_dim},"
+        f" vocabulary {architecture.vocab_size}, float32"
     )
 
 

@@ -1,4 +1,4 @@
-"""Labelling: our engine against samplers that know nothing of shared prefixes.
+"""Labelling: our engine against samplers that do not use shared prefixes.
 
     python -m benchmarks.labelling
 
@@ -20,9 +20,10 @@ from pav_jax import rollout
 from pav_jax.core.types import Params
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import TransformerConfig, tiny_gemma2
-from pav_jax.rollout import Request, SamplingConfig
+from pav_jax.gemma.sampling import SamplingConfig
+from pav_jax.rollout import Request
 
-CONFIG = tiny_gemma2(512, num_layers=6, embed_dim=256, num_heads=4, mlp_dim=1024)
+ARCHITECTURE = tiny_gemma2(512, num_layers=6, embed_dim=256, num_heads=4, mlp_dim=1024)
 SEEDS, PROMPT, STEPS, STEP, N_MC = 4, 64, 8, 16, 16
 # Rows for the longest four of the seven prefixes: the others follow them.
 SAMPLING = SamplingConfig(max_tokens=STEPS * STEP, end_ids=(), trunks=SEEDS, rows=64)
@@ -30,10 +31,10 @@ SAMPLING = SamplingConfig(max_tokens=STEPS * STEP, end_ids=(), trunks=SEEDS, row
 
 def main() -> list[dict[str, object]]:
     """Runs all that is installed; returns what `harness.report` did."""
-    params = forward.init_params(jax.random.key(0), CONFIG)
+    params = forward.init_params(jax.random.key(0), ARCHITECTURE)
     rng = np.random.default_rng(0)
     shape = (SEEDS, PROMPT + STEPS * STEP)
-    seeds = rng.integers(1, CONFIG.vocab_size, shape).astype(np.int32)
+    seeds = rng.integers(1, ARCHITECTURE.vocab_size, shape).astype(np.int32)
     ours = Side("engine", functools.partial(_ours, params, seeds))
     found = []
     for name, make in (
@@ -45,9 +46,9 @@ def main() -> list[dict[str, object]]:
         except ImportError as error:
             harness.skip(name, error)
             continue
-        model = harness.describe(CONFIG)
+        model = harness.describe(ARCHITECTURE)
         found.append(harness.compare(name, ours, peer, unit="tokens", model=model))
-    found.append(_share_of_matmul_rate(ours))
+    found.append(_fraction_of_matmul_rate(ours))
     return found
 
 
@@ -75,12 +76,12 @@ def _ours(params: Params, seeds: np.ndarray) -> int:
         for i, seed in enumerate(seeds)
     ]
     return harness.sample(
-        params, requests, architecture=CONFIG, sampling=SAMPLING
+        params, requests, architecture=ARCHITECTURE, sampling=SAMPLING
     ).decoded
 
 
 def _tunix(params: Params, seeds: np.ndarray) -> Side:
-    sampler = peers.tunix_sampler(params, CONFIG, PROMPT + STEPS * STEP)
+    sampler = peers.tunix_sampler(params, ARCHITECTURE, PROMPT + STEPS * STEP)
 
     def sample(prefix, count, **asked):
         return sampler(
@@ -106,7 +107,7 @@ def _tunix(params: Params, seeds: np.ndarray) -> Side:
 
 
 def _hugging_face(params: Params, seeds: np.ndarray) -> Side:
-    model = peers.hugging_face_model(params, CONFIG)
+    model = peers.hugging_face_model(params, ARCHITECTURE)
     import torch
 
     def sample(prefix, count, **asked):
@@ -142,20 +143,22 @@ def _hugging_face(params: Params, seeds: np.ndarray) -> Side:
 
 
 def _check(params, prefix, tokens, log_probs) -> None:
-    """A peer has our weights if it gives what it sampled our probabilities."""
+    """Checks that a peer has our weights: its probabilities equal ours."""
     rows = np.concatenate([prefix, tokens], axis=1)
-    hidden = forward.hidden_states(params, rows[:, :-1], architecture=CONFIG)
-    ours = forward.token_log_probs(params, hidden, rows[:, 1:], architecture=CONFIG)
+    hidden = forward.hidden_states(params, rows[:, :-1], architecture=ARCHITECTURE)
+    ours = forward.token_log_probs(
+        params, hidden, rows[:, 1:], architecture=ARCHITECTURE
+    )
     ours = ours[:, prefix.shape[1] - 1 :]
     np.testing.assert_allclose(log_probs, ours, atol=2e-3, rtol=0)
 
 
-def _share_of_matmul_rate(ours: Side) -> dict[str, object]:
-    """FLOPs that labelling needs, beside those that a matrix product reaches."""
+def _fraction_of_matmul_rate(ours: Side) -> dict[str, object]:
+    """FLOPs a second of labelling, beside those of a matrix product."""
     lengths = STEP * np.arange(1, STEPS)  # of continuations, which end at full length
     mean_left = np.sum(lengths**2) / np.sum(lengths) / 2
     context = PROMPT + STEPS * STEP - int(mean_left)
-    flops = flops_per_token(CONFIG, context) / 1e9
+    flops = flops_per_token(ARCHITECTURE, context) / 1e9
     size = 1024
     a = jnp.ones((size, size)) / size
     product = jax.jit(lambda a, b: a @ b)
@@ -169,19 +172,20 @@ def _share_of_matmul_rate(ours: Side) -> dict[str, object]:
         return repeats * 2 * size**3 / 1e9
 
     return harness.compare(
-        "labelling, share of the matmul rate",
+        "labelling, fraction of the matmul rate",
         Side("engine", lambda: ours.run() * flops),
         Side(f"matrix product of {size}", multiply),
         unit="GFLOP",
-        model=harness.describe(CONFIG),
+        model=harness.describe(ARCHITECTURE),
     )
 
 
-def flops_per_token(config: TransformerConfig, context: int) -> int:
+def flops_per_token(architecture: TransformerConfig, context: int) -> int:
     """FLOPs of decoding one token that sees `context` others."""
     # Each parameter is multiplied once; the table too, for the logits.
-    attention = 2 * config.num_layers * config.num_heads * config.head_dim * context
-    return 2 * (config.num_params + attention)
+    width = architecture.num_heads * architecture.head_dim
+    attention = 2 * architecture.num_layers * width * context
+    return 2 * (architecture.num_params + attention)
 
 
 if __name__ == "__main__":

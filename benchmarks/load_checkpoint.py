@@ -1,11 +1,11 @@
 """Peak memory of reading a checkpoint, on one CPU device.
 
-    python benchmarks/load_checkpoint.py [--gigabytes=1.2] [--dtype=bfloat16]
+    python -m benchmarks.load_checkpoint [--gigabytes=1.2] [--dtype=bfloat16]
 
 Writes a checkpoint of random bfloat16 weights, Gemma 2 2B's shapes with fewer layers,
-in each format, and reads each in a process of its own. On a CPU the parameters are
-host memory too, so the figure to look at is what the peak has beyond them: it should
-be about the largest tensor (the embedding table), and not a second copy.
+in each format, and reads each in a process of its own. On a CPU the parameters are host
+memory too, so the figure that counts is the peak beyond them: it should be about the
+largest tensor (the embedding table), and not a second copy.
 """
 
 import argparse
@@ -22,39 +22,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pav_jax.gemma import checkpoint, sizes
+from benchmarks import peers
+from pav_jax.core.types import Params
+from pav_jax.gemma import checkpoint, forward, sizes
+from pav_jax.gemma.architecture import TransformerConfig
 
 
-def architecture(gigabytes: float):
+def sized(gigabytes: float) -> TransformerConfig:
     """Gemma 2 2B with as many layers as it takes, and a tenth of its vocabulary."""
-    config = dataclasses.replace(sizes.by_name("gemma2_2b"), vocab_size=25_600)
+    architecture = dataclasses.replace(sizes.by_name("gemma2_2b"), vocab_size=25_600)
     one, two = (
-        dataclasses.replace(config, layers=config.layers[:n]).num_params for n in (1, 2)
+        dataclasses.replace(architecture, layers=architecture.layers[:n]).num_params
+        for n in (1, 2)
     )
-    count = max(1, round((gigabytes * 1e9 / 2 - one) / (two - one)) + 1)
-    return dataclasses.replace(config, layers=config.layers[:count])
+    count = max(2, round((gigabytes * 1e9 / 2 - one) / (two - one)) + 1)
+    return dataclasses.replace(architecture, layers=architecture.layers[:count])
 
 
-def random_params(config):
+def random_params(architecture: TransformerConfig) -> Params:
     """A tree of bfloat16 arrays."""
-    from pav_jax.gemma import forward
-
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda leaf: jnp.asarray(
             rng.standard_normal(leaf.shape, np.float32), jnp.bfloat16
         ),
-        jax.eval_shape(lambda: forward.init_params(jax.random.key(0), config)),
+        jax.eval_shape(lambda: forward.init_params(jax.random.key(0), architecture)),
     )
 
 
-def write(folder: Path, config) -> None:
+def write(folder: Path, architecture: TransformerConfig) -> None:
     """The same weights in the package's nested and stacked formats and in HF's."""
-    import safetensors.numpy
     from orbax import checkpoint as ocp
 
-    params = random_params(config)
-    checkpoint.write(folder / "nested", params, architecture=config)
+    params = random_params(architecture)
+    checkpoint.write(folder / "nested", params, architecture=architecture)
 
     layers = {k: np.asarray(v) for k, v in params["layers"].items()}
     tree = {
@@ -81,34 +82,7 @@ def write(folder: Path, config) -> None:
         writer.save(folder / "stacked", tree)
 
     (folder / "hf").mkdir()
-    tensors = {
-        "model.embed_tokens.weight": np.asarray(params["embed"]),
-        "model.norm.weight": np.asarray(params["final_norm"]),
-    }
-    for i in range(config.num_layers):
-        p = {k: v[i] for k, v in layers.items()}
-        wide = p["q"].swapaxes(1, 2).reshape(-1, config.embed_dim)
-        for name, w in {
-            "self_attn.q_proj": wide,
-            "self_attn.k_proj": p["kv"][0].swapaxes(1, 2).reshape(-1, config.embed_dim),
-            "self_attn.v_proj": p["kv"][1].swapaxes(1, 2).reshape(-1, config.embed_dim),
-            "self_attn.o_proj": p["o"].reshape(-1, config.embed_dim).T,
-            "mlp.gate_proj": p["gate"][0].T,
-            "mlp.up_proj": p["gate"][1].T,
-            "mlp.down_proj": p["down"].T,
-            "input_layernorm": p["pre_attn_norm"],
-            "post_attention_layernorm": p["post_attn_norm"],
-            "pre_feedforward_layernorm": p["pre_mlp_norm"],
-            "post_feedforward_layernorm": p["post_mlp_norm"],
-        }.items():
-            tensors[f"model.layers.{i}.{name}.weight"] = np.ascontiguousarray(w)
-    safetensors.numpy.save_file(tensors, folder / "hf" / "model.safetensors")
-    stated = {
-        "model_type": "gemma2",
-        "num_hidden_layers": config.num_layers,
-        "vocab_size": config.vocab_size,
-    }
-    (folder / "hf" / "config.json").write_text(json.dumps(stated))
+    peers.save(folder / "hf", params, architecture)
 
 
 def memory(field: str) -> int:
@@ -119,7 +93,7 @@ def memory(field: str) -> int:
     raise LookupError(field)
 
 
-def read(path: Path, config, dtype) -> dict[str, float]:
+def read(path: Path, architecture, dtype) -> dict[str, float]:
     """Reads one, and watches this process's own memory (not the files it maps)."""
     jnp.zeros(1).block_until_ready()
     before, peak, done = memory("RssAnon"), [0], threading.Event()
@@ -131,7 +105,7 @@ def read(path: Path, config, dtype) -> dict[str, float]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     start = time.perf_counter()
-    params = checkpoint.read(path, architecture=config, dtype=dtype)
+    params = checkpoint.read(path, architecture=architecture, dtype=dtype)
     seconds = time.perf_counter() - start
     done.set()
     watcher.join()
@@ -148,33 +122,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gigabytes", type=float, default=1.2)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--write", help=argparse.SUPPRESS)
     parser.add_argument("--read", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    config = architecture(options.gigabytes)
+    architecture = sized(options.gigabytes)
+    if options.write:
+        write(Path(options.write), architecture)
+        return
     if options.read:
-        found = read(Path(options.read), config, jnp.dtype(options.dtype))
+        found = read(Path(options.read), architecture, jnp.dtype(options.dtype))
         print(json.dumps({k: round(v, 3) for k, v in found.items()}))
         return
-    table, mlp = config.vocab_size * config.embed_dim, config.mlp_dim * config.embed_dim
+    table = 2 * architecture.vocab_size * architecture.embed_dim  # bytes
+    gate = 2 * 2 * architecture.mlp_dim * architecture.embed_dim
+    stacked = gate * -(-architecture.num_layers // 2)
     print(
-        f"{config.num_layers} layers, {config.num_params * 2 / 1e9:.2f} GB on disk;"
-        f" largest tensors: {max(table, 2 * mlp) * 2 / 1e9:.2f} GB (stacked:"
-        f" {2 * mlp * 2 * -(-config.num_layers // 2) / 1e9:.2f} GB)"
+        f"{architecture.num_layers} layers, {architecture.num_params * 2 / 1e9:.2f} GB"
+        f" on disk; largest tensors: {max(table, gate) / 1e9:.2f} GB (stacked:"
+        f" {stacked / 1e9:.2f} GB)"
     )
     with tempfile.TemporaryDirectory() as folder:
-        writer = "import sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
-        writer += "import load_checkpoint as it\n"
-        writer += (
-            "it.write(pathlib.Path(sys.argv[2]), it.architecture(float(sys.argv[3])))"
-        )
-        here = str(Path(__file__).resolve().parent)
-        arguments = [here, folder, str(options.gigabytes)]
-        subprocess.run([sys.executable, "-c", writer, *arguments], check=True)
+        command = [sys.executable, "-m", "benchmarks.load_checkpoint"]
+        command += [f"--gigabytes={options.gigabytes}", f"--dtype={options.dtype}"]
+        subprocess.run([*command, f"--write={folder}"], check=True)
         for name in ("nested", "stacked", "hf"):
-            same = [f"--gigabytes={options.gigabytes}", f"--dtype={options.dtype}"]
             print(f"{name:8}", end="", flush=True)
-            command = [sys.executable, __file__, *same, f"--read={folder}/{name}"]
-            subprocess.run(command, check=True)
+            subprocess.run([*command, f"--read={folder}/{name}"], check=True)
 
 
 if __name__ == "__main__":

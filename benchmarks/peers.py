@@ -39,7 +39,9 @@ class TokenIds:
         return PAD
 
 
-def tunix_sampler(params: Params, config: TransformerConfig, capacity: int) -> Any:
+def tunix_sampler(
+    params: Params, architecture: TransformerConfig, capacity: int
+) -> Any:
     """Tunix's `Sampler` over our weights, for up to `capacity` tokens of a row."""
     from tunix.generate import sampler
     from tunix.models.gemma import model, params_safetensors
@@ -49,22 +51,22 @@ def tunix_sampler(params: Params, config: TransformerConfig, capacity: int) -> A
         "global": model.AttentionType.GLOBAL,
     }
     theirs = model.ModelConfig(
-        num_layers=config.num_layers,
-        num_embed=config.vocab_size,
-        embed_dim=config.embed_dim,
-        hidden_dim=config.mlp_dim,
-        num_heads=config.num_heads,
-        head_dim=config.head_dim,
-        num_kv_heads=config.num_kv_heads,
-        final_logit_softcap=config.final_softcap,
+        num_layers=architecture.num_layers,
+        num_embed=architecture.vocab_size,
+        embed_dim=architecture.embed_dim,
+        hidden_dim=architecture.mlp_dim,
+        num_heads=architecture.num_heads,
+        head_dim=architecture.head_dim,
+        num_kv_heads=architecture.num_kv_heads,
+        final_logit_softcap=architecture.final_softcap,
         use_post_attn_norm=True,
         use_post_ffw_norm=True,
-        attention_types=tuple(kinds[kind] for kind in config.layers),
-        attn_logits_soft_cap=config.attn_softcap,
-        sliding_window_size=config.window,
+        attention_types=tuple(kinds[kind] for kind in architecture.layers),
+        attn_logits_soft_cap=architecture.attn_softcap,
+        sliding_window_size=architecture.window,
     )
     with tempfile.TemporaryDirectory() as folder:
-        _save(Path(folder), params, config)
+        save(Path(folder), params, architecture)
         network = params_safetensors.create_model_from_safe_tensors(
             folder, theirs, dtype=np.float32
         )
@@ -73,28 +75,28 @@ def tunix_sampler(params: Params, config: TransformerConfig, capacity: int) -> A
         TokenIds(),
         sampler.CacheConfig(
             cache_size=capacity,
-            num_layers=config.num_layers,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
+            num_layers=architecture.num_layers,
+            num_kv_heads=architecture.num_kv_heads,
+            head_dim=architecture.head_dim,
         ),
     )
 
 
-def hugging_face_model(params: Params, config: TransformerConfig) -> Any:
+def hugging_face_model(params: Params, architecture: TransformerConfig) -> Any:
     """transformers' Gemma 2 over our weights."""
     import torch
     import transformers
 
     with tempfile.TemporaryDirectory() as folder:
-        _save(Path(folder), params, config)
+        save(Path(folder), params, architecture)
         network = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager"
         )
     return network.eval()
 
 
-def _save(folder: Path, params: Params, config: TransformerConfig) -> None:
-    """A checkpoint as transformers writes it."""
+def save(folder: Path, params: Params, architecture: TransformerConfig) -> None:
+    """Writes a checkpoint of a Gemma 2 as transformers does, into a folder."""
     from safetensors.numpy import save_file
 
     layers = {name: np.asarray(leaf) for name, leaf in params["layers"].items()}
@@ -110,15 +112,15 @@ def _save(folder: Path, params: Params, config: TransformerConfig) -> None:
     }
 
     def heads(w):  # [N, D, H] -> [N * H, D]
-        return w.swapaxes(1, 2).reshape(-1, config.embed_dim)
+        return w.swapaxes(1, 2).reshape(-1, architecture.embed_dim)
 
-    for i in range(config.num_layers):
+    for i in range(architecture.num_layers):
         layer = {name: leaf[i] for name, leaf in layers.items()}
         matrices = {
             "self_attn.q_proj": heads(layer["q"]),
             "self_attn.k_proj": heads(layer["kv"][0]),
             "self_attn.v_proj": heads(layer["kv"][1]),
-            "self_attn.o_proj": layer["o"].reshape(-1, config.embed_dim).T,
+            "self_attn.o_proj": layer["o"].reshape(-1, architecture.embed_dim).T,
             "mlp.gate_proj": layer["gate"][0].T,
             "mlp.up_proj": layer["gate"][1].T,
             "mlp.down_proj": layer["down"].T,
@@ -130,20 +132,20 @@ def _save(folder: Path, params: Params, config: TransformerConfig) -> None:
     fields = {
         "architectures": ["Gemma2ForCausalLM"],
         "model_type": "gemma2",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.embed_dim,
-        "intermediate_size": config.mlp_dim,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "query_pre_attn_scalar": round(config.query_scale**-2),
-        "sliding_window": config.window,
-        "attn_logit_softcapping": config.attn_softcap,
-        "final_logit_softcapping": config.final_softcap,
+        "vocab_size": architecture.vocab_size,
+        "hidden_size": architecture.embed_dim,
+        "intermediate_size": architecture.mlp_dim,
+        "num_hidden_layers": architecture.num_layers,
+        "num_attention_heads": architecture.num_heads,
+        "num_key_value_heads": architecture.num_kv_heads,
+        "head_dim": architecture.head_dim,
+        "query_pre_attn_scalar": round(architecture.query_scale**-2),
+        "sliding_window": architecture.window,
+        "attn_logit_softcapping": architecture.attn_softcap,
+        "final_logit_softcapping": architecture.final_softcap,
         "layer_types": [
             {"local": "sliding_attention", "global": "full_attention"}[kind]
-            for kind in config.layers
+            for kind in architecture.layers
         ],
         "pad_token_id": PAD,
         "eos_token_id": None,

@@ -1,11 +1,11 @@
 """Makes docs/scale.md: the paper's experiments, planned for TPU slices.
 
-    python benchmarks/scale.py
+    python -m benchmarks.scale
 
-Needs libtpu (pip install 'pav_jax[plan]') and no TPU. Compiling takes about two minutes
-a cell on two idle cores. What the compiler said is kept in docs/scale.json, step by
-step, and what is there is not compiled again: after a change to a step function delete
-what it concerns.
+Needs libtpu (pip install 'pav_jax[plan]'), but no TPU. Compiling takes about two
+minutes a cell on two idle cores. The compiler's answers are kept in docs/scale.json,
+step by step, and are not computed again: after a change to a step function, delete its
+entries.
 """
 
 import json

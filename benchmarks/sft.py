@@ -50,21 +50,25 @@ def main() -> list[dict[str, object]]:
     """Runs it; returns what `harness.report` did."""
     rng = np.random.default_rng(0)
     found = []
-    for name, config, rows, length in (
+    for name, architecture, rows, length in (
         ("tiny", TINY, ROWS, LENGTH),
         ("270M", SMALL, 4, 256),
     ):
-        tokens = rng.integers(1, config.vocab_size, (rows, length)).astype(np.int32)
+        tokens = rng.integers(1, architecture.vocab_size, (rows, length)).astype(
+            np.int32
+        )
         mask = np.ones(tokens.shape, np.float32) * (np.arange(length) >= PROMPT)
         batch = {"tokens": tokens, "mask": mask}
         optimizer = state.make_optimizer(OPTIMIZER)
-        loss = functools.partial(policy.sft_loss, architecture=config)
+        loss = functools.partial(policy.sft_loss, architecture=architecture)
         ours = state.make_train_step(loss, optimizer)
-        peer = state.make_train_step(_peer_loss(config), optimizer)
-        init = functools.partial(forward.init_params, architecture=config)
+        peer = state.make_train_step(_peer_loss(architecture), optimizer)
+        init = functools.partial(forward.init_params, architecture=architecture)
         ours_like = jax.eval_shape(init, jax.random.key(0))
-        peer_like = jax.eval_shape(lambda p, c=config: package_tree(p, c), ours_like)
-        model = harness.describe(config)
+        peer_like = jax.eval_shape(
+            lambda p, c=architecture: package_tree(p, c), ours_like
+        )
+        model = harness.describe(architecture)
         compiled = [
             _compiled(step, like, optimizer, batch)
             for step, like in ((ours, ours_like), (peer, peer_like))
@@ -78,7 +82,7 @@ def main() -> list[dict[str, object]]:
             )
         )
         params = init(jax.random.key(0))
-        trees = params, package_tree(params, config)
+        trees = params, package_tree(params, architecture)
         sides = [
             _Training(label, program, optimizer, tree, batch)
             for label, program, tree in zip(
@@ -144,8 +148,8 @@ def _peak_bytes(program: jax.stages.Compiled) -> int:
     )
 
 
-def _peer_loss(config: TransformerConfig) -> state.Loss:
-    model = package_model(config)
+def _peer_loss(architecture: TransformerConfig) -> state.Loss:
+    model = package_model(architecture)
 
     def loss(params, batch):
         out = model.apply({"params": params}, batch["tokens"][:, :-1])
@@ -156,7 +160,7 @@ def _peer_loss(config: TransformerConfig) -> state.Loss:
     return loss
 
 
-def package_model(config: TransformerConfig) -> Any:
+def package_model(architecture: TransformerConfig) -> Any:
     """The gemma package's network of this architecture."""
     from kauldron import kd
 
@@ -173,45 +177,45 @@ def package_model(config: TransformerConfig) -> Any:
     return gm.nn.Transformer(
         dtype=jnp.float32,
         config=gm.nn.config.TransformerConfig(
-            num_embed=config.vocab_size,
-            embed_dim=config.embed_dim,
-            hidden_dim=config.mlp_dim,
-            num_heads=config.num_heads,
-            head_dim=config.head_dim,
-            num_kv_heads=config.num_kv_heads,
-            final_logit_softcap=config.final_softcap,
+            num_embed=architecture.vocab_size,
+            embed_dim=architecture.embed_dim,
+            hidden_dim=architecture.mlp_dim,
+            num_heads=architecture.num_heads,
+            head_dim=architecture.head_dim,
+            num_kv_heads=architecture.num_kv_heads,
+            final_logit_softcap=architecture.final_softcap,
             use_post_attn_norm=True,
             use_post_ffw_norm=True,
-            attention_types=tuple(kinds[kind] for kind in config.layers),
+            attention_types=tuple(kinds[kind] for kind in architecture.layers),
             query_pre_attn_norm=scaling,
-            attn_logits_soft_cap=config.attn_softcap,
-            sliding_window_size=config.window,
+            attn_logits_soft_cap=architecture.attn_softcap,
+            sliding_window_size=architecture.window,
             transpose_gating_einsum=False,
-            use_qk_norm=config.qk_norm,
-            local_base_frequency=int(config.local_rope_base),
-            global_base_frequency=int(config.global_rope_base),
-            local_scale_factor=config.local_rope_scale,
-            global_scale_factor=config.global_rope_scale,
+            use_qk_norm=architecture.qk_norm,
+            local_base_frequency=int(architecture.local_rope_base),
+            global_base_frequency=int(architecture.global_rope_base),
+            local_scale_factor=architecture.local_rope_scale,
+            global_scale_factor=architecture.global_rope_scale,
         ),
     )
 
 
-def package_tree(params: Params, config: TransformerConfig) -> dict[str, Any]:
+def package_tree(params: Params, architecture: TransformerConfig) -> dict[str, Any]:
     """Our parameters as the package's model has them."""
     tree = {
         "embedder": {"input_embedding": params["embed"]},
         "final_norm": {"scale": params["final_norm"]},
     }
-    for i in range(config.num_layers):
+    for i in range(architecture.num_layers):
         layer = {name: leaf[i] for name, leaf in params["layers"].items()}
         attn = {"attn_vec_einsum": {"w": layer["o"]}}
-        if config.num_heads == config.num_kv_heads:
+        if architecture.num_heads == architecture.num_kv_heads:
             w = jnp.concatenate([layer["q"][None], layer["kv"]])
             attn["qkv_einsum"] = {"w": w}
         else:
             attn["q_einsum"] = {"w": layer["q"]}
             attn["kv_einsum"] = {"w": layer["kv"]}
-        if config.qk_norm:
+        if architecture.qk_norm:
             attn["_query_norm"] = {"scale": layer["q_norm"]}
             attn["_key_norm"] = {"scale": layer["k_norm"]}
         tree[f"layer_{i}"] = {

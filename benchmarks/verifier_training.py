@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.harness import Side
-from benchmarks.labelling import CONFIG
+from benchmarks.labelling import ARCHITECTURE
 from benchmarks.scoring import ENDS, random_verifier
 from pav_jax import verifier
 from pav_jax.train import step as state
@@ -39,7 +39,7 @@ def batches(seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]
     """
     rng = np.random.default_rng(seed)
     shape = (RESPONSES, ENDS[-1])
-    tokens = rng.integers(1, CONFIG.vocab_size, shape).astype(np.int32)
+    tokens = rng.integers(1, ARCHITECTURE.vocab_size, shape).astype(np.int32)
     labels = rng.uniform(size=(RESPONSES, len(ENDS)))
     whole = {name: np.zeros(shape, np.float32) for name in ("mask", "value", "weight")}
     whole["value"][:, ENDS - 1], whole["weight"][:, ENDS - 1] = labels, 1
@@ -58,7 +58,7 @@ def main() -> list[dict[str, object]]:
     """Runs it; returns what `harness.report` did."""
     whole, pairs, pair_tokens = batches()
     loss = functools.partial(
-        verifier.verifier_loss, architecture=CONFIG, language_weight=0.0
+        verifier.verifier_loss, architecture=ARCHITECTURE, language_weight=0.0
     )
     optimizer = state.make_optimizer(OPTIMIZER)
     step = state.make_train_step(loss, optimizer)
@@ -70,7 +70,7 @@ def main() -> list[dict[str, object]]:
         sides.append(Side(name, lambda t=training: labels * bool(t.run())))
     print(f"  losses {losses[0]:.7f} and {losses[1]:.7f}")
     np.testing.assert_allclose(*losses, atol=1e-5, rtol=0)
-    model = harness.describe(CONFIG)
+    model = harness.describe(ARCHITECTURE)
     name = "verifier training"
     return [
         harness.report(
@@ -89,7 +89,7 @@ class _Training:
 
     def __init__(self, step, optimizer, batch):
         self._step, self._batch = step, batch
-        self._state = state.init_state(random_verifier(CONFIG), optimizer)
+        self._state = state.init_state(random_verifier(ARCHITECTURE), optimizer)
 
     def run(self) -> float:
         """One step; the loss before it."""

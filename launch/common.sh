@@ -98,3 +98,27 @@ devices_of() {
   esac
   echo "$size"
 }
+
+# Machines of a slice: each has four chips, but small slices of some types are one machine.
+workers_of() {
+  local size=${1##*-}
+  case $1 in
+    v5litepod-* | v6e-*) if [ "$size" -le 8 ]; then size=1; else size=$((size / 4)); fi ;;
+    *) if [ "$size" -le 8 ]; then size=1; else size=$((size / 8)); fi ;;
+  esac
+  echo "$size"
+}
+
+# Stops at a name that clouds refuse: they want a letter first, and no more than so many
+# of a-z, 0-9 and -: check_name NAME MOST.
+check_name() {
+  local name=$1 most=$2
+  case $name in
+    *[!a-z0-9-]* | [!a-z]* | *-)
+      refuse "--name=$name must begin with a letter, hold only a-z, 0-9 and -, and not" \
+        "end in -"
+      ;;
+  esac
+  [ ${#name} -le "$most" ] ||
+    refuse "--name=$name has ${#name} characters; at most $most are allowed"
+}

@@ -92,9 +92,7 @@ need type image
 [ ${#REST[@]} -gt 0 ] || refuse "give the arguments of pav run after --"
 [ -n "$(rest_option workdir)" ] || refuse "give --workdir=... after --"
 devices_of "$type" >/dev/null
-case $name in
-  *[!a-z0-9-]* | -* | *-) refuse "--name=$name has more than a-z, 0-9 and - in it" ;;
-esac
+check_name "$name" 40 # XPK's bound
 
 if [ -n "$dry_run" ]; then
   create

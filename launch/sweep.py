@@ -27,7 +27,7 @@ sys.path.insert(0, str(HERE.parent))  # a checkout need not be installed
 
 from pav_jax.core.errors import UserError  # noqa: E402
 from pav_jax.distributed.signals import AGAIN, TERMINATED, Terminated, terminable  # noqa: E402
-from pav_jax.storage import artifacts, buckets, mirror  # noqa: E402
+from pav_jax.storage import artifacts, buckets  # noqa: E402
 from pav_jax.tools import sweeps  # noqa: E402
 
 METHODS = ("majority", "best_of_n_orm", "best_of_n_pav", "beam_q", "beam_pav")
@@ -35,7 +35,11 @@ _FIRST_PORT = 8476
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command line; returns 0, 1 if a run failed, or one of `stopping`."""
+    """Runs a command line; returns its exit code.
+
+    It is 0; 1 if a run failed; 2 for a mistake of the user; or one of
+    `pav_jax.distributed.signals`.
+    """
     arguments, launcher = _parse(sys.argv[1:] if argv is None else argv)
     try:
         with terminable():
@@ -118,7 +122,7 @@ def _command(arguments, launcher: list[str], run: sweeps.Run, place: int) -> lis
         command += ["--processes=1", f"--port={port}", *launcher]
     else:
         command += [f"--name={run.short_name}", *launcher]
-    if arguments.on == "tpu_vm" and not mirror.is_remote(arguments.root):
+    if arguments.on == "tpu_vm" and not buckets.is_remote(arguments.root):
         command.append(f"--fetch={Path(arguments.root) / run.name}")
     if arguments.dry_run:
         command.append("--dry_run")
@@ -127,11 +131,14 @@ def _command(arguments, launcher: list[str], run: sweeps.Run, place: int) -> lis
 
 
 def _run(arguments, run: sweeps.Run, command: list[str]) -> int:
-    """Runs one; of several at a time, each writes to a file of its own."""
+    """Runs one, and returns its exit code.
+
+    If several run at a time, the output of each goes to a file of its own.
+    """
     print(f"sweep: {run.name}", file=sys.stderr)
     log = None
     if arguments.jobs > 1 and not arguments.dry_run:
-        folder = mirror.local_folder(arguments.root)
+        folder = buckets.local_folder(arguments.root)
         folder.mkdir(parents=True, exist_ok=True)
         log = (folder / f"{run.name}.log").open("ab")
     process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -148,18 +155,18 @@ def _run(arguments, run: sweeps.Run, command: list[str]) -> int:
 
 
 def _collect(root: str, runs: list[sweeps.Run]) -> None:
-    """Writes sweep.tsv, sweep.md and sweep.svg."""
-    found = [(run, run.results(root)) for run in runs]
+    """Writes sweep.tsv, sweep.md and sweep.svg below `root`."""
+    outcomes = [(run, run.results(root)) for run in runs]
     fields = list(dict.fromkeys(field for run in runs for field in run.point))
     head = [*fields, "run", "base", "pass_at_n", *METHODS, "auc_last"]
-    rows = [_row(run, results, fields) for run, results in found]
+    rows = [_row(run, results, fields) for run, results in outcomes]
     tsv = "".join("\t".join(row) + "\n" for row in [head, *rows])
     md = "".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n"
         for row in [head, ["---"] * len(head), *rows]
     )
     files = {"sweep.tsv": tsv.encode(), "sweep.md": md.encode()}
-    done = [(run, results) for run, results in found if results is not None]
+    done = [(run, results) for run, results in outcomes if results is not None]
     if done:
         files["sweep.svg"] = _figure(done)
     for name, content in files.items():
@@ -170,13 +177,13 @@ def _collect(root: str, runs: list[sweeps.Run]) -> None:
 
 
 def _best(results: dict, method: str) -> dict | None:
-    """A method's point at the largest N that it was run with."""
+    """A method's results at the largest N that it was run with; None without any."""
     points = [row for row in results["search"] if row["method"] == method]
     return max(points, key=lambda row: row["n"], default=None)
 
 
 def _row(run: sweeps.Run, results: dict | None, fields: list[str]) -> list[str]:
-    """Accuracies with their 95% intervals; empty cells for a run that is not done."""
+    """Accuracies with their 95% intervals; empty cells if the run is not finished."""
     row = [str(run.point.get(field, "")) for field in fields]
     if results is None:
         return [*row, "not finished", *[""] * (len(METHODS) + 3)]

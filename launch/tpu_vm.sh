@@ -225,6 +225,18 @@ need type
 workdir=$(rest_option workdir)
 [ -n "$workdir" ] || refuse "give --workdir=... after --"
 devices_of "$type" >/dev/null
+check_name "$name" 61 # of a queued resource's node
+workers=$(workers_of "$type")
+if [ "$workers" -gt 1 ]; then
+  [ -n "$nfs" ] ||
+    refuse "$type has $workers workers, which need a folder that all of them see: give" \
+      "--nfs=SERVER:/SHARE"
+  case $workdir in
+    "$mount"/*) ;;
+    *) refuse "--workdir=$workdir has to be below --mount=$mount, which all $workers" \
+      "workers of $type see" ;;
+  esac
+fi
 
 code=$AGAIN
 for ((tried = 1; tried <= attempts; tried++)); do

@@ -1,9 +1,9 @@
 """Responses of a policy, and Monte Carlo labels of their steps (Sec. 4.2).
 
-A response that is labelled is one trunk; the `n_mc` continuations of each of its step
-prefixes are branches that leave it early, so the response is read once, not once a
-prefix. Labels stay counts (k correct of n): soft labels, `Q^BoK` and Theorem 3.1's
-terms are derived from them.
+A response to label is one trunk; the `n_mc` continuations of each of its step prefixes
+are branches that leave it early, so the response is read once, not once a prefix.
+Labels stay counts (k correct of n): soft labels, `Q^BoK` and Theorem 3.1's terms are
+derived from them.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,8 @@ from pav_jax import rollout
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.types import Params, Response, StepLabels
 from pav_jax.distributed import mesh
-from pav_jax.rollout import Request, Samples, SamplingConfig
+from pav_jax.gemma.sampling import SamplingConfig
+from pav_jax.rollout import Request, Samples
 from pav_jax.tasks.problems import Problems
 
 
@@ -34,21 +35,23 @@ def step_ends(tokens: Sequence[int], is_step_end: np.ndarray) -> np.ndarray:
 
 
 def prefix_ends(response: Response, is_step_end: np.ndarray) -> np.ndarray:
-    """Response tokens in each step prefix, int32 `[H + 1]`: 0 of the bare prompt."""
+    """Response tokens in each step prefix, int32 `[H + 1]`; the first is 0."""
     return np.append(np.int32(0), step_ends(response.tokens, is_step_end))
 
 
 def sampling_for(
     problems: Problems, temperature: float, *, branches: int
 ) -> SamplingConfig:
-    """How responses to some problems are sampled, on a grid with no row to spare.
+    """How responses to some problems are sampled, on a grid without spare rows.
+
+    If a trunk has fewer branches than `config.sampling.rows`, the grid has fewer rows
+    for each trunk and more trunks, in whole groups on every device of the active mesh.
 
     Args:
-      problems: `config.sampling` is the grid, `config.limits` the longest response.
+      problems: their config has the grid in `sampling`, and the longest response in
+        `limits.max_tokens`.
       temperature: of the draws.
-      branches: of each trunk; where they are fewer than `config.sampling.rows`, more
-        trunks take the place of the rows left over, as many as make whole groups for
-        every device of the active mesh.
+      branches: of each trunk.
     """
     grid = problems.config.sampling
     rows, per_group = min(grid.rows, branches), grid.get("trunks_per_group", 1)
@@ -82,13 +85,13 @@ def sample_responses(
       problems: what it responds to.
       indices: which of them.
       count: responses to each.
-      seed: names the draws.
+      seed: of the stream of draws.
       sampling: how they are drawn.
       ledger: counts are added to it.
-      advance: called whenever all responses to a problem are there.
+      advance: called whenever all responses to a problem are sampled.
 
     Returns:
-      `count` responses to each of `indices`, side by side, in order.
+      `count` responses to the first of `indices`, then to the second, and so on.
     """
     requests = [
         Request(
@@ -101,7 +104,7 @@ def sample_responses(
         )
         for index in indices
     ]
-    found: list[list[Response]] = [[] for _ in indices]
+    responses: list[list[Response]] = [[] for _ in indices]
     for place, samples in rollout.sample(
         params,
         requests,
@@ -109,19 +112,19 @@ def sample_responses(
         sampling=sampling,
         ledger=ledger,
     ):
-        found[place] = _graded(problems, indices[place], samples)
+        responses[place] = _graded(problems, indices[place], samples)
         advance()
-    return [response for responses in found for response in responses]
+    return [response for some in responses for response in some]
 
 
 def _graded(problems: Problems, index: int, samples: Samples) -> list[Response]:
-    """The samples of one problem as responses."""
+    """The samples for one problem as responses."""
     rows = zip(samples.tokens, samples.log_probs, samples.lengths, strict=True)
-    drawn = [(tuple(t[:n].tolist()), tuple(p[:n].tolist())) for t, p, n in rows]
-    outcomes = problems.are_correct([(index, tokens) for tokens, _ in drawn])
+    cut = [(tuple(t[:n].tolist()), tuple(p[:n].tolist())) for t, p, n in rows]
+    outcomes = problems.are_correct([(index, tokens) for tokens, _ in cut])
     return [
         Response(index, problems.prompts[index], *row, correct)
-        for row, correct in zip(drawn, outcomes, strict=True)
+        for row, correct in zip(cut, outcomes, strict=True)
     ]
 
 
@@ -140,10 +143,10 @@ def label_steps(
 
     Args:
       params: the policy whose Q is wanted.
-      problems: what the responses are to.
+      problems: what the responses answer.
       responses: the seed rollouts.
       n_mc: continuations of a prefix.
-      seed: names the continuations.
+      seed: of the stream of continuations.
       sampling: how they are drawn.
       ledger: counts are added to it.
       advance: called whenever a response is labelled.
@@ -156,7 +159,7 @@ def label_steps(
         _continuations(problems, response, stops, n_mc=n_mc, seed=seed)
         for response, stops in zip(responses, ends, strict=True)
     ]
-    found: list[StepLabels | None] = [None] * len(responses)
+    labels: list[StepLabels | None] = [None] * len(responses)
     for place, samples in rollout.sample(
         params,
         requests,
@@ -164,21 +167,21 @@ def label_steps(
         sampling=sampling,
         ledger=ledger,
     ):
-        found[place] = _counted(
+        labels[place] = _counted(
             problems, responses[place], ends[place], samples, n_mc=n_mc
         )
         advance()
-    return found
+    return labels
 
 
 def _continuations(
     problems: Problems, response: Response, stops: np.ndarray, *, n_mc: int, seed: int
 ) -> Request:
-    """`n_mc` branches from every step prefix of a response but the whole of it."""
+    """`n_mc` branches from every step prefix of a response, except the whole of it."""
     inner = stops[:-1]  # the whole response needs no continuation
     names = [rollout.prefix_id(response.tokens[:stop]) for stop in inner]
     return Request(
-        # What follows the last prefix, no branch sees.
+        # No branch sees what follows the last of these prefixes.
         trunk=response.prompt + response.tokens[: inner[-1]],
         prompt_length=len(response.prompt),
         prefixes=np.repeat(inner, n_mc) + len(response.prompt),

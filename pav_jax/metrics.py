@@ -51,12 +51,12 @@ def best_of_n(scores: np.ndarray, correct: np.ndarray, n: int) -> np.ndarray:
     for p in range(len(scores)):
         values, place = np.unique(scores[p], return_inverse=True)
         size = np.bincount(place, minlength=len(values))
-        share = np.bincount(place, weights=correct[p], minlength=len(values)) / size
+        right = np.bincount(place, weights=correct[p], minlength=len(values)) / size
         # P(the best of n is at or below each value), over subsets.
         at_or_below = np.exp(
             _log_binomial(np.cumsum(size), n) - _log_binomial(samples, n)
         )
-        out[p] = np.sum(np.diff(at_or_below, prepend=0.0) * share)
+        out[p] = np.sum(np.diff(at_or_below, prepend=0.0) * right)
     return out
 
 
@@ -114,6 +114,29 @@ def mean_interval(values: np.ndarray) -> tuple[float, tuple[float, float]]:
         return mean, (float(centre - half), float(centre + half))
     half = z * float(np.std(values, ddof=1)) / np.sqrt(count) if count > 1 else 1.0
     return mean, (mean - half, mean + half)
+
+
+def interpolate_log(
+    x: float, places: np.ndarray, values: np.ndarray
+) -> np.ndarray | None:
+    """`values` at `x`, taken to be linear in log x between the places.
+
+    Args:
+      x: positive, such as a number of tokens.
+      places: where the values were measured, `[N]`, positive and ascending.
+      values: float `[N, ...]`.
+
+    Returns:
+      float `[...]`; None if x is outside the places.
+    """
+    here, logs = np.log(x), np.log(places)
+    if not logs[0] <= here <= logs[-1]:
+        return None
+    high = int(np.searchsorted(logs, here))
+    low = max(high - 1, 0)
+    span = logs[high] - logs[low]
+    weight = (here - logs[low]) / span if span else 0.0
+    return (1 - weight) * values[low] + weight * values[high]
 
 
 def within_problem_auc(
@@ -277,7 +300,7 @@ def count_grades(grades: Sequence[Grade]) -> dict[str, int]:
 
 
 def failures(responses: Sequence[Response], verdicts: Sequence[Sequence[str]]) -> dict:
-    """Shares of responses by outcome: correct, or the kind of their first error."""
+    """Fractions of responses by outcome: correct, or the kind of their first error."""
     kinds = Counter(
         "correct"
         if response.correct

@@ -28,7 +28,7 @@ Values = Any  # float array of NumPy or JAX
 
 
 def best_of_k(q: Values, k: int) -> Values:
-    """The value of the prover BoK(π), elementwise (Sec. 3.4).
+    """The value of the prover BoK(π), elementwise (Sec. 3).
 
     `Q^BoK(s, a) = 1 - (1 - Q^π(s, a))^K`: no new rollouts are needed.
 
@@ -79,33 +79,10 @@ class Terms:
     alignment: float
 
 
-def exact_terms(
-    visits: np.ndarray, policy: np.ndarray, q_prover: np.ndarray, q_policy: np.ndarray
-) -> Terms:
-    """The terms where everything is known.
-
-    Args:
-      visits: float `[S]`, how often π visits each state; need not sum to one.
-      policy: float `[S, A]`, `π(a|s)`.
-      q_prover: float `[S, A]`, `Q^μ(s, a)`.
-      q_policy: float `[S, A]`, `Q^π(s, a)`.
-    """
-    weight = visits / np.sum(visits)
-
-    def centred(q):
-        return q - np.sum(policy * q, axis=1, keepdims=True)
-
-    prover, own = centred(q_prover), centred(q_policy)
-    return Terms(
-        float(np.sum(weight[:, None] * policy * prover**2)),
-        float(np.sum(weight[:, None] * policy * prover * own)),
-    )
-
-
 def failure_power(labels: StepLabels, power: int) -> np.ndarray:
     """Unbiased `(1 - Q)^power` of every prefix, float64 `[H + 1]`, from its counts.
 
-    It is the share of subsets of `power` continuations in which none is correct,
+    It is the fraction of subsets of `power` continuations in which none is correct,
     `C(n - k, power) / C(n, power)`; for a whole response, whose outcome is its
     value, that outcome.
 
@@ -117,7 +94,7 @@ def failure_power(labels: StepLabels, power: int) -> np.ndarray:
         raise UserError(
             f"a step prefix has {int(count[:-1].min())} continuations, but its value"
             f" to the power of {power} cannot be estimated without bias from fewer"
-            f" than {power}; raise labels.n_mc, or take a prover with a smaller K"
+            f" than {power}; raise config.labels.n_mc, or take a prover of smaller K"
         )
     tries = np.arange(power)
     inner = np.prod(
@@ -153,26 +130,7 @@ def prover_terms(
       UserError: no state has two responses, or a prefix has fewer than 2K
         continuations.
     """
-    # state -> action -> [how often taken, its estimates]
-    states: dict[tuple, dict[tuple, list]] = {}
-    prover_labels = labels if prover_labels is None else prover_labels
-    own_prover = prover_labels is labels
-    for response, own, other in zip(responses, labels, prover_labels, strict=True):
-        fails = 1.0 - failure_power(own, 1)
-        once, twice = failure_power(other, k), failure_power(other, 2 * k)
-        prover = 1.0 - once
-        square = 1.0 - 2.0 * once + twice
-        # Of the same continuations, so their product would not be unbiased.
-        cross = (
-            fails - once + failure_power(own, k + 1) if own_prover else prover * fails
-        )
-        estimates = np.stack([prover, square, fails, cross], axis=1)
-        for step in range(1, len(own.ends)):
-            start, stop = own.ends[step - 1], own.ends[step]
-            state = (response.problem, response.prompt, response.tokens[:start])
-            actions = states.setdefault(state, {})
-            action = response.tokens[start:stop]
-            actions.setdefault(action, [0, estimates[step]])[0] += 1
+    states = _states(responses, labels, prover_labels or labels, k)
     visits, variances, covariances = [], [], []
     for actions in states.values():
         times = np.array([times for times, _ in actions.values()], float)
@@ -185,12 +143,43 @@ def prover_terms(
     if not visits:
         raise UserError(
             "no two labelled responses share a state, so how steps from one state"
-            " differ cannot be told; raise rollouts.n_cov to 2 or more"
+            " differ cannot be measured; raise config.rollouts.n_cov to 2 or more"
         )
     return Terms(
         float(np.average(variances, weights=visits)),
         float(np.average(covariances, weights=visits)),
     )
+
+
+def _states(
+    responses: Sequence[Response],
+    labels: Sequence[StepLabels],
+    prover_labels: Sequence[StepLabels],
+    k: int,
+) -> dict[tuple, dict[tuple, list]]:
+    """state -> action -> [how often it was taken, estimates of its values].
+
+    The estimates are float64 `[4]`: `Q^μ`, its square, `Q^π`, and the product of
+    `Q^μ` and `Q^π`, each without bias.
+    """
+    states: dict[tuple, dict[tuple, list]] = {}
+    for response, own, other in zip(responses, labels, prover_labels, strict=True):
+        fails = 1.0 - failure_power(own, 1)
+        once, twice = failure_power(other, k), failure_power(other, 2 * k)
+        prover = 1.0 - once
+        square = 1.0 - 2.0 * once + twice
+        # Of the same continuations, so their product would not be unbiased.
+        cross = (
+            fails - once + failure_power(own, k + 1) if other is own else prover * fails
+        )
+        estimates = np.stack([prover, square, fails, cross], axis=1)
+        for step in range(1, len(own.ends)):
+            start, stop = own.ends[step - 1], own.ends[step]
+            state = (response.problem, response.prompt, response.tokens[:start])
+            actions = states.setdefault(state, {})
+            action = response.tokens[start:stop]
+            actions.setdefault(action, [0, estimates[step]])[0] += 1
+    return states
 
 
 def _covariance(

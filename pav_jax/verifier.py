@@ -76,10 +76,10 @@ def init_verifier(
       `{"network": ..., "head": ...}`.
     """
 
-    def from_key(_, shape):
+    def from_key(_, shape, dtype=None):  # importing gemma makes flax pass a dtype
         # Of this key itself, and not of one that flax derives from it, so that a run's
         # numbers do not depend on how flax does that.
-        return jax.random.normal(key, shape) * shape[0] ** -0.5
+        return jax.random.normal(key, shape, dtype) * shape[0] ** -0.5
 
     hidden = jnp.zeros((1, architecture.embed_dim))
     head = VerifierHead(from_key).init(jax.random.key(0), hidden)

@@ -18,9 +18,14 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
-# Where tensorflow-datasets keeps what it prepared; removed with the process.
-_PREPARED = tempfile.TemporaryDirectory(prefix="pav_tests_")
-os.environ["TFDS_DATA_DIR"] = _PREPARED.name
+# What tensorflow-datasets prepared, and what jax compiled: one folder for all processes
+# of a test run, so that none does again what another has done. The first process to
+# come here makes it, and removes it when it ends; the others find its name.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _KEPT = tempfile.TemporaryDirectory(prefix="pav_tests_")
+    os.environ["TFDS_DATA_DIR"] = os.path.join(_KEPT.name, "prepared")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_KEPT.name, "compiled")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -31,10 +31,12 @@ class Bucket(MemoryFileSystem):
             self._change()
         return super()._open(path, mode=mode, **kwargs)
 
-    def rm(self, path, recursive=False, maxdepth=None):
-        assert not recursive
+    def rm_file(self, path):
         self._change()
-        super().rm(path)
+        super().rm_file(path)
+
+    def makedirs(self, path, exist_ok=False):
+        """Does nothing: there are no folders, only names with slashes."""
 
     def mv(self, *args, **kwargs):
         raise NotImplementedError
@@ -44,7 +46,8 @@ class Bucket(MemoryFileSystem):
 
 def contents(monkeypatch, tmp_path):
     """A fixture: an empty bucket, and what is in gs://bucket/run, bytes by name."""
-    fsspec.register_implementation("gcs", Bucket, clobber=True)
+    for protocol in Bucket.protocol:
+        fsspec.register_implementation(protocol, Bucket, clobber=True)
     monkeypatch.setenv("PAV_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setattr(Bucket, "left", 10**9)
     Bucket.store.clear()

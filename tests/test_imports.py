@@ -1,5 +1,6 @@
 """Importing pav_jax is light: never TensorFlow, and no jax before it is needed."""
 
+import doctest
 import json
 import subprocess
 import sys
@@ -7,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+import pav_jax
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "pav_jax").rglob("*.py"))
@@ -103,3 +106,14 @@ def test_jax_runs_with_the_strict_settings():
     import jax
 
     assert jax.config.jax_numpy_rank_promotion == "raise"
+
+
+def test_the_example_of_the_package_is_true():
+    failed, tried = doctest.testmod(pav_jax)
+    assert tried > 3 and not failed
+
+
+def test_all_public_names_can_be_imported():
+    assert all(hasattr(pav_jax, name) for name in pav_jax.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'label_step'"):
+        pav_jax.label_step  # noqa: B018

@@ -1,41 +1,35 @@
 """Monte Carlo labels: where steps end, what is counted, and what that costs."""
 
 import functools
+import types
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
+from tiny import random_params
 
 from pav_jax import labels, rollout, verifier
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.types import Params, Response, StepLabels
-from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import tiny_gemma2
+from pav_jax.gemma.sampling import SamplingConfig
 from pav_jax.labels import step_ends
-from pav_jax.rollout import Request, SamplingConfig
+from pav_jax.rollout import Request
 from pav_jax.train.batches import Batches
 
 VOCAB, END, NEWLINES = 24, 3, (4, 9, 17, 20)
-CONFIG = tiny_gemma2(
+ARCHITECTURE = tiny_gemma2(
     VOCAB, num_layers=2, embed_dim=16, num_heads=4, num_kv_heads=2, mlp_dim=24, window=5
 )
 # Trunks of up to 16 tokens and up to 16 branches: few shapes to compile.
 SAMPLING = SamplingConfig(max_tokens=10, end_ids=(END,), trunks=3, rows=4)
-IS_STEP_END = np.isin(np.arange(VOCAB), NEWLINES)
 PROBLEM_IDS = (101, 7, 2_000_000_000)
 N_COV, N_MC, SEED = 2, 3, 5
 
 
 @functools.cache
 def _params() -> Params:
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(
-        functools.partial(forward.init_params, architecture=CONFIG), jax.random.key(0)
-    )
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype), shapes
-    )
+    return random_params(ARCHITECTURE)
 
 
 def _is_correct(problem: int, tokens) -> bool:
@@ -43,8 +37,23 @@ def _is_correct(problem: int, tokens) -> bool:
     return (sum(tokens) + problem) % 2 == 0
 
 
-def _are_correct(responses) -> list[bool]:
-    return [_is_correct(problem, tokens) for problem, tokens in responses]
+class ToyProblems:
+    """Three problems as `Problems` has them; keeps what it was asked to grade."""
+
+    architecture = ARCHITECTURE
+    is_step_end = np.isin(np.arange(VOCAB), NEWLINES)
+
+    def __init__(self):
+        rng = np.random.default_rng(1)
+        self.prompts = [tuple(rng.integers(0, VOCAB, n).tolist()) for n in (4, 6, 5)]
+        self.graded = []  # a list of (problem, tokens) for each call
+
+    def __getitem__(self, index):
+        return types.SimpleNamespace(id=PROBLEM_IDS[index])
+
+    def are_correct(self, responses):
+        self.graded.append([(problem, tuple(tokens)) for problem, tokens in responses])
+        return [_is_correct(problem, tokens) for problem, tokens in responses]
 
 
 # Where steps end.
@@ -84,56 +93,63 @@ def test_step_ends(tokens, ends):
 @functools.cache
 def _responses() -> tuple[tuple[Response, ...], Ledger]:
     """Seed rollouts of three problems, and one cut by hand to a trailing newline."""
-    rng = np.random.default_rng(1)
-    prompts = [tuple(rng.integers(0, VOCAB, n).tolist()) for n in (4, 6, 5)]
-    ledger, found = Ledger(), {}
-    for index, rows in labels.sample_responses(
+    problems, ledger, done = ToyProblems(), Ledger(), []
+    rows = labels.sample_responses(
         _params(),
-        prompts,
-        PROBLEM_IDS,
-        problem_indices=range(3),
+        problems,
+        range(3),
         count=N_COV,
         seed=0,
-        are_correct=_are_correct,
-        architecture=CONFIG,
         sampling=SAMPLING,
         ledger=ledger,
-    ):
-        found[index] = rows
-    rows = [row for index in range(3) for row in found[index]]
-    tokens = (0, 4, 1, 1, 9)
-    rows.append(
-        Response(1, prompts[1], tokens, (-1.0,) * 5, _is_correct(1, tokens)),
+        advance=lambda: done.append(1),
     )
+    assert len(done) == 3  # once for each problem
+    tokens = (0, 4, 1, 1, 9)
+    correct = _is_correct(1, tokens)
+    rows.append(Response(1, problems.prompts[1], tokens, (-1.0,) * 5, correct))
     return tuple(rows), ledger
 
 
 def _label(which, *, n_mc=N_MC, seed=SEED):
     """Labels of the chosen responses, what was graded for each, and the ledger."""
     responses = [_responses()[0][i] for i in which]
-    ledger, found, graded, seen = Ledger(), {}, {}, []
-
-    def are_correct(responses):
-        seen.extend((problem, tuple(tokens)) for problem, tokens in responses)
-        return _are_correct(responses)
-
-    for index, steps in labels.label_steps(
+    problems, ledger, done = ToyProblems(), Ledger(), []
+    steps = labels.label_steps(
         _params(),
+        problems,
         responses,
-        [PROBLEM_IDS[r.problem] for r in responses],
         n_mc=n_mc,
         seed=seed,
-        is_step_end=IS_STEP_END,
-        are_correct=are_correct,
-        architecture=CONFIG,
         sampling=SAMPLING,
         ledger=ledger,
-    ):
-        found[index], graded[index] = steps, tuple(seen)
-        seen.clear()
-    assert sorted(found) == list(range(len(responses)))
-    order = range(len(responses))
-    return [found[i] for i in order], [graded[i] for i in order], ledger
+        advance=lambda: done.append(1),
+    )
+    assert len(steps) == len(problems.graded) == len(done) == len(responses)
+    graded = [
+        _graded_for(response, labelled.ends, problems.graded, n_mc)
+        for response, labelled in zip(responses, steps, strict=True)
+    ]
+    return steps, graded, ledger
+
+
+def _graded_for(response, ends, calls, n_mc) -> tuple:
+    """The call that graded the continuations of a response's prefixes, in order.
+
+    Equal prefixes have equal continuations, so more than one call may be it.
+    """
+    starts = [response.tokens[:end] for end in ends[:-1] for _ in range(n_mc)]
+    matching = {
+        tuple(texts)
+        for texts in calls
+        if len(texts) == len(starts)
+        and all(
+            problem == response.problem and tokens[: len(start)] == start
+            for (problem, tokens), start in zip(texts, starts, strict=True)
+        )
+    }
+    [texts] = matching
+    return texts
 
 
 @functools.cache
@@ -145,7 +161,7 @@ def _sample_alone(trunk, prompt_length, prefix_length, key):
     [(_, samples)] = rollout.sample(
         _params(),
         [Request(trunk, prompt_length, np.array([prefix_length]), key)],
-        architecture=CONFIG,
+        architecture=ARCHITECTURE,
         sampling=SAMPLING,
         ledger=Ledger(),
     )
@@ -257,7 +273,7 @@ def test_a_label_of_three_tenths_stays_so():
     assert found.q.dtype == np.float32
     np.testing.assert_allclose(found.q, [0.3, 0.35, 1.0], rtol=1e-6)
     response = Response(0, (2, 5, 6), (8, 4, 8, 8, 3), (-1.0,) * 5, True)
-    steps = [list(zip(found.ends.tolist(), found.q.tolist(), strict=True))]
+    steps = [verifier.labelled_steps(found)]
     rows = verifier.verifier_rows([response], steps, balance=False)
     batch = Batches(rows, batch_size=1, seed=0)(0)
     assert batch["value"].dtype == np.float32
@@ -273,3 +289,28 @@ def test_every_fraction_survives():
             found = _fraction([k, n - k, 0], [n, n, 1])
             expected = np.array([k / n, (n - k) / n, 0.0])
             np.testing.assert_allclose(found.q, expected, rtol=1e-6)
+
+
+# The grid on which responses are sampled.
+
+
+def sampling(branches, **grid):
+    """On a grid of 6 trunks with 8 rows each."""
+    fields = dict(sampling=dict(trunks=6, rows=8) | grid, limits=dict(max_tokens=4))
+    tokenizer = types.SimpleNamespace(end_ids=(1,))
+    problems = types.SimpleNamespace(config=ConfigDict(fields), tokenizer=tokenizer)
+    return labels.sampling_for(problems, 1.0, branches=branches)
+
+
+@pytest.mark.parametrize(
+    ("branches", "expected"),
+    [(9, (6, 8, 3)), (8, (6, 8, 3)), (5, (9, 5, 3)), (3, (15, 3, 3)), (1, (48, 1, 3))],
+)
+def test_the_grid_has_no_row_to_spare_and_whole_groups(branches, expected):
+    found = sampling(branches, trunks_per_group=3)
+    assert (found.trunks, found.rows, found.trunks_per_group) == expected
+
+
+def test_every_device_has_a_group_of_trunks(monkeypatch):
+    monkeypatch.setattr(labels.mesh, "row_shards", lambda mesh: 4)
+    assert [sampling(n).trunks for n in (8, 7, 2, 1)] == [4, 4, 24, 48]

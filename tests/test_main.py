@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from stand_in import Bucket, contents
 
-import pav_jax
+import pav_jax.pipeline
 from pav_jax.core.errors import UserError
 from pav_jax.main import Terminated, main
 from pav_jax.pipeline.runner import Stage
@@ -41,7 +41,7 @@ def pipeline(monkeypatch, tmp_path):
     fake.stages = stages
     fake.report = lambda workdir: fake.seen.append(("report", str(workdir)))
     monkeypatch.setitem(sys.modules, "pav_jax.pipeline.stages", fake)
-    monkeypatch.setattr(pav_jax, "pipeline", fake, raising=False)
+    monkeypatch.setattr(pav_jax.pipeline, "stages", fake, raising=False)
     monkeypatch.chdir(tmp_path)
     tmp_path.joinpath("demo.py").write_text(CONFIG)
     return fake

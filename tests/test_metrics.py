@@ -149,6 +149,34 @@ def test_one_fraction_says_nothing():
     assert low <= 0 and high >= 1
 
 
+def test_interpolation_is_exact_for_what_is_linear_in_the_logarithm():
+    places = np.array([10.0, 30.0, 1000.0])
+    slopes, offsets = np.array([0.5, -2.0]), np.array([1.0, 3.0])
+
+    def line(x):
+        return offsets + slopes * np.log(x)
+
+    values = np.stack([line(x) for x in places])
+    for x in (10.0, 17.0, 30.0, 31.0, 400.0, 1000.0):
+        np.testing.assert_allclose(
+            metrics.interpolate_log(x, places, values), line(x), rtol=1e-12
+        )
+    # Half-way in the logarithm is the geometric mean.
+    np.testing.assert_allclose(
+        metrics.interpolate_log(np.sqrt(300.0), places, values),
+        (values[0] + values[1]) / 2,
+        rtol=1e-12,
+    )
+    assert metrics.interpolate_log(9.9, places, values) is None
+    assert metrics.interpolate_log(1001.0, places, values) is None
+
+
+def test_interpolation_of_a_single_place():
+    places, values = np.array([10.0]), np.array([[0.25]])
+    assert metrics.interpolate_log(10.0, places, values) == [0.25]
+    assert metrics.interpolate_log(10.1, places, values) is None
+
+
 def test_auc():
     rng = np.random.default_rng(3)
     scores = [rng.integers(0, 4, size) / 3.0 for size in (7, 5, 6, 4, 0)]

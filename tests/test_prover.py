@@ -1,14 +1,56 @@
-"""Theorem 3.1's terms: exact values on a tree, and unbiased ones from counts."""
+"""The paper's formulas; Theorem 3.1's terms, exact on a tree and without bias."""
 
 import itertools
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pav_jax import prover as theory
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Response, StepLabels
+from pav_jax.prover import advantages, best_of_k, effective_reward
+
+
+def test_best_of_k():
+    q = np.array([0.0, 0.1, 0.25, 0.9, 1.0])
+    np.testing.assert_allclose(best_of_k(q, 1), q, rtol=0, atol=1e-7)
+    for k in (1, 2, 4, 32):
+        ours = np.asarray(best_of_k(q, k))
+        assert (ours[0], ours[-1]) == (0.0, 1.0)
+        # One of K independent tries: the sum over how many of them succeed.
+        for value, chance in zip(q.tolist(), ours, strict=True):
+            some = sum(
+                math.comb(k, i) * value**i * (1 - value) ** (k - i)
+                for i in range(1, k + 1)
+            )
+            assert chance == pytest.approx(some, abs=1e-6)
+
+
+def test_advantages():
+    rng = np.random.default_rng(0)
+    q, previous = rng.random((2, 3, 4))
+    np.testing.assert_array_equal(advantages(q, previous), q - previous)
+    ours = advantages(best_of_k(q, 3), best_of_k(previous, 3))
+    np.testing.assert_allclose(ours, (1 - previous) ** 3 - (1 - q) ** 3, atol=1e-12)
+    # Of a response's prefixes: each less the one before, and in sum the whole way.
+    steps = advantages(q)
+    assert steps.shape == (3, 3)
+    for h in range(3):
+        np.testing.assert_array_equal(steps[:, h], q[:, h + 1] - q[:, h])
+    assert best_of_k(1.0, 4) - best_of_k(0.0, 4) == 1
+
+
+def test_effective_reward():
+    """Eq. 5; of JAX arrays it is a JAX array."""
+    q, progress = np.array([0.25, 0.5]), np.array([0.5, -0.25])
+    np.testing.assert_array_equal(effective_reward(q, progress, 2.0), [1.25, 0.0])
+    ours = effective_reward(jnp.asarray(q), jnp.asarray(progress), 2.0)
+    assert isinstance(ours, jax.Array)
+    np.testing.assert_array_equal(ours, [1.25, 0.0])
+
 
 # A tree of two steps, two actions each; leaves are right or wrong by chance, so
 # that values differ everywhere. States: the root, and one after each action.
@@ -36,9 +78,32 @@ def _value(policy):
     )
 
 
+def exact_terms(
+    visits: np.ndarray, policy: np.ndarray, q_prover: np.ndarray, q_policy: np.ndarray
+) -> theory.Terms:
+    """The terms where everything is known.
+
+    Args:
+      visits: float `[S]`, how often π visits each state; need not sum to one.
+      policy: float `[S, A]`, `π(a|s)`.
+      q_prover: float `[S, A]`, `Q^μ(s, a)`.
+      q_policy: float `[S, A]`, `Q^π(s, a)`.
+    """
+    weight = visits / np.sum(visits)
+
+    def centred(q):
+        return q - np.sum(policy * q, axis=1, keepdims=True)
+
+    prover, own = centred(q_prover), centred(q_policy)
+    return theory.Terms(
+        float(np.sum(weight[:, None] * policy * prover**2)),
+        float(np.sum(weight[:, None] * policy * prover * own)),
+    )
+
+
 def test_exact_terms_by_enumeration():
     mu = 1.0 - (1.0 - Q) ** 3
-    ours = theory.exact_terms(VISITS, POLICY, mu, Q)
+    ours = exact_terms(VISITS, POLICY, mu, Q)
     apart = aligned = 0.0
     for s in range(3):
         mean_mu = sum(POLICY[s, a] * mu[s, a] for a in range(2))
@@ -57,8 +122,8 @@ def test_exact_terms_by_enumeration():
 def test_the_terms_are_what_a_small_step_gains(alpha):
     """π' ∝ π exp(γ(Q^π + αA^μ)) gains γ(Var A^π + α alignment) to first order."""
     mu = 1.0 - (1.0 - Q) ** 3
-    own = theory.exact_terms(VISITS, POLICY, Q, Q)
-    prover = theory.exact_terms(VISITS, POLICY, mu, Q)
+    own = exact_terms(VISITS, POLICY, Q, Q)
+    prover = exact_terms(VISITS, POLICY, mu, Q)
     assert own.distinguishability == own.alignment  # μ = π
 
     def stepped(gamma):
@@ -130,7 +195,7 @@ def _expected(k, n, m, prover=None):
             apart += p * ours.distinguishability * states
             aligned += p * ours.alignment * states
     value = 1.0 - (1.0 - mu) ** k
-    exact = theory.exact_terms(np.ones(1), policy[None], value[None], q[None])
+    exact = exact_terms(np.ones(1), policy[None], value[None], q[None])
     return (apart, aligned), exact
 
 

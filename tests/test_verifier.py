@@ -40,36 +40,6 @@ def _params() -> verifier.Params:
 # Closed forms.
 
 
-def test_best_of_k():
-    q = jnp.array([0.0, 0.1, 0.25, 0.9, 1.0])
-    np.testing.assert_allclose(verifier.best_of_k(q, 1), q, rtol=0, atol=1e-7)
-    for k in (1, 2, 4, 32):
-        ours = np.asarray(verifier.best_of_k(q, k))
-        assert (ours[0], ours[-1]) == (0.0, 1.0)
-        # One of K independent tries: the sum over how many of them succeed.
-        for value, chance in zip(q.tolist(), ours, strict=True):
-            some = sum(
-                math.comb(k, i) * value**i * (1 - value) ** (k - i)
-                for i in range(1, k + 1)
-            )
-            assert chance == pytest.approx(some, abs=1e-6)
-
-
-def test_advantages():
-    rng = np.random.default_rng(0)
-    q, previous = jnp.asarray(rng.random((2, 3, 4)), jnp.float32)
-    np.testing.assert_allclose(
-        verifier.advantages(q, previous, 1), q - previous, atol=1e-7
-    )
-    ours = verifier.advantages(q, previous, 3)
-    np.testing.assert_allclose(ours, (1 - previous) ** 3 - (1 - q) ** 3, atol=1e-6)
-    np.testing.assert_array_equal(ours, -verifier.advantages(previous, q, 3))
-    np.testing.assert_array_equal(verifier.advantages(q, q, 3), jnp.zeros((3, 4)))
-    one, zero = jnp.ones(()), jnp.zeros(())
-    assert verifier.advantages(one, zero, 4) == 1
-    assert verifier.advantages(zero, one, 4) == -1
-
-
 # The loss.
 
 RESPONSES = [
@@ -116,7 +86,7 @@ _step_values = jax.jit(functools.partial(verifier.step_values, architecture=CONF
 
 @jax.jit
 def _forward(tokens):
-    model = _params()["model"]
+    model = _params()["network"]
     hidden = forward.hidden_states(model, tokens, architecture=CONFIG)
     return hidden, forward.logits(model, hidden, architecture=CONFIG)
 
@@ -228,7 +198,7 @@ def test_gradients_come_from_labelled_prefixes_alone():
     unlabelled = np.asarray(batch["weight"]) == 0
     assert not np.asarray(by_value)[unlabelled].any()
     assert np.asarray(by_value)[~unlabelled].all()
-    moved = np.asarray(by_params["model"]["embed"]).any(axis=1)
+    moved = np.asarray(by_params["network"]["embed"]).any(axis=1)
     read = {t for r in RESPONSES[:2] for t in r.prompt + r.tokens}
     assert not {10, 14, 21} & read
     assert set(np.flatnonzero(moved)) == read
@@ -314,7 +284,7 @@ def test_balance_of_one_kind_alone(value):
 
 
 def test_a_new_verifier_says_one_half():
-    params = verifier.init_verifier(jax.random.key(1), _params()["model"], CONFIG)
+    params = verifier.init_verifier(jax.random.key(1), _params()["network"], CONFIG)
     values = _step_values(params, _batch()["tokens"])
     np.testing.assert_array_equal(values, jnp.full_like(values, 0.5))
 
@@ -331,7 +301,7 @@ def test_training_reaches_the_soft_labels():
     batch = jax.tree.map(
         jnp.asarray, verifier.verifier_rows(responses, steps, balance=False)
     )
-    model = jax.tree.map(jnp.copy, _params()["model"])  # it will be donated
+    model = jax.tree.map(jnp.copy, _params()["network"])  # it will be donated
     params = verifier.init_verifier(jax.random.key(1), model, CONFIG)
     optimizer = optax.adam(1e-2)
     loss = functools.partial(

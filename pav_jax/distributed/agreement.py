@@ -1,6 +1,7 @@
-"""What processes that train as one program agree on; with one, its word is the answer.
+"""What processes that train as one program agree on after each step.
 
-They may only save, leave or read a checkpoint together: each of these waits for all.
+They may only save, leave or read a checkpoint together, since each of these waits for
+all. With one process there is nothing to agree on.
 """
 
 import collections
@@ -15,7 +16,7 @@ from pav_jax.distributed import mesh
 
 
 class Word(enum.IntEnum):
-    """What to do after a step; the greatest of what processes say counts."""
+    """What to do after a step; the greatest word of all processes counts."""
 
     GO_ON = 0
     SAVE = 1
@@ -25,8 +26,9 @@ class Word(enum.IntEnum):
 class Agreement:
     """Lets all processes do the same after each step.
 
-    Of several, each gives its word after every step, and hears `late` steps later what
-    was decided: to wait for that at once would leave the devices idle between steps.
+    Each of several processes gives its word after every step, and learns `late` steps
+    later what was decided: waiting for it at once would leave the devices idle between
+    steps. A single process gets its own word back at once.
     """
 
     def __init__(self, *, late: int):
@@ -41,6 +43,7 @@ class Agreement:
             self._decide = jax.jit(jnp.max, out_shardings=whole)
 
     def __call__(self, word: Word) -> Word:
+        """Gives this process's word; returns what all do now."""
         if not mesh.spans_processes():
             return word
         words = jax.make_array_from_callback(
@@ -49,7 +52,7 @@ class Agreement:
         self._decided.append(self._decide(words))
         if len(self._decided) <= self._late:
             return Word.GO_ON
-        heard = Word(int(self._decided.popleft()))
-        if heard:
-            self._decided.clear()  # what was asked meanwhile has now been done
-        return heard
+        decided = Word(int(self._decided.popleft()))
+        if decided:
+            self._decided.clear()  # what was asked meanwhile is done with this one
+        return decided

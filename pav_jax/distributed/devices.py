@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 from pav_jax.core.errors import UserError
+from pav_jax.core.words import counted
 from pav_jax.distributed.processes import Coordinator, join
 
 
@@ -37,16 +38,17 @@ def check(coordinator: Coordinator, *, expect: int | None, timeout: float) -> st
             " process hold them, and have all hosts started?"
         ) from None
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no word of why"])[-1]
+        last = (done.stderr.strip().splitlines() or ["it did not say why"])[-1]
         raise UserError(f"devices cannot be used: {last.removeprefix('pav: ')}")
     found = json.loads(done.stdout.splitlines()[-1])
-    said = (
-        f"{found['devices']} {found['kind']} device(s), {found['local']} of them here,"
-        f" in {found['processes']} process(es)"
+    devices = counted(found["devices"], f"{found['kind']} device")
+    there = (
+        f"{devices}, {found['local']} of them here, in"
+        f" {found['processes']} process{'' if found['processes'] == 1 else 'es'}"
     )
     if expect is not None and found["devices"] != expect:
-        raise UserError(f"there are {said}; --expect={expect}")
-    return said
+        raise UserError(f"there are {there}; --expect={expect}")
+    return there
 
 
 def _tell(coordinator: Coordinator) -> None:

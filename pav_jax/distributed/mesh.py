@@ -1,12 +1,12 @@
 """Meshes of devices.
 
-A mesh has three axes. `data` and `fsdp` share out the rows of a batch; `fsdp` and
-`tensor` also share out parameters, as `sharding.py` says.
+A mesh has three axes. The rows of a batch are sharded over `data` and `fsdp`;
+parameters are sharded over `fsdp` and `tensor`, as `sharding.py` says.
 
 A mesh is active for a whole process (`activate`), or within `jax.set_mesh`; functions
-that compute find it there. Without one, everything is on one device and nothing here
-does anything. Of several processes each has a mesh of its own devices active, and one
-over the devices of all (`global_mesh`) to train on.
+that compute find it there. Without one, everything is on one device and the functions
+here do nothing. If there are several processes, the active mesh of each is over its own
+devices, and there is one over the devices of all (`global_mesh`) to train on.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from pav_jax.core.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
-BATCH = ("data", "fsdp")  # the axes that share out the rows of a batch
+BATCH = ("data", "fsdp")  # the axes that the rows of a batch are sharded over
 PROCESS = "process"  # of the mesh that `by_process` makes
 
 _global: Mesh | None = None
@@ -33,13 +33,13 @@ def make_mesh(sizes: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh of a config's `mesh` section.
 
     Args:
-      sizes: a mapping from `AXES` to how many devices each has; one that is left out
-        has 1, and -1 takes what the others leave.
-      devices: those of all processes if not given.
+      sizes: a mapping from `AXES` to their sizes. The default is 1; one of them may be
+        -1, for as many devices as the others leave.
+      devices: those of all processes by default.
 
     Raises:
-      UserError: an axis is unknown, the product is not the number of devices, or a TPU
-        slice has no sides of which the axes are made.
+      UserError: an axis is unknown, the product is not the number of devices, or the
+        axes cannot be laid out on the sides of a TPU slice.
     """
     if devices is None:
         devices = jax.devices()
@@ -48,15 +48,15 @@ def make_mesh(sizes: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
     try:
         return jax.make_mesh(shape, AXES, kinds, devices=devices)
     except NotImplementedError as error:
-        said = " x ".join(f"{a}={n}" for a, n in zip(AXES, shape, strict=True))
+        stated = " x ".join(f"{a}={n}" for a, n in zip(AXES, shape, strict=True))
         raise UserError(
-            f"config.mesh is {said}, of which an axis is no product of sides of the"
-            f" slice: {error}"
+            f"config.mesh is {stated}, which cannot be laid out on the slice: each axis"
+            f" has to be a product of its sides ({error})"
         ) from error
 
 
 def axis_sizes(sizes: Any, count: int) -> tuple[int, ...]:
-    """As `make_mesh` does: how many of `count` devices each of `AXES` has."""
+    """The sizes of `AXES` on `count` devices; see `make_mesh`."""
     sizes = dict(sizes)
     if unknown := sizes.keys() - set(AXES):
         raise UserError(
@@ -68,9 +68,9 @@ def axis_sizes(sizes: Any, count: int) -> tuple[int, ...]:
     if shape.count(-1) == 1 and given > 0 and count % given == 0:
         shape[shape.index(-1)] = count // given
     if min(shape) < 1 or math.prod(shape) != count:
-        said = " x ".join(f"{a}={sizes.get(a, 1)}" for a in AXES)
+        stated = " x ".join(f"{a}={sizes.get(a, 1)}" for a in AXES)
         raise UserError(
-            f"config.mesh is {said}, and there are {count} devices; the product"
+            f"config.mesh is {stated}, and there are {count} devices; the product"
             " must be their number (one axis may be -1, for what the others leave)"
         )
     return tuple(shape)
@@ -80,27 +80,28 @@ def parse(text: str) -> dict[str, int]:
     """The sizes in a text such as "fsdp=-1,tensor=2".
 
     Raises:
-      UserError: it is none.
+      UserError: the text has another form.
     """
     try:
         pairs = [part.split("=") for part in text.split(",")]
         return {axis: int(size) for axis, size in pairs}
     except ValueError as error:
         raise UserError(
-            f"{text!r} is no mesh; write one as fsdp=-1,tensor=2, of the axes"
+            f"{text!r} is no mesh; write it as fsdp=-1,tensor=2; the axes are"
             f" {', '.join(AXES)}"
         ) from error
 
 
 def activate(config: Any) -> None:
-    """Makes the mesh of a config the one of this process.
+    """Makes the mesh of a config the active one of this process.
 
-    There is none without a `mesh` section, or with a single device. With several
-    processes the section is of the devices of all; this process gets its share. On a
-    CPU they may be its cores, where jax has not started yet and no size is -1.
+    Without a `mesh` section, or with a single device, no mesh is active. If there are
+    several processes, the section describes the devices of all of them, and the active
+    mesh is over those of this process. On a CPU, cores become devices if no size is -1
+    and jax has not started yet.
 
     Raises:
-      UserError: the section does not go with the devices.
+      UserError: the section does not fit the devices.
     """
     global _global
     if not config.get("mesh"):
@@ -115,10 +116,10 @@ def activate(config: Any) -> None:
 
 
 def _offer_cores(wanted: int) -> None:
-    """Lets each of `wanted` cores be a device of its own, where there are that many.
+    """Makes each of `wanted` CPU cores a device, if there are that many.
 
-    A CPU is one device otherwise, whose cores share out one product at a time; with
-    rows of its own, a core seldom waits for another. It says nothing to accelerators.
+    By default a CPU is one device, whose cores work on one product at a time; a core
+    that has rows of its own seldom waits for another. Accelerators are not affected.
     """
     if 1 < wanted <= (os.cpu_count() or 1):
         with contextlib.suppress(RuntimeError):  # jax has started: as it is
@@ -126,7 +127,10 @@ def _offer_cores(wanted: int) -> None:
 
 
 def global_mesh() -> Mesh | None:
-    """The mesh over the devices of all processes, if the config asks for one."""
+    """The mesh over the devices of all processes.
+
+    None if there is only one process, or the config has no `mesh`.
+    """
     return _global
 
 
@@ -138,20 +142,20 @@ def spans_processes() -> bool:
 
 @functools.cache
 def by_process(mesh: Mesh) -> Mesh:
-    """The devices of a mesh over all processes, an axis `PROCESS` before the others.
+    """The mesh over all processes, rearranged: an axis `PROCESS`, then the others.
 
-    Those of a process lie as on the mesh of its own, which has the same `tensor`. So
-    what is shared out over `tensor` alone is whole in every process, wherever the
-    topology of the devices has put the axes of `mesh`.
+    The devices of one process are arranged as on its own mesh (`local_mesh_of`), which
+    has the same `tensor`. So an array that is sharded over `tensor` alone is whole in
+    every process, wherever the topology has put the devices along the axes of `mesh`.
 
     Raises:
-      UserError: `tensor` goes beyond one process.
+      UserError: `tensor` is larger than one process.
     """
     devices = sorted(mesh.devices.flat, key=lambda d: (d.process_index, d.id))
     count = len({device.process_index for device in devices})
-    share = process_sizes(mesh.shape, len(devices) // count)
+    sizes = process_sizes(mesh.shape, len(devices) // count)
     own = [
-        make_mesh(share, part.tolist()).devices
+        make_mesh(sizes, part.tolist()).devices
         for part in np.split(np.array(devices), count)
     ]
     axes = (PROCESS, *AXES)
@@ -160,19 +164,24 @@ def by_process(mesh: Mesh) -> Mesh:
 
 
 def local_mesh_of(mesh: Mesh) -> Mesh:
-    """Of a mesh over all processes, the mesh of this one's devices."""
+    """The mesh over this process's devices, from the mesh over those of all."""
     devices = by_process(mesh).devices[jax.process_index()]
     kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
     return Mesh(devices, AXES, axis_types=kinds)
 
 
 def process_sizes(sizes: Mapping[str, int], count: int) -> dict[str, int]:
-    """The sizes of a mesh of one process's `count` devices, from those of all.
+    """The sizes of a mesh over one process's devices.
 
-    It has the same `tensor`, as much of `fsdp` as there is room for, and `data`.
+    It has the same `tensor`, as much of `fsdp` as there is room for, and `data` for the
+    rest.
+
+    Args:
+      sizes: of the mesh over all processes.
+      count: devices of one process.
 
     Raises:
-      UserError: `tensor` goes beyond one process.
+      UserError: `tensor` is larger than one process.
     """
     tensor = sizes["tensor"]
     if count % tensor:
@@ -185,17 +194,17 @@ def process_sizes(sizes: Mapping[str, int], count: int) -> dict[str, int]:
 
 
 def by_device_shards(f: Callable, in_specs: Any, out_specs: Any) -> Callable:
-    """`f`, run by every device for its own rows of a batch, within a jit.
+    """`f`, run by every device on its own rows of a batch, within a jit.
 
-    Left to itself the partitioner gathers all rows where an update names the rows that
-    it is for, as that of a cache does: two gathers a layer, at every token. Here
-    nothing goes from rows to rows but what `f` says (`sum_over_shards`). `tensor` is
-    left to the partitioner.
+    By default the partitioner gathers all rows for an update that names its rows, such
+    as the update of a cache: two gathers a layer, at every token. Here rows depend on
+    each other only where `f` says so (`sum_over_shards`). `tensor` is left to the
+    partitioner. Without a mesh this is `f` itself.
 
     Args:
-      f: takes and gives arrays; it sees a device's rows of those that are shared out.
+      f: takes and returns arrays; of a sharded one it sees the device's rows.
       in_specs: a `PartitionSpec` for each argument, of no axes but `BATCH`.
-      out_specs: the same of the results.
+      out_specs: the same for the results.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return f
@@ -214,25 +223,25 @@ def in_device_shard() -> bool:
 
 
 def sum_over_shards(x: jax.Array) -> jax.Array:
-    """The sum over the devices that share out a batch, in `by_device_shards`."""
+    """The sum of `x` over the batch axes, within `by_device_shards`; else `x`."""
     return jax.lax.psum(x, BATCH) if in_device_shard() else x
 
 
 def max_over_shards(x: jax.Array) -> jax.Array:
-    """The largest of what they have."""
+    """The maximum of `x` over the batch axes, within `by_device_shards`; else `x`."""
     return jax.lax.pmax(x, BATCH) if in_device_shard() else x
 
 
 def row_shards(mesh: Mesh) -> int:
-    """How many devices of a mesh share out the rows of a batch; 1 without one."""
+    """How many shards the rows of a batch have on a mesh; 1 if the mesh is empty."""
     return math.prod(mesh.shape.get(axis, 1) for axis in BATCH)
 
 
 def check_rows(count: int, mesh: Mesh) -> None:
     """Raises UserError if a mesh does not divide the rows of a batch."""
-    share = row_shards(mesh)
-    if count % share:
+    shards = row_shards(mesh)
+    if count % shards:
         raise UserError(
-            f"a batch of {count} rows is not a multiple of data x fsdp = {share},"
-            " the devices of config.mesh that share them out"
+            f"a batch of {count} rows is not a multiple of data x fsdp = {shards}, the"
+            " axes of config.mesh that it is sharded over"
         )

@@ -13,7 +13,7 @@ PORT = 8476
 # and the service by which processes meet and wait.
 _SIGNS_OF_LOSS = ("gloo", "coordination service", "barrier")
 
-# A process that has said nothing for so long is taken for dead, and the others stop.
+# A process that has been silent for so long counts as dead, and the others stop.
 _HEARTBEAT_SECONDS = 60
 
 

@@ -1,12 +1,12 @@
-"""Where every array of a network is on a mesh: one table of rules, and its use.
+"""Where every array of a network is on a mesh: one table of rules, and what uses it.
 
-While training, `fsdp` shares out parameters and optimizer state, and gathers them a
-layer at a time. Sampling and scoring hold the weights whole along `fsdp`, since to
-gather them for every token would cost more than the token. In both, `tensor` shares out
-heads, the feed-forward layer and the vocabulary.
+For training (`TRAIN`), parameters and optimizer state are sharded over `fsdp`, and
+gathered a layer at a time. For sampling and scoring (`DECODE`), weights are whole along
+`fsdp`, since gathering them for every token would cost more than the token. In both,
+heads, the feed-forward layer and the vocabulary are sharded over `tensor`.
 
 Functions find the active mesh themselves (`pav_jax.distributed.mesh`). Without one,
-everything is on one device and nothing here does anything.
+everything is on one device, and constraints do nothing.
 """
 
 import re
@@ -19,12 +19,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from pav_jax.core.errors import UserError
 from pav_jax.distributed.mesh import BATCH, check_rows
 
-# Rules: the mesh axis of each kind of dimension. None is whole on every device.
+# Rules: the mesh axis of each kind of dimension. None: whole on every device.
 Rules = dict[str, str | None]
 TRAIN: Rules = {"vocab": "tensor", "heads": "tensor", "mlp": "tensor", "embed": "fsdp"}
 DECODE: Rules = TRAIN | {"embed": None}
 
-# What each dimension of each parameter is, by the end of the parameter's name. A
+# The kind of each dimension of each parameter, by the end of the parameter's name. A
 # dimension that is None is whole everywhere; so are scalars, which need no rule.
 DIMENSIONS: dict[str, dict[str, tuple[str | None, ...]]] = {
     "network": {
@@ -46,14 +46,14 @@ DIMENSIONS: dict[str, dict[str, tuple[str | None, ...]]] = {
 
 
 def constrain(x: jax.Array, *axes: Any) -> jax.Array:
-    """`x`, with its leading dimensions shared out over mesh axes, within a jit."""
+    """`x`, with its leading dimensions sharded over mesh axes, within a jit."""
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))
 
 
 def constrain_one(x: jax.Array, dimension: int, axis: str) -> jax.Array:
-    """As `constrain`, of one dimension alone; the others stay where they are."""
+    """As `constrain`, for one dimension only; the others stay as they are."""
     if jax.sharding.get_abstract_mesh().empty:
         return x
     spec = [PartitionSpec.UNCONSTRAINED] * x.ndim
@@ -62,19 +62,21 @@ def constrain_one(x: jax.Array, dimension: int, axis: str) -> jax.Array:
 
 
 def constrain_batch(tree: Any) -> Any:
-    """Arrays `[B, ...]`, their rows shared out, within a jit."""
+    """Arrays `[B, ...]`, their rows sharded over the batch axes, within a jit."""
     return jax.tree.map(lambda x: constrain(x, BATCH) if x.ndim else x, tree)
 
 
 def constrain_params(tree: Any, rules: Rules) -> Any:
-    """A tree with parameters in it, each where its rule says, within a jit."""
+    """A tree with parameters in it, sharded as the rules say, within a jit."""
     if jax.sharding.get_abstract_mesh().empty:
         return tree
     return jax.lax.with_sharding_constraint(tree, specs(tree, rules))
 
 
 def place(tree: Any, rules: Rules) -> Any:
-    """A tree with parameters in it, moved to where its rules say; else to a device.
+    """A tree with parameters in it, moved to where the rules say on the active mesh.
+
+    Without a mesh it is moved to the first device.
 
     Raises:
       UserError: the active mesh does not divide a parameter.
@@ -83,7 +85,7 @@ def place(tree: Any, rules: Rules) -> Any:
 
 
 def place_batch(batch: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Arrays `[B, ...]` of the host: on a mesh, each device is sent its rows.
+    """Arrays `[B, ...]` of the host, moved to the active mesh, if there is one.
 
     Every process is given the same batch, and sends the rows of its own devices.
 
@@ -100,7 +102,7 @@ def place_batch(batch: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _put(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-    """`device_put`, also of what every process has onto the devices of all."""
+    """`device_put`; if every process has the leaf, also onto the devices of all."""
     if sharding.is_fully_addressable or not getattr(leaf, "is_fully_addressable", True):
         return jax.device_put(leaf, sharding)
     host = np.asarray(leaf)
@@ -113,7 +115,7 @@ def shardings(tree: Any, rules: Rules, mesh: Mesh | None = None) -> Any:
     Args:
       tree: arrays or their shapes.
       rules: `TRAIN` or `DECODE`.
-      mesh: the active one if not given; the first device if none is.
+      mesh: the active one by default; the first device if there is none.
 
     Raises:
       UserError: the mesh does not divide a parameter.
@@ -133,7 +135,7 @@ def shardings(tree: Any, rules: Rules, mesh: Mesh | None = None) -> Any:
 
 
 def specs(tree: Any, rules: Rules) -> Any:
-    """What of each leaf is shared out over which axes, as `PartitionSpec`s.
+    """The `PartitionSpec` of each leaf.
 
     Args:
       tree: a network's parameters, or anything that holds some under the same names,
@@ -141,8 +143,8 @@ def specs(tree: Any, rules: Rules) -> Any:
       rules: `TRAIN` or `DECODE`.
 
     Raises:
-      ValueError: no rule is for a leaf, two are, one is for other dimensions; or one
-        of a group of rules is for nothing while others of the group are in use.
+      ValueError: a leaf has no rule, two rules, or one for another number of
+        dimensions; or a rule of a group has no leaf while others of the group have.
     """
     used = set()
 

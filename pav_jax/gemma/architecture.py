@@ -1,4 +1,4 @@
-"""Shapes and switches of a Gemma text transformer."""
+"""The architecture of a Gemma text transformer."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ class TransformerConfig:
       head_dim: width of one head; even, for RoPE.
       layers: the attention kind of each layer, 'local' or 'global'.
       window: tokens a local layer sees, itself included.
-      query_scale: what queries are multiplied by (Gemma 2 27B differs).
+      query_scale: what queries are multiplied by; the 27B models differ.
       attn_softcap: tanh cap on attention logits; None for Gemma 3.
       final_softcap: tanh cap on output logits; None for Gemma 3.
       qk_norm: RMS-normalise queries and keys (Gemma 3).
@@ -26,8 +26,8 @@ class TransformerConfig:
       global_rope_base: RoPE base of global layers.
       local_rope_scale: RoPE position divisor of local layers.
       global_rope_scale: RoPE position divisor of global layers.
-      transposed_gate: how the gemma package's files hold the gate, `[2, F, D]`
-        rather than `[2, D, F]`; nothing else depends on it.
+      transposed_gate: whether the gemma package's files hold the gate as `[2, F, D]`
+        and not `[2, D, F]`; nothing else depends on it.
     """
 
     vocab_size: int

@@ -1,8 +1,8 @@
 """Reads published checkpoints into our parameter tree, and writes them back.
 
-A checkpoint is read one tensor at a time, each straight to its place (and its
-shards) in parameters that are allocated once, so that the host never holds more than
-one tensor beside them.
+A checkpoint is read one tensor at a time, each directly into its place (and its shards)
+in parameters that are allocated once, so that the host never holds more than one tensor
+beside them.
 """
 
 import functools
@@ -34,9 +34,9 @@ def read(
 
     Args:
       path: the folder of an Orbax checkpoint (nested, flat or stacked), or one with
-        config.json and safetensors. What it has beside the text model is left out.
-      architecture: of the network. Embeddings of no token at the end of the table
-        may be more or fewer than the checkpoint's.
+        config.json and safetensors. Only the text model is read.
+      architecture: of the network. The spare embeddings at the end of the table, which
+        belong to no token, may be more or fewer than the checkpoint's.
       dtype: of the parameters returned.
       shardings: where the parameters go: a tree like that of
         `forward.init_params`; by default the first device.
@@ -45,8 +45,8 @@ def read(
       The tree of `forward.init_params`.
 
     Raises:
-      UserError: there is no checkpoint, it is damaged, or it is of another
-        architecture: a tensor is missing, unknown or of another shape.
+      UserError: there is no checkpoint, it is damaged, or it has another
+        architecture: a tensor is missing, unknown or has another shape.
     """
     source = _open(path)
     if isinstance(source, HuggingFaceSource):
@@ -69,7 +69,7 @@ def read(
         holder, places = tree, shardings
         if piece.at:
             holder, places = tree["layers"], shardings["layers"]
-        leaf = holder.pop(piece.leaf)  # else the donated array stays referenced
+        leaf = holder.pop(piece.leaf)  # or the donated array would stay referenced
         tensor = _on_device(
             piece.ours(source.read(piece.name)),
             _without_leading(places[piece.leaf], len(piece.at)),
@@ -80,10 +80,10 @@ def read(
 
 
 def _open(path: Path) -> Source:
-    """The checkpoint in a folder, of whichever format it is.
+    """The checkpoint in a folder, in either format.
 
     Raises:
-      UserError: there is none, or it is damaged.
+      UserError: there is no checkpoint, or it is damaged.
     """
     if not path.is_dir():
         raise UserError(f"there is no checkpoint folder {path}")
@@ -98,7 +98,7 @@ def _open(path: Path) -> Source:
 
 
 def _without_leading(sharding: jax.sharding.Sharding, axes: int):
-    """The sharding of a part of an array that has no `axes` leading axes."""
+    """The sharding of what one index of the first `axes` axes selects."""
     if not isinstance(sharding, jax.sharding.NamedSharding):
         return sharding
     spec = jax.sharding.PartitionSpec(*sharding.spec[axes:])
@@ -106,7 +106,7 @@ def _without_leading(sharding: jax.sharding.Sharding, axes: int):
 
 
 def _on_device(tensor: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
-    """The tensor in the dtype it has; each device is sent its shard alone."""
+    """The tensor in its own dtype; each device is sent only its shard."""
     return jax.make_array_from_callback(
         tensor.shape, sharding, lambda index: np.ascontiguousarray(tensor[index])
     )
@@ -114,13 +114,13 @@ def _on_device(tensor: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _insert(leaf: jax.Array, tensor: jax.Array, at: tuple[int, ...]) -> jax.Array:
-    """`leaf.at[at].set(tensor)`, but in place: that scatters, which copies the leaf."""
+    """`leaf.at[at].set(tensor)` in place; the scatter itself would copy the leaf."""
     tensor = tensor.astype(leaf.dtype).reshape((1,) * len(at) + tensor.shape)
     return jax.lax.dynamic_update_slice(leaf, tensor, at + (0,) * (leaf.ndim - len(at)))
 
 
 def _check_fields(path: Path, stated: dict[str, Any], architecture: TransformerConfig):
-    """Compares what config.json says; shapes do not tell windows and scales."""
+    """Compares config.json; shapes alone do not show windows and scales."""
     for name, found in stated_fields(stated).items():
         expected = getattr(architecture, name)
         if isinstance(expected, float) and isinstance(found, int | float):
@@ -129,7 +129,7 @@ def _check_fields(path: Path, stated: dict[str, Any], architecture: TransformerC
             same = found == expected
         if not same:
             raise UserError(
-                f"the checkpoint {path} is of another architecture: its config.json"
+                f"the checkpoint {path} has another architecture: its config.json"
                 f" says {name}={_brief(found)}, where {_brief(expected)} is expected"
             )
 
@@ -141,7 +141,7 @@ def _brief(value: Any) -> str:
 
 
 def _check_tensors(path: Path, source: Source, pieces: list[Piece]) -> None:
-    """Names what is missing, of another shape, or of no use to the architecture."""
+    """Raises UserError if a tensor is missing, unknown, or has another shape."""
     found = source.shapes
     wrong = [
         f"tensor {p.name} of shape {list(p.shape)} is missing"
@@ -167,8 +167,9 @@ def write(path: Path, params: Params, *, architecture: TransformerConfig) -> Non
     Args:
       path: a folder that does not exist.
       params: the tree of `forward.init_params`, in the dtype to write.
-      architecture: one of `sizes.by_name` for the package's own models,
-        whose tables have spare rows, here filled with the padding token's.
+      architecture: of the network; for the package's own models, one of
+        `sizes.by_name`, whose tables have spare rows. These are filled with the padding
+        token's.
     """
     table = params["embed"]
     if (spare := architecture.vocab_size - len(table)) > 0:

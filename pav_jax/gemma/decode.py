@@ -1,14 +1,13 @@
 """Attention over shared trunks and private branches: the engine's model half.
 
-Every sampling job is many short continuations of few shared prefixes. A trunk
-is a prefix that G groups of M branches each read but never write; a branch adds
-a short private suffix. Where a branch leaves its trunk is just a length: the
-mask `t < trunk_length`, so continuations of every prefix of a response need
-nothing but integers.
+Every sampling job is many short continuations of few shared prefixes. A trunk is a
+prefix that M branches read but never write; a branch adds a short private suffix. The
+place where a branch leaves its trunk is just a length, the mask `t < trunk_length`: to
+continue every prefix of a response, nothing is copied.
 
-Shape letters: G trunks, M branches of each, S new tokens, T trunk capacity, C
-suffix capacity, K kv heads, H head_dim; one array a layer, since a cache that
-is stacked over layers is copied at every step on CPU.
+Shape letters: G trunks, M branches of each, S new tokens, T trunk capacity, C suffix
+capacity, N heads, K kv heads, H head_dim. There is one array a layer, since a cache
+that is stacked over layers is copied at every step on a CPU.
 """
 
 import dataclasses
@@ -43,7 +42,8 @@ def prefill(
 
     Args:
       params: the tree of `forward.init_params`.
-      tokens: int32 `[G, T]`, real tokens first; padding is computed and unread.
+      tokens: int32 `[G, T]`, real tokens first; what is computed for padding is not
+        read.
       architecture: of the network.
 
     Returns:
@@ -86,10 +86,11 @@ def empty_suffix(
 
 
 def for_extend(params: Params) -> Params:
-    """Parameters in the form that `extend` reads fastest, where they are.
+    """Parameters in the form that `extend` reads fastest on their device.
 
-    A CPU copies what it slices, of stacked layers all weights at every token: there
-    each layer gets buffers of its own. Elsewhere the slice is read in place.
+    On a CPU a slice is a copy: with stacked layers, all weights would be copied at
+    every token. So each layer gets buffers of its own. Other devices read a slice in
+    place.
     """
     on_cpu = all(d.platform == "cpu" for d in params["embed"].devices())
     return _unstack(params) if on_cpu else params
@@ -102,10 +103,10 @@ def _unstack(params: Params) -> Params:
 
 
 def copy_rows(suffix: KeyValues, parents: jax.Array, used: jax.Array) -> KeyValues:
-    """Branch m of trunk g becomes what branch `parents[g, m]` of it was.
+    """Branch m of trunk g becomes a copy of branch `parents[g, m]`.
 
-    In place, a stretch of tokens at a time, as far as there are tokens: what lies
-    beyond is most of a suffix, and is not copied.
+    In place, a stretch of tokens at a time, as far as there are tokens: the rest, which
+    is most of a suffix, is not copied.
 
     Args:
       suffix: `[G, M, K, C, H]` a layer.
@@ -113,7 +114,7 @@ def copy_rows(suffix: KeyValues, parents: jax.Array, used: jax.Array) -> KeyValu
       used: int32 scalar, the most tokens that a branch holds.
 
     Returns:
-      The suffix, in which only the first `used` tokens mean anything.
+      The suffix, of which only the first `used` tokens are valid.
     """
     capacity = suffix.keys[0].shape[3]
     size = math.gcd(capacity, 16)
@@ -145,8 +146,8 @@ def extend(
 ) -> tuple[KeyValues, jax.Array]:
     """Appends S tokens to every branch, in one pass.
 
-    Tokens past a branch's real ones are written beyond its length, where the
-    mask hides them until they are overwritten; past the capacity they are
+    A branch may have fewer real tokens than S: the rest is written beyond its length,
+    where the mask hides it until it is overwritten. Tokens past the capacity are
     dropped.
 
     Args:
@@ -158,15 +159,13 @@ def extend(
       suffix_length: int32 `[G, M]`, tokens that the suffix holds before this.
       architecture: of the network.
       trunk_start: int32 `[G, M]`, where in T each branch's trunk begins, if several
-        are laid end to end; else all begin at 0.
+        trunks lie end to end; by default all begin at 0.
 
     Returns:
       The suffix with the tokens' keys and values, and hidden states
       `[G, M, S, D]`.
     """
-    groups, branches, count = tokens.shape
-    kv_heads, head_dim = architecture.num_kv_heads, architecture.head_dim
-    queries = count * architecture.num_heads // kv_heads  # of a kv head, in one branch
+    count = tokens.shape[-1]
     offset = suffix_length[..., None] + jnp.arange(count)[None, None]  # [G, M, S]
     position = trunk_length[..., None] + offset
     angles = forward.rope_angles(position, architecture)
@@ -174,60 +173,94 @@ def extend(
     on_trunk, on_suffix = _masks(
         trunk, suffix, start, position, offset, architecture=architecture
     )
-    # Every axis but the last is indexed. A window over kv heads too would have a TPU
-    # turn the cache around for the update, and back, at every token.
-    row = (
-        jnp.arange(groups)[:, None, None, None],
-        jnp.arange(branches)[None, :, None, None],
-        jnp.arange(kv_heads)[None, None, None],
-        offset[..., None],
-    )
+    at = _places(offset, architecture.num_kv_heads)
     new_keys, new_values = [], []
     x = forward.embed(params, tokens)
     for i, kind in enumerate(architecture.layers):
         layer = _layer(params, i)
         q, k, v = forward.project_qkv(layer, x, angles[kind], architecture=architecture)
-        keys = suffix.keys[i].at[row].set(k, mode="drop")
-        values = suffix.values[i].at[row].set(v, mode="drop")
-        # A trunk's queries are those of all its branches: one matrix product. Scores
-        # on trunk and suffix are never laid end to end; they meet in the maximum and
-        # the sum that a softmax needs of them.
-        q = q.reshape(groups, branches, count, kv_heads, -1, head_dim)
-        q = q.transpose(0, 1, 3, 2, 4, 5)  # [G, M, K, S, P, H]
-        q = q.reshape(groups, branches, kv_heads, queries, head_dim)
-        far = jnp.einsum(
-            "gkqh,gkth->gkqt",
-            q.swapaxes(1, 2).reshape(groups, kv_heads, -1, head_dim),
-            trunk.keys[i],
-        )
-        near = jnp.einsum("gmkqh,gmkch->gmkqc", q, keys)
-        far = forward.mask_scores(far, on_trunk[kind], architecture=architecture)
-        near = forward.mask_scores(near, on_suffix[kind], architecture=architecture)
-        top = jnp.maximum(_by_branch(jnp.max(far, -1), branches), jnp.max(near, -1))
-        far = jnp.exp(far - _by_trunk(top)[..., None])
-        near = jnp.exp(near - top[..., None])
-        total = _by_branch(jnp.sum(far, -1), branches) + jnp.sum(near, -1)
-        encoded = jnp.einsum("gkqt,gkth->gkqh", far.astype(v.dtype), trunk.values[i])
-        encoded = _by_branch(encoded, branches)
-        encoded += jnp.einsum("gmkqc,gmkch->gmkqh", near.astype(v.dtype), values)
-        encoded = (encoded / total[..., None]).astype(v.dtype)
-        encoded = encoded.reshape(groups, branches, kv_heads, count, -1, head_dim)
-        encoded = encoded.transpose(0, 1, 3, 2, 4, 5)
-        encoded = encoded.reshape(
-            groups, branches, count, architecture.num_heads, head_dim
+        new_keys.append(suffix.keys[i].at[at].set(k, mode="drop"))
+        new_values.append(suffix.values[i].at[at].set(v, mode="drop"))
+        encoded = _attend(
+            q,
+            (trunk.keys[i], trunk.values[i], on_trunk[kind]),
+            (new_keys[i], new_values[i], on_suffix[kind]),
+            architecture=architecture,
         )
         x = forward.finish_layer(layer, x, encoded)
-        new_keys.append(keys)
-        new_values.append(values)
     x = forward.rms_norm(x, params["final_norm"])
     return KeyValues(tuple(new_keys), tuple(new_values)), x
+
+
+def _places(offset: jax.Array, kv_heads: int) -> tuple[jax.Array, ...]:
+    """Where in `[G, M, K, C, H]` new tokens go, as an index; `offset` is `[G, M, S]`.
+
+    It has every axis but the last. A window over kv heads too would make a TPU
+    transpose the cache for the update, and back, at every token.
+    """
+    groups, branches, _ = offset.shape
+    return (
+        jnp.arange(groups)[:, None, None, None],
+        jnp.arange(branches)[None, :, None, None],
+        jnp.arange(kv_heads)[None, None, None],
+        offset[..., None],
+    )
+
+
+def _attend(q, trunk, suffix, *, architecture: TransformerConfig) -> jax.Array:
+    """Attention of new tokens over their trunk and their own suffix, as one softmax.
+
+    The queries of all branches of a trunk are one matrix product with it. Scores on
+    trunk and suffix are never concatenated: a softmax needs only their common maximum
+    and sum (log-sum-exp).
+
+    Args:
+      q: queries `[G, M, S, N, H]`.
+      trunk: keys and values `[G, K, T, H]`, and what queries see of them, bool
+        `[G, 1, M * Q, T]`, with Q = S * N / K.
+      suffix: keys and values `[G, M, K, C, H]`, and bool `[G, M, 1, Q, C]`.
+      architecture: of the network.
+
+    Returns:
+      `[G, M, S, N, H]`.
+    """
+    trunk_keys, trunk_values, on_trunk = trunk
+    suffix_keys, suffix_values, on_suffix = suffix
+    shape, branches, dtype = q.shape, q.shape[1], trunk_values.dtype
+    q = _by_kv_head(q, architecture.num_kv_heads)
+    far = jnp.einsum("gkqh,gkth->gkqt", _by_trunk(q), trunk_keys)
+    near = jnp.einsum("gmkqh,gmkch->gmkqc", q, suffix_keys)
+    far = forward.mask_scores(far, on_trunk, architecture=architecture)
+    near = forward.mask_scores(near, on_suffix, architecture=architecture)
+    top = jnp.maximum(_by_branch(jnp.max(far, -1), branches), jnp.max(near, -1))
+    far = jnp.exp(far - _by_trunk(top)[..., None])
+    near = jnp.exp(near - top[..., None])
+    total = _by_branch(jnp.sum(far, -1), branches) + jnp.sum(near, -1)
+    encoded = jnp.einsum("gkqt,gkth->gkqh", far.astype(dtype), trunk_values)
+    encoded = _by_branch(encoded, branches)
+    encoded += jnp.einsum("gmkqc,gmkch->gmkqh", near.astype(dtype), suffix_values)
+    return _by_token((encoded / total[..., None]).astype(dtype), shape)
+
+
+def _by_kv_head(q: jax.Array, kv_heads: int) -> jax.Array:
+    """`[G, M, S, N, H]` as `[G, M, K, Q, H]`, with Q = S * N / K."""
+    groups, branches, count, _, head_dim = q.shape
+    q = q.reshape(groups, branches, count, kv_heads, -1, head_dim)
+    q = q.transpose(0, 1, 3, 2, 4, 5)  # [G, M, K, S, N / K, H]
+    return q.reshape(groups, branches, kv_heads, -1, head_dim)
+
+
+def _by_token(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """`[G, M, K, Q, H]` as `shape`, which is `[G, M, S, N, H]`."""
+    x = x.reshape(*x.shape[:3], shape[2], -1, x.shape[-1])
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(shape)
 
 
 def _layer(params: Params, i: int) -> Params:
     """One layer's parameters.
 
-    Pairs come apart in the same slice as the layer: of a slice that two products read,
-    a TPU's compiler makes a copy, at every token.
+    Pairs are separated by the same slice as the layer: a TPU's compiler copies a slice
+    that two products read, at every token.
     """
     if isinstance(params["layers"], tuple):
         return params["layers"][i]

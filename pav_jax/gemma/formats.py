@@ -1,6 +1,6 @@
-"""What formats of checkpoints have in common.
+"""What the formats of checkpoints have in common.
 
-A format is a `Source`: it says which `Piece`s make up our parameter tree and reads
+A format is a `Source`: it lists the `Piece`s that make up our parameter tree, and reads
 one tensor at a time. There are two: `package_format` and `hugging_face`.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from pav_jax.core.errors import UserError
 from pav_jax.gemma.architecture import TransformerConfig
 
-# Checkpoints differ in how many rows, of no token, end the embedding table.
+# Embedding tables end in rows that belong to no token; checkpoints differ in how many.
 SPARE_ROWS = 256
 
 
@@ -25,10 +25,10 @@ class Piece:
 
     Attributes:
       name: the checkpoint's name for the tensor.
-      shape: the shape that it must have there.
+      shape: the shape that it must have in the checkpoint.
       leaf: the name of our parameter.
-      at: the leading indices at which the tensor goes into our parameter; empty
-        if it is the whole of it.
+      at: the leading indices at which the tensor goes into our parameter; empty if it
+        is the whole parameter.
       ours: the tensor in our layout, as a view.
     """
 
@@ -48,7 +48,7 @@ class Source(Protocol):
         ...
 
     def pieces(self, architecture: TransformerConfig) -> list[Piece]:
-        """What the architecture is made of, in an order good for reading."""
+        """The pieces of an architecture, in a good order for reading."""
         ...
 
     def read(self, name: str) -> np.ndarray:
@@ -59,10 +59,15 @@ class Source(Protocol):
 def embedding_piece(
     name: str, architecture: TransformerConfig, found: tuple[int, ...] | None
 ) -> Piece:
-    """The embedding table, its spare rows cut or filled up to the config's.
+    """The embedding table, with as many spare rows as the architecture has.
 
-    The row of the padding token fills up, since it is never to be sampled; a row of
-    zeros would have the logit 0, which can be a large one.
+    Missing rows become copies of the padding token's, which is never to be sampled; a
+    row of zeros would have the logit 0, which can be large.
+
+    Args:
+      name: the checkpoint's name for the table.
+      architecture: of the network.
+      found: the table's shape in the checkpoint; None if it is missing.
     """
     size = architecture.vocab_size
     rows = found[0] if found else size
@@ -79,6 +84,7 @@ def embedding_piece(
 
 @contextlib.contextmanager
 def damage_is_a_user_error(path: Path) -> Iterator[None]:
+    """A context that raises UserError for any error in reading `path`."""
     try:
         yield
     except UserError:

@@ -1,10 +1,10 @@
 """Gemma's forward pass as pure functions over one stacked parameter tree.
 
-The `gemma` package is the reference (tests hold the two equal). What differs is
-the shape: layers are stacked along a leading axis, so that training scans over
-them with remat; keys and values are stored `[..., kv_head, time, head_dim]`, so
-that appending to a cache copies nothing; and the vocabulary is only touched for
-the positions and tokens that are asked for.
+The `gemma` package is the reference (tests hold the two equal). The differences are
+these: layers are stacked along a leading axis, so that training scans over them with
+remat; keys and values are stored `[..., kv_head, time, head_dim]`, so that appending to
+a cache copies nothing; and logits are computed only for the positions and tokens that
+are asked for.
 
 Shape letters: B batch, T time, D embed_dim, N query heads, K kv heads, H
 head_dim, F mlp_dim, V vocabulary, L layers.
@@ -16,12 +16,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pav_jax.core.types import Params
 from pav_jax.distributed.mesh import BATCH
 from pav_jax.distributed.sharding import constrain, constrain_one
 from pav_jax.gemma import vocabulary
 from pav_jax.gemma.architecture import TransformerConfig
 
-Params = dict[str, Any]
 _MASKED = -2.3819763e38  # what the gemma package uses; finite, so no NaN rows
 
 
@@ -30,9 +30,9 @@ def init_params(
 ) -> Params:
     """Random parameters; the key is consumed.
 
-    Matrices are normal with variance 1/fan_in, norm scales are zero (a scale
-    is applied as `1 + scale`), and the embedding has standard deviation
-    1/sqrt(D), since Gemma multiplies embeddings by sqrt(D).
+    Matrices are normal with variance 1/fan_in; norm scales are zero (a scale is applied
+    as `1 + scale`); the embedding has standard deviation 1/sqrt(D), since Gemma
+    multiplies embeddings by sqrt(D).
     """
     c = architecture
     shapes = {
@@ -94,9 +94,9 @@ def rope_angles(
 def _rotate(x: jax.Array, angle: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Applies RoPE to `x [..., N, H]` by angles `[..., H/2]`.
 
-    Each half times the cosine, plus the other half times the sine, of which the first
-    is negative. Turning the halves around is an index of the same loop, where laying
-    two results end to end is a branch for every element: on a CPU, a tenth of decoding.
+    Each half times the cosine, plus the other half times the sine, negative for the
+    first half. Swapping the halves is an index of the same loop, while concatenating
+    two results is a branch for every element: on a CPU, a tenth of decoding.
     """
     sin, cos = (a[..., None, None, :] for a in angle)
     halves = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, -1)
@@ -115,35 +115,36 @@ def _scaled(x: jax.Array) -> jax.Array:
 
 
 def _look_up(table: jax.Array, tokens: jax.Array) -> jax.Array:
-    """`table[tokens]`, `[B, T, D]`, by every device for its columns of the table.
+    """`table[tokens]`, `[B, T, D]`; every device looks up its columns of the table.
 
-    On a mesh, tokens and then activations change places; the table, which is larger,
-    stays where it is.
+    On a mesh, tokens and then activations move between devices; the table, which is
+    larger, does not.
     """
     rows = constrain(table[constrain(tokens, "data")], "data", None, "fsdp")
     return constrain(rows, BATCH)
 
 
 def _spread(x: jax.Array) -> jax.Array:
-    """`x [B, T, D]` with the tokens of a row shared out over `tensor`.
+    """`x [B, T, D]` with the tokens of a row sharded over `tensor`.
 
-    So it is between layers, where the backward pass keeps it, and in norms. A sum over
-    shares of heads or columns and this are one operation, which sends half of what the
-    sum alone would. The engine's `[G, M, S, D]`, of few tokens, stays as it is.
+    This is the form between layers, where the backward pass keeps it, and in norms.
+    With the sum over shards of heads or columns before it, it is one operation (a
+    reduce-scatter), which sends half of what the sum alone would. The engine's
+    `[G, M, S, D]`, with few tokens, stays as it is.
     """
     return constrain(x, BATCH, "tensor") if x.ndim == 3 else x
 
 
 def _gathered(x: jax.Array) -> jax.Array:
-    """`x [B, T, D]` with all tokens of its rows, for a product with shares of heads.
+    """`x [B, T, D]` with all tokens of its rows, for a product with shards of heads.
 
-    Its gradient is spread as `x` was.
+    Its gradient is sharded as `x` was.
     """
     return constrain(_spread(x), BATCH) if x.ndim == 3 else x
 
 
 def _summed(x: jax.Array) -> jax.Array:
-    """The other way: a sum over shares, spread; its gradient has all tokens."""
+    """The reverse: a sum over shards, spread; its gradient has all tokens."""
     return _spread(constrain(x, BATCH)) if x.ndim == 3 else x
 
 
@@ -211,11 +212,11 @@ def finish_layer(layer: Params, x: jax.Array, encoded: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _widen(x: jax.Array, matrix: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """`x [..., D] @ matrix [D, F]` in `dtype`, where F is the larger.
+    """`x [..., D] @ matrix [D, F]` in `dtype`, where F is larger than D.
 
-    For the gradient of the matrix either `x` or the cotangent is turned around. By
-    jax's own rule it is the cotangent, the wider one, with all the arithmetic that it
-    comes from: on a CPU, a third of a training step.
+    The gradient of the matrix needs either `x` or the cotangent transposed. jax's own
+    rule transposes the cotangent, which is wider, together with all the arithmetic that
+    it comes from: on a CPU, a third of a training step. Here it is `x`.
     """
     return jnp.einsum("...d,df->...f", x, matrix, preferred_element_type=dtype)
 
@@ -244,9 +245,9 @@ def hidden_states(
 ) -> Any:
     """Final-norm hidden states of whole sequences.
 
-    Causal attention lets right padding follow the real tokens unmasked: no
-    real token sees it, and what padding computes is not read. The backward pass
-    computes each layer again, from its input, which is all that is stored of it.
+    Right padding needs no mask: attention is causal, so no real token sees it, and
+    what is computed for it is not read. The backward pass computes each layer again,
+    from its input, which is all that is stored.
 
     Args:
       params: the tree of `init_params`.
@@ -315,8 +316,8 @@ def token_log_probs(
 ) -> jax.Array:
     """Float32 log-probability `[B, T]` of `targets [B, T]` given `hidden [B, T, D]`.
 
-    Of a vocabulary larger than `chunk`, at most that many logits of a token are
-    there at once, in the backward pass too, which computes them again.
+    If the vocabulary is larger than `chunk`, at most `chunk` logits of a token exist at
+    once, also in the backward pass, which computes them again.
     """
     table, cap = params["embed"], architecture.final_softcap
     if len(table) > chunk:

@@ -1,4 +1,4 @@
-"""Hugging Face's directories: config.json and safetensors, as transformers writes."""
+"""Hugging Face's checkpoints: config.json and safetensors, as transformers writes."""
 
 import json
 from pathlib import Path
@@ -24,6 +24,8 @@ _HF_NORMS = {
     "k_norm": "self_attn.k_norm",
 }
 _HF_TABLE = "embed_tokens.weight"
+_HF_HEAD = "lm_head.weight"
+_ROWS = 4096  # of a table that are compared at once
 
 
 class HuggingFaceSource:
@@ -51,8 +53,10 @@ class HuggingFaceSource:
                 f" {_HF_TABLE}; it should have one"
             )
         self._prefix = tables[0].removesuffix(_HF_TABLE)
+        if heads := [name for name in tensors if name.endswith(_HF_HEAD)]:
+            self._check_tied(tables[0], heads[0], tensors)
         for name, (file, shape) in tensors.items():
-            if name.startswith(self._prefix) and not name.endswith("lm_head.weight"):
+            if name.startswith(self._prefix) and not name.endswith(_HF_HEAD):
                 short = name.removeprefix(self._prefix)
                 self._files[short], self.shapes[short] = file, shape
 
@@ -61,6 +65,33 @@ class HuggingFaceSource:
         import safetensors
 
         return safetensors.safe_open(file, framework="numpy")
+
+    def _check_tied(self, table: str, head: str, tensors: dict[str, Any]) -> None:
+        """Refuses an output layer that is not the embedding table.
+
+        The models here have one table for both; a head that differs would be dropped,
+        and every next token with it.
+        """
+        (file, shape), (head_file, head_shape) = tensors[table], tensors[head]
+        same, rows = shape == head_shape, shape[0]
+        with (
+            damage_is_a_user_error(head_file),
+            self._open(file) as ours,
+            self._open(head_file) as theirs,
+        ):
+            a, b = ours.get_slice(table), theirs.get_slice(head)
+            same = same and all(
+                np.array_equal(a[i : min(i + _ROWS, rows)], b[i : min(i + _ROWS, rows)])
+                for i in range(0, rows, _ROWS)
+            )
+        if not same:
+            tied = self.config.get("tie_word_embeddings", True)
+            raise UserError(
+                f"the checkpoint {self._path} has an output layer of its own, {head},"
+                f" which is not its {table} (config.json has tie_word_embeddings="
+                f"{str(tied).lower()}); only models whose output layer is the embedding"
+                " table can be read"
+            )
 
     def _shards(self) -> list[Path]:
         index = self._path / "model.safetensors.index.json"
@@ -75,7 +106,7 @@ class HuggingFaceSource:
         return [self._path / name for name in names]
 
     def pieces(self, architecture: TransformerConfig) -> list[Piece]:
-        """What the architecture is made of."""
+        """The pieces of an architecture."""
         c = architecture
         shapes = layer_shapes(c)
         pieces = [
@@ -114,7 +145,7 @@ class HuggingFaceSource:
     def read(self, name: str) -> np.ndarray:
         """One tensor, in the dtype that it is stored in."""
         file = self._files[name]
-        # Opened anew, since what was read of an open file stays in memory.
+        # Opened for each, since what was read from an open file stays in memory.
         with damage_is_a_user_error(file), self._open(file) as reader:
             return reader.get_tensor(self._prefix + name)
 
@@ -132,14 +163,14 @@ def stated_fields(config: dict[str, Any]) -> dict[str, Any]:
     """The fields of `TransformerConfig` that a config.json states.
 
     Args:
-      config: what config.json holds. A multi-modal one has the text model's fields
-        in a section, and leaves out those that have transformers' defaults.
+      config: the content of config.json. In a multi-modal one, the text model's fields
+        are in a section of their own, without those that have transformers' defaults.
 
     Returns:
       Fields by name; `vocab_size` and `transposed_gate` are not among them.
 
     Raises:
-      UserError: it is of neither a Gemma 2 nor a Gemma 3 text model.
+      UserError: it describes neither a Gemma 2 nor a Gemma 3 text model.
     """
     text = config.get("text_config", config)
     kind = text.get("model_type") or config.get("model_type")
@@ -148,8 +179,15 @@ def stated_fields(config: dict[str, Any]) -> dict[str, Any]:
             f"config.json has the model_type {kind!r}; it should be 'gemma2',"
             " 'gemma3' or 'gemma3_text'"
         )
+    if text.get("use_bidirectional_attention") or config.get(
+        "use_bidirectional_attention"
+    ):
+        raise UserError(
+            "config.json has use_bidirectional_attention, as embedding models do; a"
+            " policy or a verifier here reads from left to right only"
+        )
     is_gemma2 = kind == "gemma2"
-    # What the two have in common in transformers' configuration classes.
+    # The defaults of transformers' configuration classes.
     get = {
         "hidden_size": 2304,
         "intermediate_size": 9216,
@@ -190,17 +228,67 @@ def stated_fields(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rope(text: dict[str, Any], is_gemma2: bool) -> list[tuple[float, float]]:
-    """(base, scale) of local and of global layers."""
-    base = 10_000.0 if is_gemma2 else 1_000_000.0
-    if "rope_parameters" in text:  # since transformers 5
-        rope = text["rope_parameters"]
-        both = [rope.get(f"{kind}_attention", rope) for kind in ("sliding", "full")]
-        return [
-            (float(r.get("rope_theta", base)), float(r.get("factor", 1.0)))
-            for r in both
+    """(base, scale) of local and of global layers.
+
+    Raises:
+      UserError: positions are scaled in a way that this program does not know.
+    """
+    base = text.get("rope_theta", 10_000.0 if is_gemma2 else 1_000_000.0)
+    local = base if is_gemma2 else text.get("rope_local_base_freq", 10_000.0)
+    parameters = text.get("rope_parameters")  # since transformers 5
+    scaling = text.get("rope_scaling")
+    if parameters is not None and scaling is not None:
+        raise UserError(
+            "config.json has both rope_scaling and rope_parameters; it should have one"
+        )
+    if parameters is None:
+        both = [
+            ("rope_scaling", scaling if is_gemma2 else None, local),
+            ("rope_scaling", scaling, base),
         ]
-    base = float(text.get("rope_theta", base))
-    scale = float((text.get("rope_scaling") or {}).get("factor", 1.0))
-    if is_gemma2:
-        return [(base, scale)] * 2
-    return [(float(text.get("rope_local_base_freq", 10_000.0)), 1.0), (base, scale)]
+    else:
+        field = "rope_parameters"
+        _check_mapping(field, parameters)
+        if is_gemma2:
+            both = [(field, parameters, base)] * 2
+        elif parameters.keys() - {"sliding_attention", "full_attention"}:
+            raise UserError(
+                f"config.json has {field}={json.dumps(parameters)}; in Gemma 3 it"
+                " should have the sections sliding_attention and full_attention"
+            )
+        else:
+            both = [
+                (f"{field}.{kind}", parameters.get(kind), theta)
+                for kind, theta in (
+                    ("sliding_attention", local),
+                    ("full_attention", base),
+                )
+            ]
+    return [_base_and_scale(*of_kind) for of_kind in both]
+
+
+def _base_and_scale(field: str, rope: Any, base: float) -> tuple[float, float]:
+    """The base and the scale that a section on RoPE states; None states the default."""
+    if rope is None:
+        return float(base), 1.0
+    _check_mapping(field, rope)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    factor = rope.get("factor", 1.0 if kind == "default" else None)
+    base = rope.get("rope_theta", base)
+    if kind not in ("default", "linear") or not all(
+        isinstance(x, int | float) and not isinstance(x, bool) and x > 0
+        for x in (factor, base)
+    ):
+        raise UserError(
+            f"config.json has {field}={json.dumps(rope)}, which is not understood; its"
+            " rope_type should be default, or linear with a factor"
+        )
+    return float(base), float(factor) if kind == "linear" else 1.0
+
+
+def _check_mapping(field: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise UserError(
+            f"config.json has {field}={json.dumps(value)}; it should be an object or"
+            " null"
+        )

@@ -35,12 +35,12 @@ _NOT_TEXT += ("mm_soft_embedding_norm",)
 def gemma_pieces(
     architecture: TransformerConfig, found: Mapping[str, tuple[int, ...]]
 ) -> list[Piece]:
-    """What an architecture is made of in a nested checkpoint.
+    """The pieces of an architecture in a nested checkpoint.
 
     Args:
       architecture: of the network.
-      found: the shapes of the tensors that there are, which decide how many spare
-        rows the table has and how the gate lies.
+      found: the shapes of the checkpoint's tensors, which show how many spare rows the
+        table has and whether the gate is transposed.
     """
     shapes = layer_shapes(architecture)
     joint = architecture.num_heads == architecture.num_kv_heads
@@ -79,7 +79,7 @@ def gemma_pieces(
 
 @dataclasses.dataclass(frozen=True)
 class _Stored:
-    """Where the Orbax tree holds a tensor: all of a leaf, or one layer of a stack."""
+    """Where the Orbax tree has a tensor: a whole leaf, or one layer of a stack."""
 
     path: tuple[str, ...]
     shape: tuple[int, ...]
@@ -89,13 +89,13 @@ class _Stored:
 class GemmaSource:
     """An Orbax checkpoint of the gemma package: nested, flat or stacked.
 
-    All three are brought to the nested names, such as `layer_0/mlp/linear`. Flat
-    ones have the names of modules joined by slashes, and stacked ones hold the
-    layers of the same place in the attention pattern in one tensor.
+    In all three, tensors get their nested names, such as `layer_0/mlp/linear`. A flat
+    one joins the names of modules by slashes; a stacked one has the layers with the
+    same place in the attention pattern in one tensor.
     """
 
     def __init__(self, path: Path):
-        # Seconds of import that nothing else here needs.
+        # Imported here, since it takes seconds that nothing else needs.
         import orbax.checkpoint as ocp
 
         logging.getLogger("absl").setLevel(logging.ERROR)
@@ -121,7 +121,7 @@ class GemmaSource:
         return {name: stored.shape for name, stored in self._stored.items()}
 
     def pieces(self, architecture: TransformerConfig) -> list[Piece]:
-        """What the architecture is made of, tensors of a stack together."""
+        """The pieces of an architecture, those of one stacked tensor together."""
         nowhere = _Stored((), ())
         return sorted(
             gemma_pieces(architecture, self.shapes),

@@ -77,6 +77,7 @@ SIZES: dict[str, TransformerConfig] = {
     "gemma2_27b": _gemma2(
         46, 4608, 36864, 32, 16, head_dim=128, query_scale=(4608 // 32) ** -0.5
     ),
+    "gemma3_270m": _gemma3(18, 640, 2048, 4, 1, window=512, global_rope_scale=1.0),
     "gemma3_1b": _gemma3(26, 1152, 6912, 4, 1, window=512, global_rope_scale=1.0),
     "gemma3_4b": _gemma3(34, 2560, 10240, 8, 4),
     "gemma3_12b": _gemma3(48, 3840, 15360, 16, 8),
@@ -89,10 +90,10 @@ SIZES: dict[str, TransformerConfig] = {
 def by_name(name: str) -> TransformerConfig:
     """A published architecture, with as many embeddings as the gemma package has.
 
-    That is more than Gemma 2's tokenizer has tokens, so that the rows divide well.
+    These are more than Gemma 2's tokenizer has tokens, so that the rows divide well.
 
     Raises:
-      UserError: there is none of that name.
+      UserError: no architecture has that name.
     """
     if name not in SIZES:
         raise UserError(
@@ -101,16 +102,16 @@ def by_name(name: str) -> TransformerConfig:
     return SIZES[name]
 
 
-def shrunk(config: TransformerConfig) -> TransformerConfig:
-    """An architecture of the same kind and of laptop size, for trials.
+def shrunk(published: TransformerConfig) -> TransformerConfig:
+    """An architecture of the same family and of laptop size, for trials.
 
-    It has a layer of each kind, and keeps what sets the family apart: heads for a key,
-    norms, caps, the scale of queries, and RoPE.
+    It has a layer of each kind, and keeps what distinguishes the family: query heads
+    per kv head, norms, soft caps, the scale of queries, and RoPE.
     """
-    heads, head_dim, embed_dim = config.num_heads // config.num_kv_heads, 8, 32
-    by_head = config.query_scale == config.head_dim**-0.5
+    heads, head_dim, embed_dim = published.num_heads // published.num_kv_heads, 8, 32
+    by_head = published.query_scale == published.head_dim**-0.5
     return dataclasses.replace(
-        config,
+        published,
         embed_dim=embed_dim,
         mlp_dim=64,
         num_heads=heads,
@@ -123,14 +124,14 @@ def shrunk(config: TransformerConfig) -> TransformerConfig:
 
 
 def from_config(model: ConfigDict, vocab_size: int | None) -> TransformerConfig:
-    """The architecture that `config.model` describes; the verifiers share it.
+    """The architecture that `config.model` describes, of the policy and the verifiers.
 
     Args:
       model: the `name` of a published size, which may be `shrunk`, or the arguments
         of `tiny_gemma2`; and what `policy.initial_policy` reads.
       vocab_size: of the tokenizer, and so of the embeddings: the spare ones of a
-        published size would only be tokens that cannot be read. None keeps those of a
-        published size.
+        published size could only be sampled as tokens that have no text. None keeps
+        those of a published size.
 
     Raises:
       UserError: there is no such size, or the tokenizer does not belong to it.
@@ -140,8 +141,8 @@ def from_config(model: ConfigDict, vocab_size: int | None) -> TransformerConfig:
         return tiny_gemma2(vocab_size, **fields)
     if others := sorted(fields.keys() - {"name", "shrunk"}):
         raise UserError(
-            f"config.model names {model.name!r}, which says all of its shape; take"
-            f" out {', '.join(others)}"
+            f"config.model.name={model.name!r} already fixes the architecture; remove"
+            f" {', '.join(f'config.model.{field}' for field in others)}"
         )
     published = by_name(model.name)
     if vocab_size is None:
@@ -161,7 +162,7 @@ def dtype_of(model: ConfigDict) -> jnp.dtype:
     """The dtype of a policy's parameters: `config.model.dtype`, float32 by default.
 
     Raises:
-      UserError: it is not one that training supports.
+      UserError: training does not support it.
     """
     name = model.get("dtype", "float32")
     if name not in _DTYPES:

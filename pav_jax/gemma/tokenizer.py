@@ -32,8 +32,8 @@ class Tokenizer:
       pad_id: id of the padding token.
       bos_id: id of the token that opens a sequence.
       eos_id: id of the token that ends one.
-      end_ids: the tokens that end a response: eos, and `<end_of_turn>` where the
-        model has it, with which Gemma's instruction-tuned models end.
+      end_ids: the tokens that end a response: eos and, if the model has it,
+        `<end_of_turn>`, with which Gemma's instruction-tuned models end.
     """
 
     def __init__(self, model_bytes: bytes):
@@ -43,7 +43,7 @@ class Tokenizer:
           model_bytes: contents of a `.model` file.
 
         Raises:
-          UserError: the bytes are no SentencePiece model, or the model lacks
+          UserError: the bytes are not a SentencePiece model, or the model lacks
             one of the pad, bos and eos tokens.
         """
         # SentencePiece takes empty bytes for "no model yet" and stays silent.
@@ -258,11 +258,6 @@ def from_config(
     return train_tokenizer(texts, vocab_size=size, pieces=pieces)
 
 
-def byte_tokenizer() -> Tokenizer:
-    """A token for each byte, one for the space and one for the newline: for tests."""
-    return train_tokenizer([" "], vocab_size=len(_SPECIAL) + 2 + 256)
-
-
 def _train(
     lines: Iterable[str],
     vocab_size: int,
@@ -276,7 +271,7 @@ def _train(
       lines: training text without newlines.
       vocab_size: number of tokens, special ones included.
       symbols: strings that are always one token, spaces as U+2581.
-      coverage: share of the characters of `lines` that get a token of their own.
+      coverage: fraction of the characters of `lines` that get tokens of their own.
       byte_fallback: whether other characters are spelt as bytes.
 
     Returns:

@@ -1,12 +1,12 @@
-"""Log-probabilities of tokens of a large vocabulary, a part of it at a time.
+"""Log-probabilities of tokens of a large vocabulary, in chunks of its rows.
 
 The logits of all tokens would be most of a training step's memory. Here a loop reads
-the table in chunks of its rows, where they lie: a chunk is a slice, and so is its
-gradient, so that neither the table nor its gradient is ever copied. Each device has a
-share of every chunk, since `tensor` shares out the rows; none waits for another's.
+the embedding table in chunks of its rows, in place: a chunk is a slice, and so is its
+gradient, so neither the table nor its gradient is ever copied. The rows are sharded
+over `tensor`; a chunk takes rows of every shard, so all devices work on all chunks.
 
-The backward pass is one loop too. All it needs of the forward pass is a sum for each
-token: it computes logits again, and from them both gradients.
+The backward pass is one loop too. From the forward pass it needs only one sum for each
+token: it computes the logits again, and both gradients from them.
 
 Shape letters: N tokens, D embed_dim, V vocabulary, R rows of a chunk.
 """
@@ -23,7 +23,7 @@ _NEVER = -2.3819763e38  # a logit; finite, so that no difference is NaN
 
 
 def softcap(out: jax.Array, cap: float | None) -> jax.Array:
-    """Logits within `cap` of zero, smoothly; as they are without one."""
+    """Logits, smoothly limited to (-cap, cap); unchanged if `cap` is None."""
     return out if cap is None else jnp.tanh(out / cap) * cap
 
 
@@ -41,7 +41,7 @@ def log_probs(
       table: `[V, D]`.
       hidden: `[B, T, D]`, in the table's dtype.
       targets: int32 `[B, T]`.
-      cap: of the logits, if there is one.
+      cap: the soft cap of the logits, or None.
       chunk: most rows of the table that are read at once.
 
     Returns:
@@ -52,57 +52,57 @@ def log_probs(
 
 @dataclasses.dataclass(frozen=True)
 class _Chunks:
-    """Which rows of the table are of which chunk.
+    """Which rows of the table are in which chunk.
 
-    Of a size that is no multiple, the last chunk reaches back into the one before.
+    If chunks do not divide a shard evenly, the last one overlaps the one before.
 
     Attributes:
-      shares: devices that share out the table's rows.
-      size: rows of a share.
-      rows: rows of a share that are read at once.
+      shards: shards of the table's rows.
+      size: rows of a shard.
+      rows: rows of each shard that are in a chunk; R = shards * rows.
       count: chunks.
     """
 
-    shares: int
+    shards: int
     size: int
     rows: int
     count: int
 
     @classmethod
     def of(cls, table: jax.Array, chunk: int) -> "_Chunks":
-        shares = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
-        size = len(table) // shares
+        shards = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
+        size = len(table) // shards
         count = -(-len(table) // chunk)
         rows = -(-size // count)
-        return cls(shares, size, rows, -(-size // rows))
+        return cls(shards, size, rows, -(-size // rows))
 
     def start(self, i: jax.Array) -> jax.Array:
-        """The first row of chunk `i` in its share, int32."""
+        """The first row of chunk `i` in each shard, int32."""
         return jnp.minimum(i * self.rows, self.size - self.rows)
 
     def tokens(self, i: jax.Array) -> jax.Array:
-        """The token of each row, int32 `[1, R]`; -1 for one of the chunk before."""
+        """The token of each row, int32 `[1, R]`; -1 if the chunk before has it."""
         place = self.start(i) + jnp.arange(self.rows)[None]
-        share = jnp.arange(self.shares)[:, None] * self.size
-        return jnp.where(place < i * self.rows, -1, share + place).reshape(1, -1)
+        shard = jnp.arange(self.shards)[:, None] * self.size
+        return jnp.where(place < i * self.rows, -1, shard + place).reshape(1, -1)
 
     def read(self, table: jax.Array, i: jax.Array) -> jax.Array:
         """Chunk `i` of a table, `[R, D]`."""
         where = ("tensor", None, "fsdp")
-        parts = constrain(table.reshape(self.shares, self.size, -1), *where)
+        parts = constrain(table.reshape(self.shards, self.size, -1), *where)
         part = jax.lax.dynamic_slice_in_dim(parts, self.start(i), self.rows, axis=1)
-        # Whole along `fsdp` only now: the chunk is gathered, and not the table.
+        # Gathered along `fsdp` only now: the chunk is, and not the table.
         part = constrain(constrain(part, *where), "tensor")
         return part.reshape(-1, table.shape[-1])
 
     def write(self, parts: jax.Array, part: jax.Array, i: jax.Array) -> jax.Array:
-        """`parts [shares, V / shares, D]` with chunk `i` of it replaced."""
-        part = part.reshape(self.shares, self.rows, -1).astype(parts.dtype)
+        """`parts [shards, V / shards, D]` with chunk `i` replaced."""
+        part = part.reshape(self.shards, self.rows, -1).astype(parts.dtype)
         part = constrain(part, "tensor", None, "fsdp")
         return jax.lax.dynamic_update_slice_in_dim(parts, part, self.start(i), axis=1)
 
     def logits(self, x, table, i, cap):
-        """Float32 `[N, R]` of `x [N, D]`."""
+        """Logits of a chunk, float32 `[N, R]`, for hidden states `x [N, D]`."""
         part = self.read(table, i)
         out = jnp.einsum("nd,vd->nv", x, part, preferred_element_type=jnp.float32)
         out = softcap(out, cap)
@@ -143,9 +143,9 @@ def _backward(cap, chunk, saved, cotangent):
         part = jnp.einsum("nv,nd->vd", slope, x)
         return (of_x, chunks.write(of_table, part, i)), None
 
-    shape = (chunks.shares, chunks.size, x.shape[-1])
+    shape = (chunks.shards, chunks.size, x.shape[-1])
     of_table = constrain(jnp.zeros(shape, table.dtype), "tensor", None, "fsdp")
-    # From the last: rows that two chunks share are written by the one that they are of.
+    # From the last: rows that are in two chunks get the gradient of the first of them.
     (of_x, of_table), _ = jax.lax.scan(
         add,
         (jnp.zeros(x.shape, jnp.float32), of_table),

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from pav_jax import policy
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Problem
+from pav_jax.core.words import counted
 from pav_jax.gemma import sizes
 from pav_jax.gemma import tokenizer as tokenizers
 from pav_jax.pipeline.runner import StageContext
@@ -39,12 +40,14 @@ def run_data(context: StageContext) -> None:
             f" config.limits.max_prompt_tokens={limit}; raise it"
         )
     if dropped := len(problems["labels"]) - len(kept):
-        context.log(f"{dropped} problems are longer than the limits; not labelled")
+        context.log(
+            f"{counted(dropped, 'problem')} longer than config.limits: not labelled"
+        )
     problems["labels"] = kept
     for split, chosen in problems.items():
         records.write_problems(context.directory / f"{split}.jsonl", chosen)
     tokenizer.save(context.directory / "tokenizer.model")
-    context.log(f"vocabulary of {tokenizer.vocab_size} tokens")
+    context.log(f"vocabulary of {counted(tokenizer.vocab_size, 'token')}")
 
 
 def _choose(task: Task, counts: ConfigDict) -> dict[str, Sequence[Problem]]:
@@ -91,7 +94,9 @@ def run_sft(context: StageContext) -> None:
         max_tokens=config.limits.max_tokens,
     )
     if dropped:
-        context.log(f"{dropped} demonstrations are longer than the limits; left out")
+        context.log(
+            f"{counted(dropped, 'demonstration')} longer than config.limits: left out"
+        )
     architecture = sizes.from_config(config.model, tokenizer.vocab_size)
     context.log(
         f"{architecture.num_params:,} parameters, {len(rows['tokens']):,} problems"

@@ -3,6 +3,7 @@
 import functools
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from pav_jax import labels, verifier
 from pav_jax.core.ledger import Ledger
@@ -12,15 +13,16 @@ from pav_jax.core.types import Params
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import in_shards, once
 from pav_jax.policy import load_policy
-from pav_jax.search import oracle_scorer
-from pav_jax.search.beam import BeamConfig, Scorer, beam_search
+from pav_jax.search.beam import Scorer, beam_search
+from pav_jax.search.oracle_scorer import Oracle, OracleScorer
+from pav_jax.search.step import BeamConfig
 from pav_jax.search.verifier_scorer import VerifierScorer
 from pav_jax.storage import artifacts, records
 from pav_jax.tasks.problems import Problems
 from pav_jax.verifier import load_verifier
 
 _SHARD = 80  # problems
-_ORACLE_BEAMS = 3  # of `config.search.beams`, the first
+_ORACLE_SIZES = 3  # the oracle searches with the first of `config.search.beams`
 
 
 def run_samples(context: StageContext) -> None:
@@ -90,26 +92,26 @@ def run_search(context: StageContext) -> None:
     scorer = VerifierScorer(prm, test.architecture, config.limits.max_tokens)
 
     def run(name: str, problems: Problems, beams: int, alpha: float, by: Scorer):
-        """Searches all problems; [problem][correct, decoded, prefilled, scored]."""
-        found = functools.partial(
-            _search, context, name, problems, policy, by, beams=beams, alpha=alpha
+        """Searches all problems, unless the file of this name is already there."""
+        make = functools.partial(
+            _search, config, name, policy, problems, by, beams=beams, alpha=alpha
         )
-        return once(context.directory / f"{name}.json", found)
+        return once(context.directory / f"{name}.json", make)
 
-    grid = []
+    accuracies = {}
     for alpha in search.alphas:
         name = f"validation-{search.alpha_beams}-alpha-{alpha:g}"
         rows = run(name, validation, search.alpha_beams, alpha, scorer)
-        grid.append((float(np.mean([row[0] for row in rows])), alpha))
+        accuracies[alpha] = float(np.mean([row[0] for row in rows]))
     # Best progress weight; α = 0 is its own method, so it is not a choice here.
-    chosen = max((pair for pair in grid if pair[1] > 0), key=lambda pair: pair[0])[1]
+    chosen = max((alpha for alpha in search.alphas if alpha > 0), key=accuracies.get)
     for beams in search.beams:
         run(f"beam_q-{beams}", test, beams, 0.0, scorer)
         run(f"beam_pav-{beams}", test, beams, chosen, scorer)
     oracle = _fit_oracle(context, test.split("labels"))
     if oracle is not None:
-        for beams in search.beams[:_ORACLE_BEAMS]:
-            by = oracle_scorer.OracleScorer(oracle, test.state, range(len(test)))
+        by = OracleScorer(lambda i, tokens: oracle.value(test.state(i, tokens)))
+        for beams in search.beams[:_ORACLE_SIZES]:
             run(f"beam_oracle-{beams}", test, beams, 0.0, by)
     artifacts.write_json(
         context.directory / "search.json",
@@ -117,28 +119,44 @@ def run_search(context: StageContext) -> None:
     )
 
 
+def beam_config(
+    config: ConfigDict,
+    beams: int,
+    *,
+    end_ids: tuple[int, ...],
+    step_end_ids: tuple[int, ...],
+) -> BeamConfig:
+    """How an experiment searches.
+
+    Args:
+      config: has `search`, `limits` and `verifier`.
+      beams: one of `config.search.beams`, or `config.search.alpha_beams`.
+      end_ids: tokens that end a response.
+      step_end_ids: tokens that end a step.
+    """
+    return BeamConfig(
+        beams=beams,
+        candidates=config.search.candidates,
+        max_tokens=config.limits.max_tokens,
+        max_steps=config.limits.max_steps,
+        end_ids=end_ids,
+        step_end_ids=step_end_ids,
+        temperature=config.search.temperature,
+        prover_k=config.verifier.prover_k,
+    )
+
+
 def _search(
-    context: StageContext,
+    config: ConfigDict,
     name: str,
-    problems: Problems,
     policy: Params,
+    problems: Problems,
     scorer: Scorer,
     *,
     beams: int,
     alpha: float,
 ) -> list[list]:
-    """One search of all problems; a row of what each found and paid."""
-    config = context.config
-    beam = BeamConfig(
-        beams=beams,
-        candidates=config.search.candidates,
-        max_tokens=config.limits.max_tokens,
-        max_steps=config.limits.max_steps,
-        end_ids=(problems.tokenizer.eos_id,),
-        step_end_ids=tuple(np.flatnonzero(problems.is_step_end).tolist()),
-        temperature=config.search.temperature,
-        prover_k=config.verifier.prover_k,
-    )
+    """Searches all problems; [correct, decoded, prefilled, scored] of each."""
     searches = beam_search(
         policy,
         scorer,
@@ -147,30 +165,33 @@ def _search(
         alpha=alpha,
         seed=derive(config.seed, Stream.BEAMS),
         architecture=problems.architecture,
-        beam=beam,
+        beam=beam_config(
+            config,
+            beams,
+            end_ids=problems.tokenizer.end_ids,
+            step_end_ids=tuple(np.flatnonzero(problems.is_step_end).tolist()),
+        ),
     )
-    total = len(problems)
-    found = list(progress(iterable=searches, total=total, unit="problem", desc=name))
-    correct = problems.are_correct([(i, f.tokens) for i, f in enumerate(found)])
+    bar = progress(iterable=searches, total=len(problems), unit="problem", desc=name)
+    results = list(bar)
+    correct = problems.are_correct([(i, r.tokens) for i, r in enumerate(results)])
     return [
-        [right, f.ledger.decoded, f.ledger.prefilled, f.ledger.scored]
-        for right, f in zip(correct, found, strict=True)
+        [right, r.ledger.decoded, r.ledger.prefilled, r.ledger.scored]
+        for right, r in zip(correct, results, strict=True)
     ]
 
 
-def _fit_oracle(
-    context: StageContext, problems: Problems
-) -> oracle_scorer.Oracle | None:
+def _fit_oracle(context: StageContext, problems: Problems) -> Oracle | None:
     """The oracle of the labelled training rollouts; None without a step checker."""
     responses = records.read_seed_rollouts(
         context.input("rollouts"), context.config.rollouts.n_cov
     )
-    found = records.read_all_labels(context.input("labels"))
+    labels_of_each = records.read_all_labels(context.input("labels"))
     if problems.state(responses[0].problem, ()) is None:
         return None
-    return oracle_scorer.Oracle(
+    return Oracle(
         (problems.state(response.problem, response.tokens[:end]), correct, count)
-        for response, counts in zip(responses, found, strict=True)
+        for response, counts in zip(responses, labels_of_each, strict=True)
         for end, correct, count in zip(
             counts.ends.tolist(),
             counts.correct.tolist(),

@@ -29,7 +29,7 @@ from pav_jax.core.errors import UserError
 from pav_jax.distributed.processes import Processes, is_loss
 from pav_jax.distributed.signals import PeerStopped, unstuck
 from pav_jax.storage import artifacts
-from pav_jax.storage.mirror import local_folder
+from pav_jax.storage.buckets import local_folder
 from pav_jax.storage.workdir import SETTINGS, claim
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""What the paper claims for search, and what this run says to each claim.
+"""What the paper claims for search, and what this run measured for each claim.
 
 Each function returns pairs of HTML sentences: the paper's, and this run's.
 """
@@ -13,7 +13,7 @@ _Q, _EFFECTIVE = text.markup("Q^π"), text.markup("Q^π + αA^μ")
 
 
 def equal_n(rows: list[Results]) -> list[tuple[str, str]]:
-    """Beam search and PAV-as-ORM against ORM, at the largest N both have."""
+    """Beam search and best-of-N by PAV against best-of-N by ORM, at their largest N."""
     curves = {
         key: {
             row["n"]: row["accuracy"]
@@ -45,13 +45,14 @@ def equal_n(rows: list[Results]) -> list[tuple[str, str]]:
     return pairs
 
 
-def token(results: Results) -> list[tuple[str, str]]:
+def tokens(results: Results) -> list[tuple[str, str]]:
+    """How many tokens beam search saves."""
     efficiency = results.get("compute_efficiency") or {}
     if "beam_pav" not in efficiency:
         return []
     saved, q_saved = efficiency["beam_pav"], efficiency.get("beam_q")
     if saved is None:
-        reach = "Does not reach it at any N tried"
+        reach = "Does not reach it at any N"
     else:
         reach = f"{text.fewer(saved)} tokens"
     difference = (efficiency.get("points_at_equal_tokens") or {}).get("beam_pav")
@@ -69,18 +70,18 @@ def token(results: Results) -> list[tuple[str, str]]:
     if saved and q_saved:
         relative = f"{text.fewer(saved / q_saved)} tokens to that same accuracy."
     elif saved:
-        relative = f"Beam by {_Q} does not reach that accuracy at any N tried."
+        relative = f"Beam search by {_Q} does not reach that accuracy at any N."
     else:
         return pairs
     return [*pairs, (f"8× less compute than beam search by {_Q}.", relative)]
 
 
 def alpha(alpha: Results) -> list[tuple[str, str]]:
+    """Which weight of progress was chosen, and how many beat Q alone."""
     if alpha.get("chosen") is None:
         return []
     ours = f"{alpha['chosen']:g} chosen"
-    better = summary.alphas_above_zero(alpha)
-    if better:
-        ours += f"; {better[0]} of {better[1]} positive weights beat α = 0"
+    if better := summary.weights_above_zero(alpha):
+        ours += f"; better than α = 0 at {better}"
     paper = "0.5 (2B, 9B) and 0.2 (27B) chosen; 0.2 to 0.6 all beat Q alone."
     return [(paper, ours + ".")]

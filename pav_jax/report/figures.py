@@ -1,62 +1,65 @@
 """The figures of the report, one function each, as inline SVG.
 
-Each takes the part of the results it draws and returns an `<svg>` element, or an
-empty string when there is nothing to draw. Legends are not drawn here: they are
-HTML above the figure, where they wrap on a narrow screen instead of covering
-the data. Numbers that are None are left out.
+Each takes the part of the results that it draws and returns an `<svg>` element, or an
+empty string if there is nothing to draw. Numbers that are None are left out. Legends
+are not part of the drawing: they are HTML above it (`parts.legend`), where they wrap
+on a narrow screen and never cover the data.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from pav_jax.report import methods, svg, text
+from pav_jax.core.words import counted
+from pav_jax.report import methods, plots, svg, text
 
 Row = dict[str, Any]
 
 
 def accuracy_vs_n(rows: Sequence[Row]) -> str:
-    """Accuracy against the number of samples or beams, Pass@N left out."""
+    """Accuracy against the number of samples or beams, without Pass@N."""
     shown = [row for row in rows if not methods.is_oracle(row["method"])]
-    if not _drawable(shown, "n"):
+    if not plots.drawable(shown, "n"):
         return ""
     with svg.Drawing("by-n", "Accuracy against N for each method", 340) as drawing:
         axes = drawing.axes
         spread = [row for row in shown if row["method"] != "greedy"]
-        _n_axis(axes, spread or shown)
+        plots.n_axis(axes, spread or shown)
         for method in methods.ordered(row["method"] for row in shown):
+            points = plots.series(shown, method.key, "n")
             if method.key == "greedy" and spread:
-                _level(drawing, method, _series(shown, method.key, "n"))
+                plots.level(drawing, method, points)
             else:
-                _curve(drawing, method, _series(shown, method.key, "n"), many=True)
-        _percent_axis(axes, "Accuracy")
+                plots.curve(drawing, method, points, many=True)
+        plots.percent_axis(axes, "Accuracy")
     return drawing.svg
 
 
 def accuracy_vs_tokens(rows: Sequence[Row], efficiency: Row) -> str:
-    """Accuracy against tokens per problem, all that was paid for, on a log axis.
+    """Accuracy against all tokens spent per problem, on a log axis.
 
-    An arrow spans the tokens that beam search by the effective reward saves (or
-    costs) in reaching best-of-N's best accuracy.
+    An arrow spans the tokens that beam search by the effective reward saves, or costs,
+    to reach best-of-N's best accuracy.
     """
     shown = [row for row in rows if not methods.is_oracle(row["method"])]
-    if not _drawable(shown, "tokens"):
+    if not plots.drawable(shown, "tokens"):
         return ""
     label = "Accuracy against tokens per problem for each method"
     with svg.Drawing("by-tokens", label, 340) as drawing:
         axes = drawing.axes
         axes.set_xscale("log")
         for method in methods.ordered(row["method"] for row in shown):
-            _curve(drawing, method, _series(shown, method.key, "tokens"), many=True)
-        _token_ticks(axes)
+            points = plots.series(shown, method.key, "tokens")
+            plots.curve(drawing, method, points, many=True)
+        plots.token_ticks(axes)
         axes.set_xlabel("Tokens per problem, log scale →", loc="right")
-        _percent_axis(axes, "Accuracy")
+        plots.percent_axis(axes, "Accuracy")
         _saving(drawing, shown, efficiency)
     return drawing.svg
 
 
 def pass_at_n(rows: Sequence[Row], base: Row) -> str:
-    """Pass@N beside what selection from the same independent samples finds."""
+    """Pass@N beside methods that select one of the same independent samples."""
     selecting = ("majority", "best_of_n_orm", "best_of_n_pav")
     bounds = [row for row in rows if methods.is_oracle(row["method"])]
     if not bounds:
@@ -65,14 +68,14 @@ def pass_at_n(rows: Sequence[Row], base: Row) -> str:
             {"method": "pass_at_n", "n": n, "accuracy": known[n]} for n in sorted(known)
         ]
     shown = bounds + [row for row in rows if row["method"] in selecting]
-    if not _drawable(bounds, "n"):
+    if not plots.drawable(bounds, "n"):
         return ""
     label = "Pass@N against N, with methods that select from the same samples"
     with svg.Drawing("pass-at-n", label, 340) as drawing:
-        _n_axis(drawing.axes, shown)
+        plots.n_axis(drawing.axes, shown)
         for method in methods.ordered(row["method"] for row in shown):
-            _curve(drawing, method, _series(shown, method.key, "n"))
-        _percent_axis(drawing.axes, "Problems solved")
+            plots.curve(drawing, method, plots.series(shown, method.key, "n"))
+        plots.percent_axis(drawing.axes, "Problems solved")
     return drawing.svg
 
 
@@ -83,26 +86,27 @@ def policies_by_n(policies: dict[str, Row]) -> str:
         for method, policy in policies.items()
         for n, row in (policy.get("pass_at") or {}).items()
     ]
-    if not _drawable(rows, "n"):
+    if not plots.drawable(rows, "n"):
         return ""
     with svg.Drawing("policies", "Pass@N of each policy against N", 340) as drawing:
-        _n_axis(drawing.axes, rows)
+        plots.n_axis(drawing.axes, rows)
         for method in methods.ordered(policies):
-            _curve(drawing, method, _series(rows, method.key, "n"), many=True)
+            plots.curve(drawing, method, plots.series(rows, method.key, "n"), many=True)
         drawing.axes.set_xlabel("N, samples →", loc="right")
-        _percent_axis(drawing.axes, "Problems solved")
+        plots.percent_axis(drawing.axes, "Problems solved")
     return drawing.svg
 
 
 def learning(curves: dict[str, Row], policies: dict[str, Row], x: str) -> str:
     """Test accuracy of RL runs against `step` or `tokens`; bands span the seeds.
 
-    Policies that are not trained by RL are level lines.
+    Policies that RL did not train are level lines.
     """
-    name = {"step": "iterations", "tokens": "sampled tokens"}[x]
+    noun = {"step": "iteration", "tokens": "sampled token"}[x]
+    name = noun + "s"
     drawn = {
         method: [
-            (place, value, bounds, _title(f"{place:,.0f} {name}", value, bounds))
+            (place, value, bounds, plots.tooltip(counted(place, noun), value, bounds))
             for place, value, bounds in _seed_points(curve, x)
         ]
         for method, curve in curves.items()
@@ -114,20 +118,20 @@ def learning(curves: dict[str, Row], policies: dict[str, Row], x: str) -> str:
         axes = drawing.axes
         for method in methods.ordered([*policies, *drawn]):
             if method.key in drawn:
-                _curve(drawing, method, drawn[method.key], many=True)
+                plots.curve(drawing, method, drawn[method.key], many=True)
             else:
                 level = (policies[method.key].get("sampled") or {}).get("accuracy")
                 if level is not None:
-                    _level(drawing, method, [(0, level, None, "")])
+                    plots.level(drawing, method, [(0, level, None, "")])
         axes.set_xlabel(f"{name.capitalize()} →", loc="right")
         axes.xaxis.set_major_formatter(lambda value, _: text.short_count(value))
         axes.locator_params(axis="x", nbins=6)
-        _percent_axis(axes, "Accuracy")
+        plots.percent_axis(axes, "Accuracy")
     return drawing.svg
 
 
 def _seed_points(curve: Row, x: str) -> list[tuple]:
-    """(x, mean over seeds, least and most of them) of a curve's sampled accuracy."""
+    """A curve's sampled accuracy: `(x, mean over seeds, [lowest, highest seed])`."""
     sampled = curve.get("sampled") or {}
     seeds = [list(column) for column in zip(*sampled.get("seeds") or [], strict=True)]
     points = []
@@ -159,25 +163,25 @@ def alpha(grid: Sequence[Row], chosen: float | None) -> str:
             line = axes.axhline(points[0][1], color=q.colour, linestyle=":", lw=1.4)
             drawing.mark(line, "level")
         curve = [
-            (weight, accuracy, bounds, _title(f"α = {weight:g}", accuracy, bounds))
-            for weight, accuracy, bounds in points
+            (weight, value, bounds, plots.tooltip(f"α = {weight:g}", value, bounds))
+            for weight, value, bounds in points
         ]
-        _curve(drawing, method, curve)
+        plots.curve(drawing, method, curve)
         for weight, accuracy, _ in points:
             if chosen is not None and math.isclose(weight, chosen, abs_tol=1e-9):
                 ring = axes.plot(
                     [weight], [accuracy], "o", ms=14, mfc="none", mec=svg.INK, mew=1.3
                 )
                 drawing.mark(ring[0], "ring")
-        ticks = _apart([point[0] for point in points])
+        ticks = plots.apart([point[0] for point in points])
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_xlabel("α, the weight of progress →", loc="right")
-        _percent_axis(axes, "Accuracy")
+        plots.percent_axis(axes, "Accuracy")
     return drawing.svg
 
 
 def auc_by_step(verifier: Row) -> str:
-    """How well the score after each step tells right from wrong responses."""
+    """How well the score after each step separates correct from wrong responses."""
     by_step = (verifier.get("auc_within_problem") or {}).get("by_step") or []
     points = [
         (step, value, None, f"Step {step}: {text.decimal(value, 3)}")
@@ -197,8 +201,8 @@ def auc_by_step(verifier: Row) -> str:
             line = axes.axhline(orm, color=method.colour, linestyle="--", lw=1.6)
             title = f"ORM at the last step: {text.decimal(orm, 3)}"
             drawing.mark(line, f"series {method.css}", title)
-        _curve(drawing, methods.find("best_of_n_pav"), points)
-        _step_ticks(axes, [point[0] for point in points])
+        plots.curve(drawing, methods.find("best_of_n_pav"), points)
+        plots.step_ticks(axes, [point[0] for point in points])
         axes.set_xlabel("Step →", loc="right")
         axes.set_title("↑ AUC within a problem")
         values = [point[1] for point in points] + [0.5, orm or 0.5]
@@ -217,7 +221,7 @@ def auc_by_step(verifier: Row) -> str:
 
 
 def calibration(bins: Sequence[Row]) -> str:
-    """What the verifier predicts against what happens, and how often it does."""
+    """Observed against predicted Q, above the number of steps in each bin."""
     points = [
         (row["predicted"], row["observed"], row.get("count") or 0)
         for row in bins
@@ -241,7 +245,7 @@ def calibration(bins: Sequence[Row]) -> str:
         for predicted, observed, total in points:
             title = (
                 f"predicted {text.decimal(predicted, 3)}, observed "
-                f"{text.decimal(observed, 3)}, {text.count(total)} steps"
+                f"{text.decimal(observed, 3)}, {counted(total, 'step')}"
             )
             size = 4 + 8 * math.sqrt(total / largest)
             dot = upper.plot([predicted], [observed], "o", ms=size, color=colour)
@@ -292,7 +296,7 @@ def provers(rows: Sequence[Row]) -> str:
             total = apart + aligned
             dot = axes.plot([total], [place], "D", ms=7, color=svg.INK, mec=svg.PAPER)
             drawing.mark(dot[0], "point", f"{name}: sum {text.decimal(total, digits)}")
-        axes.set_yticks(range(len(terms)), [_short(name) for name, _, _ in terms])
+        axes.set_yticks(range(len(terms)), [plots.short(name) for name, _, _ in terms])
         axes.tick_params(axis="y", labelcolor=svg.INK)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
@@ -303,17 +307,17 @@ def provers(rows: Sequence[Row]) -> str:
     return drawing.svg
 
 
-def failures(shares: dict[str, float | None]) -> str:
-    """What becomes of the base policy's responses."""
-    rows = [(name, share) for name, share in shares.items() if share is not None]
+def failures(fractions: dict[str, float | None]) -> str:
+    """How the base policy's responses end."""
+    rows = [(name, part) for name, part in fractions.items() if part is not None]
     rows.sort(key=lambda row: (row[0] != "correct", -row[1]))
     labels = [name.replace("_", " ") for name, _ in rows]
     colours = [svg.RISE if name == "correct" else svg.FALL for name, _ in rows]
-    return _bars(
+    return plots.bars(
         "failures",
-        "Share of the base policy's responses by how they end",
+        "Fraction of the base policy's responses by how they end",
         labels,
-        [share for _, share in rows],
+        [part for _, part in rows],
         colours,
         text.percent,
     )
@@ -322,7 +326,7 @@ def failures(shares: dict[str, float | None]) -> str:
 def stages(seconds: dict[str, float | None]) -> str:
     """Wall time of each stage, in the order they ran."""
     rows = [(name, spent) for name, spent in seconds.items() if spent is not None]
-    return _bars(
+    return plots.bars(
         "stages",
         "Wall time of each stage",
         [name for name, _ in rows],
@@ -332,141 +336,11 @@ def stages(seconds: dict[str, float | None]) -> str:
     )
 
 
-def _bars(
-    name: str,
-    label: str,
-    labels: Sequence[str],
-    values: Sequence[float],
-    colours: Sequence[str],
-    written: Callable[[float], str],
-) -> str:
-    """Horizontal bars, each with its value written at its end."""
-    if not values:
-        return ""
-    with svg.Drawing(name, label, 24 + 27 * len(values)) as drawing:
-        axes = drawing.axes
-        for place, (value, colour) in enumerate(zip(values, colours, strict=True)):
-            axes.barh([place], [value], height=0.6, color=colour, alpha=0.75)
-            axes.annotate(
-                written(value),
-                (value, place),
-                xytext=(6, 0),
-                textcoords="offset points",
-                va="center",
-            )
-        axes.set_yticks(range(len(labels)), [_short(name) for name in labels])
-        axes.tick_params(axis="y", labelcolor=svg.INK)
-        axes.set_ylim(len(labels) - 0.5, -0.5)
-        # Room at the end of the longest bar for its number.
-        axes.set_xlim(0, (max(values) or 1) * 1.28)
-        axes.grid(visible=False)
-        axes.xaxis.set_visible(False)
-        axes.spines["bottom"].set_visible(False)
-    return drawing.svg
-
-
-def _drawable(rows: Sequence[Row], key: str) -> bool:
-    return any(
-        row.get(key) is not None and row.get("accuracy") is not None for row in rows
-    )
-
-
-def _series(rows: Sequence[Row], key: str, x: str) -> list[tuple]:
-    """One method's `(x, accuracy, interval, title)`, along x."""
-    found = [
-        row
-        for row in rows
-        if row["method"] == key
-        and row.get(x) is not None
-        and row.get("accuracy") is not None
-    ]
-    found.sort(key=lambda row: row[x])
-    label = methods.ordered([key])[0].label
-    points = []
-    for row in found:
-        where = f"{label}, N = {row['n']}"
-        if row.get("tokens") is not None:
-            where += f", {text.count(row['tokens'])} tokens"
-        bounds = row.get("ci")
-        title = _title(where, row["accuracy"], bounds)
-        points.append((row[x], row["accuracy"], bounds, title))
-    return points
-
-
-def _title(where: str, accuracy: float, bounds: Sequence[float | None] | None) -> str:
-    """What a point says when it is pointed at."""
-    within = f" ({text.interval(bounds)})" if text.known(bounds) else ""
-    return f"{where}: {text.percent(accuracy)}{within}"
-
-
-def _curve(
-    drawing: svg.Drawing,
-    method: methods.Method,
-    points: Sequence[tuple],
-    many: bool = False,
-) -> None:
-    """A line with its band and its markers, each marker with a title.
-
-    Args:
-      drawing: where to.
-      method: gives the colour, the marker and the name.
-      points: each `(x, y, interval or None, title)`.
-      many: whether many bands overlap, so that each must be fainter.
-    """
-    axes = drawing.axes
-    css = f"series {method.css}"
-    banded = [point for point in points if text.known(point[2])]
-    if len(banded) > 1:
-        band = axes.fill_between(
-            [point[0] for point in banded],
-            [point[2][0] for point in banded],
-            [point[2][1] for point in banded],
-            color=method.colour,
-            alpha=0.065 if many else 0.11,
-            linewidth=0,
-        )
-        drawing.mark(band, css + " band")
-    line = axes.plot(
-        [point[0] for point in points],
-        [point[1] for point in points],
-        color=method.colour,
-        linestyle=method.dashes,
-    )
-    drawing.mark(line[0], css)
-    for x, y, bounds, title in points:
-        dot = axes.plot(
-            [x],
-            [y],
-            method.marker,
-            ms=6.5 if method.marker in "oDs" else 7.5,
-            color=method.colour,
-            mec=svg.PAPER,
-            mew=0.9,
-        )
-        drawing.mark(dot[0], css + " point", title)
-        # One point has no band to stand in: its interval is a bar.
-        if text.known(bounds) and len(banded) == 1:
-            bar = axes.plot([x, x], bounds, color=method.colour, lw=1.2, alpha=0.6)
-            drawing.mark(bar[0], css)
-
-
-def _level(
-    drawing: svg.Drawing, method: methods.Method, points: Sequence[tuple]
-) -> None:
-    """A method that has no N, as a level line."""
-    for _, accuracy, _, _ in points[:1]:
-        line = drawing.axes.axhline(
-            accuracy, color=method.colour, linestyle=method.dashes, lw=1.5
-        )
-        title = f"{method.label}: {text.percent(accuracy)}"
-        drawing.mark(line, f"series {method.css}", title)
-
-
 def _saving(drawing: svg.Drawing, rows: Sequence[Row], efficiency: Row) -> None:
-    """The arrow from best-of-N's best point to where the beam equals it."""
+    """The arrow from best-of-N's best point to where beam search equals it."""
     saved = efficiency.get("beam_pav")
     best = max(
-        (point for point in _series(rows, "best_of_n_orm", "tokens")),
+        (point for point in plots.series(rows, "best_of_n_orm", "tokens")),
         key=lambda point: point[1],
         default=None,
     )
@@ -509,51 +383,3 @@ def _saving(drawing: svg.Drawing, rows: Sequence[Row], efficiency: Row) -> None:
         color=svg.INK,
     )
     drawing.mark(words, "halo")
-
-
-def _n_axis(axes: Any, rows: Sequence[Row]) -> None:
-    """A log axis with a tick at each N that was run."""
-    counts = sorted({row["n"] for row in rows if row.get("n") is not None})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(counts, [str(n) for n in counts])
-    axes.minorticks_off()
-    axes.set_xlabel("N, samples or beams →", loc="right")
-
-
-def _percent_axis(axes: Any, label: str) -> None:
-    axes.set_title(f"↑ {label}")
-    axes.locator_params(axis="y", nbins=6)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
-
-
-def _token_ticks(axes: Any) -> None:
-    """Ticks at 1, 2 and 5 times powers of ten; at powers alone if too many."""
-    low, high = axes.get_xlim()
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if len(powers) <= 4 else (1,)
-    ticks = [step * 10.0**power for power in powers for step in steps]
-    ticks = [tick for tick in ticks if low <= tick <= high]
-    axes.set_xticks(ticks, [text.short_count(tick) for tick in ticks])
-    axes.minorticks_off()
-    axes.set_xlim(low, high)
-
-
-def _apart(values: Sequence[float]) -> list[float]:
-    """Of sorted values, those far enough apart for their labels not to touch."""
-    gap = (values[-1] - values[0]) / 14
-    kept = list(values[:1])
-    for value in values[1:]:
-        if value - kept[-1] >= gap:
-            kept.append(value)
-    return kept
-
-
-def _short(name: str) -> str:
-    """A name that leaves room for what it names."""
-    return name if len(name) <= 24 else name[:23] + "…"
-
-
-def _step_ticks(axes: Any, steps: Sequence[int]) -> None:
-    ticks = range(min(steps), max(steps) + 1)
-    ticks = ticks[:: math.ceil(len(ticks) / 12)]
-    axes.set_xticks(ticks, [str(step) for step in ticks])

@@ -10,7 +10,7 @@ _EFFECTIVE = text.markup("Q^π + αA^μ")
 
 
 def header(results: Results, contents: str) -> str:
-    """Title, the finding in one sentence, the paragraph, the headline numbers."""
+    """The top of the page as HTML; `contents` is the HTML of its links."""
     task = text.escape(results.get("task", "a task"))
     description = text.escape(results.get("description", ""))
     return (
@@ -24,7 +24,7 @@ def header(results: Results, contents: str) -> str:
 
 
 def _numbers(results: Results) -> str:
-    """The headline numbers."""
+    """The headline numbers, as a list of terms."""
     base = results.get("base") or {}
     efficiency = results.get("compute_efficiency") or {}
     rows = results.get("search") or []
@@ -72,16 +72,16 @@ def _joined(*words: str) -> str:
 
 
 def _at_largest_n(rows: list[Results], key: str) -> Results | None:
-    found = [
+    of_method = [
         row
         for row in rows
         if row["method"] == key
         and row.get("n") is not None
         and row.get("accuracy") is not None
     ]
-    return max(found, key=lambda row: row["n"], default=None)
+    return max(of_method, key=lambda row: row["n"], default=None)
 
 
 def _whole(words: str) -> str:
-    """Words that no line break may part."""
+    """Words that stay on one line."""
     return f"<span>{words}</span>" if words else ""

@@ -1,7 +1,8 @@
-"""The RL section of the report: what each method makes of the base policy."""
+"""The RL section of the report: how far each method improves the policy."""
 
 from typing import Any
 
+from pav_jax.core.words import counted
 from pav_jax.report import figures, methods, parts, text
 
 Results = dict[str, Any]
@@ -11,55 +12,59 @@ _EFFECTIVE = text.markup("Q^π + αA^μ")
 
 def section(results: Results) -> str:
     """Accuracy against iterations and tokens, Pass@N, and the numbers at the end."""
-    found = results.get("improvement") or {}
-    policies, curves = found.get("policies") or {}, found.get("curves") or {}
-    over, curves_over = (
-        f"{text.count(found.get(key))} test problems"
-        for key in ("problems", "curve_problems")
+    improvement = results.get("improvement") or {}
+    policies, curves = (
+        improvement.get("policies") or {},
+        improvement.get("curves") or {},
     )
-    seeds = len(found.get("seeds") or [])
-    runs = f"{seeds} seed" + ("s" if seeds != 1 else "")
+    runs = counted(len(improvement.get("seeds") or []), "seed")
     keys = [*policies, *(key for key in curves if key not in policies)]
-    level = [key for key in policies if key not in curves]
-    legend = parts.legend(keys, levels=level)
-    drawn = "".join(
-        parts.figure(figures.learning(curves, policies, x), caption, legend, said)
-        for x, caption, said in (
-            (
-                "step",
-                "<b>Accuracy against iterations</b> of one sampled response to each of "
-                f"{curves_over}; means over {runs}, bands from the least to the most.",
-                parts.claims(_claims(found)),
-            ),
-            (
-                "tokens",
-                "<b>Accuracy against the tokens sampled</b> to train on. What the "
-                "verifier read is in the ledger, and what it cost to train it.",
-                "",
-            ),
-        )
-    )
     passed = parts.figure(
         figures.policies_by_n(policies),
         f"<b>Pass@N</b> of the last policies, means over {runs}; bands are 95% "
-        f"intervals over {over}.",
+        f"intervals over {text.problems(improvement.get('problems'), 'test')}.",
         parts.legend(keys),
     )
-    grid = drawn + passed
+    grid = _learning(improvement, keys, runs) + passed
     return parts.section(
         "improvement",
         "RL with process rewards",
-        f"From the same RFT policy, with the same problems and draws: what rewards "
-        f"of {_EFFECTIVE} at every step (PAV-RL) make of it, and what outcomes alone "
-        "do. The verifier stays fixed.",
+        "All methods start from the same RFT policy, with the same problems and the "
+        f"same random streams. PAV-RL is rewarded with {_EFFECTIVE} at every step, "
+        "ORM-RL with outcomes alone.",
         f'<div class="grid">{grid}</div>' if grid else "",
-        _table(found, policies),
-        _unsolved(found.get("unsolved") or {}),
+        _table(improvement, policies),
+        _unsolved(improvement.get("unsolved") or {}),
     )
 
 
-def _table(found: Results, policies: Results) -> str:
-    against = found.get("against") or {}
+def _learning(improvement: Results, keys: list[str], runs: str) -> str:
+    """Accuracy against iterations, and against sampled tokens."""
+    policies, curves = (
+        improvement.get("policies") or {},
+        improvement.get("curves") or {},
+    )
+    legend = parts.legend(keys, levels=[key for key in policies if key not in curves])
+    problems = text.problems(improvement.get("curve_problems"), "test")
+    by_step = parts.figure(
+        figures.learning(curves, policies, "step"),
+        "<b>Accuracy against iterations</b> of one sampled response to each of "
+        f"{problems}; means over {runs}, bands from the lowest to the highest.",
+        legend,
+        parts.claims(_claims(improvement)),
+    )
+    by_tokens = parts.figure(
+        figures.learning(curves, policies, "tokens"),
+        "<b>Accuracy against the tokens sampled</b> for training. The tokens that the "
+        "verifier scored, and those it was trained on, are in the ledger.",
+        legend,
+    )
+    return by_step + by_tokens
+
+
+def _table(improvement: Results, policies: Results) -> str:
+    """Accuracies of the last policies, and how they compare with the reference."""
+    against = improvement.get("against") or {}
     rows = []
     for method in methods.ordered(policies):
         policy = policies[method.key]
@@ -92,19 +97,20 @@ def _table(found: Results, policies: Results) -> str:
             "Response tokens",
         ],
         rows,
-        "The last policies. Fewer iterations and tokens are to the accuracy that "
-        f"{name} ends at; a dash is not reached.",
+        "The last policies. Fewer iterations and tokens: how many times fewer it takes "
+        f"to the final accuracy of {name}. A dash: not reached, or not trained by RL.",
     )
 
 
 def _unsolved(unsolved: Results) -> str:
+    """Best-of-N by PAV of each policy on the problems that are hard for SFT."""
     best = unsolved.get("best_of") or {}
     if not best:
         return ""
     ns = list(next(iter(best.values())))
     return parts.details(
-        f"The {text.count(unsolved.get('problems'))} problems that no sample of the "
-        "SFT policy solves",
+        f"{counted(unsolved.get('problems') or 0, 'problem')} without a correct sample "
+        "of the SFT policy",
         parts.table(
             ["Policy", *(f"Best of {text.escape(n)} by PAV" for n in ns)],
             [
@@ -118,9 +124,9 @@ def _unsolved(unsolved: Results) -> str:
     )
 
 
-def _claims(found: Results) -> list[tuple[str, str]]:
-    """The paper's claims for PAV-RL against ORM-RL, where this run has both."""
-    against = found.get("against") or {}
+def _claims(improvement: Results) -> list[tuple[str, str]]:
+    """The paper's claims for PAV-RL against ORM-RL, if this run has both."""
+    against = improvement.get("against") or {}
     row = (against.get("methods") or {}).get("pav_rl")
     if against.get("reference") != "orm_rl" or not row:
         return []
@@ -133,9 +139,10 @@ def _claims(found: Results) -> list[tuple[str, str]]:
             + (f" ({within})." if within else "."),
         ),
         (
-            "PAV-RL has ORM-RL's final accuracy 6× (2B) or 5× (9B) sooner.",
+            "PAV-RL reaches ORM-RL's final accuracy in 6× (2B) or 5× (9B) fewer "
+            "iterations.",
             f"In {text.fewer(sooner)} iterations."
             if sooner
-            else "Does not reach it, or has it from the start.",
+            else "Does not reach it, or starts with it.",
         ),
     ]

@@ -1,11 +1,11 @@
 """The methods as the page shows them: name, colour, marker, order.
 
-One method has one colour in every figure. Search and RL share no figure, so that what
-is alike in them has the same colour too: outcomes, progress. The colours are told apart
-under the common kinds of colour blindness (the nearest two are 11 apart in CIELAB under
-protanopia, deuteranopia and tritanopia), and the markers without any colour. The hex
-values here are names: `svg.py` replaces each by a CSS variable, whose light and
-dark values stand in style.css.
+One method has one colour in every figure. Search and RL have no figure in common, so
+their methods that are alike have the same colour: outcomes, progress. The colours
+differ under the common kinds of colour blindness (the nearest two are 11 apart in
+CIELAB under protanopia, deuteranopia and tritanopia), and the markers differ without
+any colour. The hex values here are only names: `svg.py` replaces each by a CSS
+variable, whose light and dark values are in style.css.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ class Method:
     """How one method is drawn.
 
     Attributes:
-      key: its name in the results.
-      label: its name on the page; `Q^π` stands for a superscript.
-      colour: the hex value matplotlib draws it in.
+      key: its name in results.json.
+      label: its name on the page; `text.markup` writes `Q^π` with a superscript.
+      colour: the hex value that matplotlib draws it in.
       marker: a matplotlib marker.
       dashes: a matplotlib line style.
     """
@@ -33,7 +33,7 @@ class Method:
 
     @property
     def css(self) -> str:
-        """The class of everything drawn for this method."""
+        """The CSS class of all that is drawn for this method."""
         return "m-" + re.sub(r"[^a-z0-9]+", "-", self.key.lower())
 
 
@@ -47,7 +47,7 @@ _METHODS = {
         Method("beam_q", "Beam by Q^π", "#1a75bf", "D"),
         Method("beam_pav", "Beam by Q^π + αA^μ", "#d8480a", "o"),
         Method("pass_at_n", "Pass@N", "#646b77", "P", "--"),
-        # Policies, where RL was run.
+        # Policies, of experiments with RL.
         Method("sft", "SFT", "#868d98", "s", "--"),
         Method("rft", "RFT", "#646b77", "P", "--"),
         Method("orm_rl", "ORM-RL", "#2a323d", "^"),
@@ -57,29 +57,33 @@ _METHODS = {
 }
 _EXTRA = (("#5b3fc4", "X"), ("#8f6f00", "p"), ("#3f7f1f", "h"), ("#00808f", "*"))
 
-# What each drawing colour is called in style.css.
+# The CSS variable of each drawing colour.
 VARIABLES = {
-    # The first method of a colour gives it its name.
+    # The first method of a colour names it.
     method.colour: "--" + key.replace("_", "-")
     for key, method in reversed(_METHODS.items())
 } | {colour: f"--extra-{index}" for index, (colour, _) in enumerate(_EXTRA, 1)}
 
 
 def find(key: str) -> Method:
-    """A method that this page knows by name."""
+    """The method with this key.
+
+    Raises:
+      KeyError: the page has no entry for it.
+    """
     return _METHODS[key]
 
 
 def is_oracle(key: str) -> bool:
-    """Whether a curve is Pass@N: an upper bound, which picks by the answer."""
+    """Whether a curve is Pass@N: an upper bound, which selects by the answer."""
     return key.startswith("pass_at")
 
 
 def ordered(keys: Iterable[str]) -> list[Method]:
-    """The methods behind `keys`, each once, in the page's order.
+    """The methods with these keys, each once, in the page's order.
 
-    A method this page has no entry for gets the next spare colour and its own
-    name, so a new search method needs no change here to be shown.
+    A key without an entry here gets the next spare colour and a label made of the key,
+    so the page shows a new method without any change.
     """
     present = dict.fromkeys(keys)
     known = [method for key, method in _METHODS.items() if key in present]
@@ -89,5 +93,5 @@ def ordered(keys: Iterable[str]) -> list[Method]:
         colour, marker = _EXTRA[index % len(_EXTRA)]
         label = key.replace("_", " ").capitalize()
         extra.append(Method(key, label, colour, marker))
-    # Bounds come last: they are read after the methods they bound.
+    # Upper bounds come last.
     return sorted(known + extra, key=lambda method: is_oracle(method.key))

@@ -1,14 +1,11 @@
-"""Writes the report: `results.json`, and `index.html`, which needs nothing else.
+"""The page of a run: one HTML file that needs nothing else.
 
-The page is one file with no script and no request to anywhere; its content
-security policy forbids both, so a response that is shown on it can do neither.
+It has no script and requests nothing from anywhere. Its content security policy forbids
+both, so a response that is shown on it can do neither.
 """
 
 import importlib.resources
-import json
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 from pav_jax.report import header, improvement, parts, sections, text
@@ -16,46 +13,29 @@ from pav_jax.report.viewer import viewer
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _VIEWER_LEAD = (
-    "Each step of a response, coloured by what the verifier says: its value Q, or the "
-    "progress A<sup>μ</sup> it makes. The bar is the predicted Q; the mark on it is "
-    "the Monte Carlo value, where it was measured."
+    "Each step of a response, coloured by the verifier's predictions: its value Q or "
+    "its progress A<sup>μ</sup>. The bar is the predicted Q; the mark on it is the "
+    "Monte Carlo value, if it was measured."
 )
 
 
-def write_report(
-    results: dict[str, Any], responses: list[dict[str, Any]], directory: Path
-) -> Path:
-    """Writes the results and the page that shows them.
+def page(results: dict[str, Any], responses: list[dict[str, Any]]) -> str:
+    """The whole page as HTML.
 
-    All accuracies, shares, intervals and differences are fractions; the page
-    shows percentages and points. A number may be None or NaN anywhere, and every
-    entry but `task` may be missing: what is missing is left out of the page.
+    All accuracies, intervals and differences are fractions; the page shows percentages
+    and points. Any number may be None, and any entry may be missing except `task`: the
+    page leaves out what is not there.
 
-    Beside the entries of the stages, these are shown where they are present:
-    `compute_efficiency.points_ci`, `{method: [low, high]}`, the intervals of
-    `points_at_equal_tokens`; and `problems` in `alpha`, `verifier` and `theory`,
-    for those that were measured on other problems than the search.
+    `compute_efficiency.points_ci`, `{method: [low, high]}`, has the intervals of
+    `points_at_equal_tokens`. `problems` in `alpha`, `verifier`, `theory` and
+    `improvement` is the number of problems that they were measured on.
 
     Args:
-      results: the numbers of the run, as nested dicts and lists.
+      results: the numbers of the run as in results.json: nested dicts and lists, with
+        finite numbers or None (see `plain`).
       responses: responses for the step viewer, each `{prompt, answer, correct,
         steps: [{text, q, advantage, q_mc}]}`.
-      directory: where to write; made if it is not there.
-
-    Returns:
-      The path of `index.html`.
     """
-    results = _plain(results)
-    html = page(results, _plain(responses))
-    directory.mkdir(parents=True, exist_ok=True)
-    numbers = json.dumps(results, indent=1, allow_nan=False)
-    _replace(directory / "results.json", numbers + "\n")
-    _replace(directory / "index.html", html)
-    return directory / "index.html"
-
-
-def page(results: dict[str, Any], responses: list[dict[str, Any]]) -> str:
-    """The whole page as HTML. Numbers are finite or None."""
     steps = parts.section(
         "steps", "Responses, step by step", _VIEWER_LEAD, viewer(responses)
     )
@@ -83,7 +63,13 @@ def page(results: dict[str, Any], responses: list[dict[str, Any]]) -> str:
 
 
 def document(title: str, body: str, rules: str = "") -> str:
-    """A page with the report's style and policy; all three are HTML or CSS."""
+    """A whole page with the report's style and content security policy.
+
+    Args:
+      title: HTML.
+      body: HTML.
+      rules: CSS, after that of every page.
+    """
     style = importlib.resources.files("pav_jax.report").joinpath("style.css")
     css = style.read_text(encoding="utf-8") + rules
     return (
@@ -97,21 +83,14 @@ def document(title: str, body: str, rules: str = "") -> str:
     )
 
 
-def _replace(path: Path, content: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(content, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _plain(value: Any) -> Any:
-    """`value` as JSON can hold it: array scalars to numbers, NaN to None."""
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it: arrays as lists and numbers, NaN and inf as None."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):  # NumPy and JAX, neither imported here.
-        return _plain(value.tolist())
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # NumPy and JAX, which this module does not import.
+        return plain(value.tolist())
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):

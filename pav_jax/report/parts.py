@@ -21,7 +21,7 @@ _SHAPES = {
 
 
 def figure(svg: str, caption: str, legend: str = "", claims: str = "") -> str:
-    """A captioned figure; empty when there is no drawing.
+    """A captioned figure; empty if there is no drawing.
 
     Args:
       svg: from `figures`.
@@ -43,12 +43,12 @@ def legend(
     names: Mapping[str, str] | None = None,
     levels: Collection[str] = (),
 ) -> str:
-    """The key of a figure. Pointing at an entry fades the other methods.
+    """The legend of a figure. Pointing at an entry fades the other methods.
 
     Args:
       keys: the methods shown.
-      names: what to call them here, where not by their own labels.
-      levels: those of them drawn as a level dashed line.
+      names: labels by key, for methods that are not shown by their own label.
+      levels: the methods that are drawn as level dashed lines.
 
     Returns:
       A `<ul>` element.
@@ -69,7 +69,7 @@ def legend(
 
 
 def highlight(keys: Iterable[str]) -> str:
-    """The CSS rules behind `legend`, one for each method on the page."""
+    """The CSS rules that `legend` needs, one for each method on the page."""
     return "\n".join(
         f"main:has(.key.{css}:is(:hover, :focus)) .series:not(.{css}) "
         "{ opacity: 0.1; }"
@@ -78,7 +78,7 @@ def highlight(keys: Iterable[str]) -> str:
 
 
 def claims(pairs: Sequence[tuple[str, str]]) -> str:
-    """The paper's claims and this run's answers, side by side; both HTML."""
+    """The paper's claims and this run's answers, side by side; all are HTML."""
     rows = "".join(
         f'<div><p><b class="who">Paper</b> {paper}</p>'
         f'<p><b class="who ours">This run</b> {ours}</p></div>'
@@ -106,7 +106,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "")
 
 
 def details(summary: str, *tables: str) -> str:
-    """Tables that open on a click; empty when there are none."""
+    """Tables that open on a click; empty if there are none."""
     inside = "".join(tables)
     if not inside:
         return ""
@@ -117,7 +117,7 @@ def details(summary: str, *tables: str) -> str:
 
 
 def section(name: str, title: str, lead: str, *content: str) -> str:
-    """A titled section of the page; empty when it has no content."""
+    """A section of the page with its title; empty if it has no content."""
     inside = "".join(content)
     if not inside:
         return ""

@@ -1,6 +1,6 @@
 """The sections of the report, each a function from the results to HTML.
 
-A section whose numbers are missing is an empty string, and so is left out.
+A section without any numbers is an empty string, which leaves it out of the page.
 """
 
 from typing import Any
@@ -11,10 +11,13 @@ Results = dict[str, Any]
 
 _Q, _EFFECTIVE = text.markup("Q^π"), text.markup("Q^π + αA^μ")
 _PROVER_LEAD = text.markup(
-    "Progress A^μ is measured under a prover μ, and any policy can be one. A good one "
-    "tells the base policy's steps apart and agrees with it on which are better; both "
-    "can be computed from labelled steps before a verifier is trained."
+    "Progress A^μ is measured under a prover μ, which can be any policy. Under a good "
+    "prover, the base policy's steps differ in progress, and the steps with more of it "
+    "are also better for the base policy. Labelled steps show how far both are true, "
+    "before a verifier is trained."
 )
+_NUMBERS = "The numbers behind these figures"
+_TEST, _VALIDATION = "test", "validation"  # whose problems they are
 
 
 def search(results: Results) -> str:
@@ -23,57 +26,26 @@ def search(results: Results) -> str:
     efficiency = results.get("compute_efficiency") or {}
     alpha = results.get("alpha") or {}
     base = results.get("base") or {}
-    bands = f"Bands are 95% intervals over {_problems(results)}."
-    plain = [row["method"] for row in rows if not methods.is_oracle(row["method"])]
-    by_n = parts.figure(
-        figures.accuracy_vs_n(rows),
-        "<b>Accuracy against N</b>, the number of sampled responses (best-of-N, "
-        f"voting) or of beams (beam search). {bands}",
-        parts.legend(plain, levels=["greedy"]),
-        parts.claims(claims.equal_n(rows)),
+    bands = (
+        f"Bands are 95% intervals over {text.problems(results.get('problems'), _TEST)}."
     )
-    by_tokens = parts.figure(
-        figures.accuracy_vs_tokens(rows, efficiency),
-        "<b>Accuracy against compute</b>: all tokens a problem costs, decoded, "
-        "prefilled and scored, with the candidates that were pruned. The arrow below "
-        f"leads from best-of-N's best point to where beam search by {_EFFECTIVE} "
-        f"equals it. {bands}",
-        parts.legend(plain),
-        parts.claims(claims.token(results)),
+    grid = "".join(
+        (
+            _by_n(rows, bands),
+            _by_tokens(results, rows, efficiency, bands),
+            _passed(rows, base, bands),
+            _weights(alpha),
+        )
     )
-    selecting = [
-        row["method"]
-        for row in rows
-        if row["method"] in ("majority", "best_of_n_orm", "best_of_n_pav")
-    ]
-    oracle = [row["method"] for row in rows if methods.is_oracle(row["method"])]
-    passed = parts.figure(
-        figures.pass_at_n(rows, base),
-        "<b>Pass@N</b>: how often at least one of N independent samples is right, "
-        "and what each way of picking one of them finds. The gap is what a better "
-        f"verifier could still win. {bands}",
-        parts.legend((oracle or ["pass_at_n"]) + selecting),
-    )
-    on = alpha.get("problems")
-    where = f"{text.count(on)} validation problems" if on else "validation problems"
-    weights = parts.figure(
-        figures.alpha(alpha.get("grid") or [], alpha.get("chosen")),
-        f"<b>The weight of progress.</b> Accuracy of beam search by {_EFFECTIVE} for "
-        f"each α, on {where}; the ring is the α chosen, the dotted line α = 0, which "
-        "is Q alone. Bands are 95% intervals over these problems.",
-        parts.legend(["beam_pav"]),
-        parts.claims(claims.alpha(alpha)),
-    )
-    grid = "".join((by_n, by_tokens, passed, weights))
     return parts.section(
         "search",
         "Search",
-        "Every method gets the same base policy and the same problems. What differs "
-        "is what scores the candidates, and when: whole responses at the end, or "
+        "All methods have the same base policy and the same problems. They differ in "
+        "what scores the candidates, and when: whole responses at the end, or single "
         "steps on the way.",
         f'<div class="grid">{grid}</div>' if grid else "",
         parts.details(
-            "The numbers behind these figures",
+            _NUMBERS,
             tables.search(rows),
             tables.efficiency(efficiency),
             tables.alpha(alpha),
@@ -82,54 +54,80 @@ def search(results: Results) -> str:
     )
 
 
+def _by_n(rows: list[Results], bands: str) -> str:
+    return parts.figure(
+        figures.accuracy_vs_n(rows),
+        "<b>Accuracy against N</b>, the number of sampled responses (best-of-N, "
+        f"voting) or of beams (beam search). {bands}",
+        parts.legend(_without_oracle(rows), levels=["greedy"]),
+        parts.claims(claims.equal_n(rows)),
+    )
+
+
+def _by_tokens(
+    results: Results, rows: list[Results], efficiency: Results, bands: str
+) -> str:
+    arrow = (
+        " The arrow leads from best-of-N's best point to where beam search by "
+        f"{_EFFECTIVE} equals it."
+    )
+    return parts.figure(
+        figures.accuracy_vs_tokens(rows, efficiency),
+        "<b>Accuracy against compute</b>: all tokens that a problem costs, decoded, "
+        "prefilled and scored, with those of pruned candidates."
+        f"{arrow if efficiency.get('beam_pav') else ''} {bands}",
+        parts.legend(_without_oracle(rows)),
+        parts.claims(claims.tokens(results)),
+    )
+
+
+def _passed(rows: list[Results], base: Results, bands: str) -> str:
+    selecting = [
+        row["method"]
+        for row in rows
+        if row["method"] in ("majority", "best_of_n_orm", "best_of_n_pav")
+    ]
+    oracle = [row["method"] for row in rows if methods.is_oracle(row["method"])]
+    return parts.figure(
+        figures.pass_at_n(rows, base),
+        "<b>Pass@N</b>: how often at least one of N independent samples is correct, "
+        "and how often each method selects a correct one. A better verifier could at "
+        f"most close the gap. {bands}",
+        parts.legend((oracle or ["pass_at_n"]) + selecting),
+    )
+
+
+def _weights(alpha: Results) -> str:
+    return parts.figure(
+        figures.alpha(alpha.get("grid") or [], alpha.get("chosen")),
+        f"<b>The weight of progress.</b> Accuracy of beam search by {_EFFECTIVE} for "
+        f"each α, on {text.problems(alpha.get('problems'), _VALIDATION)}; the ring is "
+        "the α chosen, the dotted line is α = 0: search by Q alone. Bands are 95% "
+        "intervals over these problems.",
+        parts.legend(["beam_pav"]),
+        parts.claims(claims.alpha(alpha)),
+    )
+
+
+def _without_oracle(rows: list[Results]) -> list[str]:
+    return [row["method"] for row in rows if not methods.is_oracle(row["method"])]
+
+
 def verifier(results: Results) -> str:
     """AUC by step and calibration."""
-    found = results.get("verifier") or {}
-    auc = found.get("auc_within_problem") or {}
-    bins = found.get("calibration") or []
-    on = _problems({"problems": found.get("problems")})
-    has_orm = (found.get("orm") or {}).get("auc_last") is not None
-    keys = ["best_of_n_pav"] + ["best_of_n_orm"] * has_orm
-    outcome = " The dashed line is the outcome verifier on whole responses."
-    ranks = parts.figure(
-        figures.auc_by_step(found),
-        "<b>Telling right from wrong, step by step.</b> The chance that, of two "
-        "responses to the same problem, the one that ends right has the higher score "
-        f"after this step; mean over {on}.{outcome if has_orm else ''}",
-        _verifiers_legend(keys),
-    )
-    calibrated = parts.figure(
-        figures.calibration(bins),
-        "<b>Calibration.</b> Mean predicted Q in each bin against the mean Monte "
-        "Carlo Q of the same steps. The area of a dot, and the bar below it, is the "
-        f"number of steps; from {on}.{_calibration_words(found)}",
-        _verifiers_legend(["best_of_n_pav"]),
-    )
-    rows = [
-        ("AUC within a problem, last step", text.decimal(auc.get("last"), 3)),
-        ("AUC within a problem, middle step", text.decimal(auc.get("middle"), 3)),
-        ("AUC for an error so far", text.decimal(auc.get("error_so_far"), 3)),
-        ("Brier score", text.decimal(found.get("brier"), 4)),
-        (
-            "Outcome verifier: AUC, last step",
-            text.decimal((found.get("orm") or {}).get("auc_last"), 3),
-        ),
-    ]
-    rows += [
-        (text.escape(label), text.decimal(value, 3))
-        for label, value in (found.get("oracle") or {}).items()
-    ]
-    rows = [row for row in rows if row[1] != text.MISSING]
-    grid = ranks + calibrated
+    evaluation = results.get("verifier") or {}
+    auc = evaluation.get("auc_within_problem") or {}
+    bins = evaluation.get("calibration") or []
+    grid = _ranks(evaluation) + _calibrated(evaluation, bins)
     return parts.section(
         "verifier",
         "Verifier",
-        f"The process verifier predicts Q at each step. Search by {_Q} needs it right "
-        "on the way, not only at the end.",
+        f"The process verifier predicts Q after each step. Search by {_Q} needs it to "
+        "be right on the way, not only at the end.",
         f'<div class="grid">{grid}</div>' if grid else "",
-        parts.table(["Measure", "Value"], rows),
+        parts.table(["Measure", "Value"], _measures(evaluation, auc)),
         parts.details(
-            "The numbers behind these figures",
+            _NUMBERS,
             parts.table(
                 ["Step", "AUC within a problem"],
                 [
@@ -150,6 +148,48 @@ def verifier(results: Results) -> str:
             ),
         ),
     )
+
+
+def _ranks(evaluation: Results) -> str:
+    problems = text.problems(evaluation.get("problems"), _VALIDATION)
+    has_orm = (evaluation.get("orm") or {}).get("auc_last") is not None
+    outcome = " The dashed line is the outcome verifier on whole responses."
+    return parts.figure(
+        figures.auc_by_step(evaluation),
+        "<b>Correct from wrong, step by step.</b> The chance that, of a correct and a "
+        "wrong response to the same problem, the correct one has the higher score "
+        f"after this step; over {problems}."
+        f"{outcome if has_orm else ''}",
+        _verifiers_legend(["best_of_n_pav"] + ["best_of_n_orm"] * has_orm),
+    )
+
+
+def _calibrated(evaluation: Results, bins: list[Results]) -> str:
+    return parts.figure(
+        figures.calibration(bins),
+        "<b>Calibration.</b> Mean predicted Q in each bin against the mean Monte Carlo "
+        "Q of the same steps, on validation problems. Larger dots, and higher bars "
+        f"below them, stand for more steps.{_calibration_words(evaluation)}",
+        _verifiers_legend(["best_of_n_pav"]),
+    )
+
+
+def _measures(evaluation: Results, auc: Results) -> list[tuple[str, str]]:
+    rows = [
+        ("AUC within a problem, last step", text.decimal(auc.get("last"), 3)),
+        ("AUC within a problem, middle step", text.decimal(auc.get("middle"), 3)),
+        ("AUC for no error so far", text.decimal(auc.get("error_so_far"), 3)),
+        ("Brier score", text.decimal(evaluation.get("brier"), 4)),
+        (
+            "Outcome verifier: AUC, last step",
+            text.decimal((evaluation.get("orm") or {}).get("auc_last"), 3),
+        ),
+    ]
+    rows += [
+        (text.escape(label), text.decimal(value, 3))
+        for label, value in (evaluation.get("oracle") or {}).items()
+    ]
+    return [row for row in rows if row[1] != text.MISSING]
 
 
 def prover(results: Results) -> str:
@@ -179,16 +219,15 @@ def prover(results: Results) -> str:
                 f"({text.decimal(sums[best], digits)}).",
             )
         )
-    on = theory.get("problems")
-    where = f"{text.count(on)} labelled problems" if on else "labelled problems"
     drawn = parts.figure(
         figures.provers(rows),
         '<b>Which prover to measure progress under.</b> <span class="swatch apart">'
         "</span>Distinguishability: how much progress differs between steps from one "
         'state, E Var[A<sup>μ</sup>]. <span class="swatch aligned"></span>Alignment: '
-        "whether it points where the base policy's own advantage does, "
-        "E[A<sup>μ</sup>A<sup>π</sup>]. Diamonds are the sums, which up to a constant "
-        f"bound the policy's improvement from below (Theorem 3.1). From {where}.",
+        "how far it agrees with the base policy's own advantage, "
+        "E[A<sup>μ</sup>A<sup>π</sup>]. Diamonds are the sums: up to a constant, a "
+        "lower bound of the policy's improvement (Theorem 3.1). Estimated from "
+        f"{text.problems(theory.get('problems'), 'labelled')}.",
         claims=parts.claims(pairs),
     )
     numbers = parts.table(
@@ -210,11 +249,11 @@ def prover(results: Results) -> str:
 def base_policy(results: Results) -> str:
     """How the base policy's responses end, and how they were graded."""
     base = results.get("base") or {}
-    on = _problems({"problems": (results.get("verifier") or {}).get("problems")})
+    evaluation = results.get("verifier") or {}
+    on = text.problems(evaluation.get("problems"), _VALIDATION)
     drawn = parts.figure(
         figures.failures(base.get("failures") or {}),
-        "<b>How the base policy's responses end</b>, as shares of all its samples on "
-        f"{on}.",
+        f"<b>How the base policy's responses end</b>: all its samples on {on}.",
     )
     grades = tables.grades(
         base.get("grades") or {}, f"How the base policy's samples on {on} were graded."
@@ -237,7 +276,7 @@ def cost(results: Results) -> str:
 
 
 def settings(results: Results) -> str:
-    """Everything needed to run this again."""
+    """Settings, seeds and versions: what it takes to run this again."""
     content = [
         parts.table([name, "Value"], tables.flat(results[key]))
         for key, name in (
@@ -256,21 +295,14 @@ def settings(results: Results) -> str:
     )
 
 
-def _problems(results: Results) -> str:
-    count = results.get("problems")
-    if not count:
-        return "the held-out problems"
-    return f"{text.count(count)} held-out problems"
-
-
-def _calibration_words(found: Results) -> str:
-    """Brier score, and the mean gap that the bins show."""
+def _calibration_words(evaluation: Results) -> str:
+    """A sentence with the Brier score and the mean gap between the bins' values."""
     words = ""
-    if found.get("brier") is not None:
-        words += f" Brier score {text.decimal(found['brier'], 4)}"
+    if evaluation.get("brier") is not None:
+        words += f" Brier score {text.decimal(evaluation['brier'], 4)}"
     bins = [
         (row["predicted"], row["observed"], row["count"])
-        for row in found.get("calibration") or []
+        for row in evaluation.get("calibration") or []
         if None not in (row.get("predicted"), row.get("observed"), row.get("count"))
     ]
     total = sum(count for _, _, count in bins)
@@ -281,6 +313,6 @@ def _calibration_words(found: Results) -> str:
 
 
 def _verifiers_legend(keys: list[str]) -> str:
-    """A legend in which the methods stand for the verifiers they use."""
+    """A legend in which each method stands for the verifier that it uses."""
     names = {"best_of_n_pav": "Process verifier", "best_of_n_orm": "Outcome verifier"}
     return parts.legend(keys, names, levels=["best_of_n_orm"])

@@ -1,7 +1,8 @@
-"""The run in words, from its numbers, whichever way they point."""
+"""The run in words, whether its numbers agree with the paper or not."""
 
 from typing import Any
 
+from pav_jax.core.words import counted
 from pav_jax.report import text
 
 Results = dict[str, Any]
@@ -32,10 +33,10 @@ def paragraph(results: Results) -> str:
 
 
 def uncertainty(results: Results, method: str) -> str:
-    """What is known of how far off the equal-token difference may be.
+    """How uncertain the difference at equal tokens is, in words.
 
-    The interval of the difference itself where the results have one; else how
-    well best-of-N's own accuracy is known, which gives the scale of the noise.
+    The interval of the difference, if the results have one; else the half-width of the
+    interval of best-of-N's accuracy, which gives the scale of the noise.
     """
     efficiency = results.get("compute_efficiency") or {}
     bounds = (efficiency.get("points_ci") or {}).get(method)
@@ -48,9 +49,9 @@ def uncertainty(results: Results, method: str) -> str:
 
 
 def settled(results: Results, method: str) -> bool | None:
-    """Whether the sign of the equal-token difference is outside the noise.
+    """Whether the difference at equal tokens has a sign beyond the noise.
 
-    None when the results do not say enough to tell.
+    None if the results have no interval to judge it by.
     """
     efficiency = results.get("compute_efficiency") or {}
     difference = _equal_tokens(results).get(method)
@@ -63,8 +64,11 @@ def settled(results: Results, method: str) -> bool | None:
     return abs(difference) > width
 
 
-def alphas_above_zero(alpha: dict[str, Any]) -> tuple[int, int] | None:
-    """How many positive α beat Q alone, of how many; None without an α = 0."""
+def weights_above_zero(alpha: dict[str, Any]) -> str:
+    """At how many positive α the accuracy is above that of Q alone.
+
+    "6 of 10 positive weights", or nothing if the grid does not have both.
+    """
     grid = [
         (row.get("alpha"), row.get("accuracy"))
         for row in alpha.get("grid") or []
@@ -73,8 +77,9 @@ def alphas_above_zero(alpha: dict[str, Any]) -> tuple[int, int] | None:
     alone = [accuracy for weight, accuracy in grid if weight == 0]
     others = [accuracy for weight, accuracy in grid if weight > 0]
     if not alone or not others:
-        return None
-    return sum(accuracy > alone[0] for accuracy in others), len(others)
+        return ""
+    better = sum(accuracy > alone[0] for accuracy in others)
+    return f"{better} of {counted(len(others), 'positive weight')}"
 
 
 def _base(results: Results) -> str:
@@ -82,10 +87,7 @@ def _base(results: Results) -> str:
     if base.get("accuracy") is None:
         return ""
     bounds = text.interval(base.get("ci"))
-    count = results.get("problems")
-    problems = (
-        f"{text.count(count)} held-out problems" if count else "held-out problems"
-    )
+    problems = text.problems(results.get("problems"), "test")
     sentence = f"The base policy solves {text.percent(base['accuracy'])} of {problems}"
     sentence += " with one sample"
     if bounds:
@@ -94,13 +96,14 @@ def _base(results: Results) -> str:
         sentence += f" and {text.percent(base['greedy'])} greedily"
     most = max((int(n) for n in base.get("pass_at") or {}), default=None)
     if most is not None and base["pass_at"].get(str(most)) is not None:
-        share = text.percent(base["pass_at"][str(most)])
-        sentence += f"; for {share}, at least one of {most} samples is right"
+        solved = text.percent(base["pass_at"][str(most)])
+        one = "the one sample" if most == 1 else f"at least one of {most} samples"
+        sentence += f"; for {solved}, {one} is correct"
     return sentence + "."
 
 
 def _beam(results: Results, key: str) -> str:
-    """One method against best-of-N: at equal tokens, and in tokens to equal it."""
+    """Beam search against best-of-N, at equal tokens and at equal accuracy."""
     efficiency = results.get("compute_efficiency") or {}
     difference = _equal_tokens(results).get(key)
     parts = []
@@ -127,8 +130,7 @@ def _comparison(results: Results, key: str) -> str:
     if float(size) == 0:
         where = "level with"
     else:
-        unit = "point" if size == "1.0" else "points"
-        where = f"{size} {unit} {'above' if difference > 0 else 'below'}"
+        where = f"{size} points {'above' if difference > 0 else 'below'}"
     sentence = f"{name} is {where} best-of-N by the outcome verifier at equal tokens"
     doubt = uncertainty(results, key)
     if settled(results, key) is False:
@@ -140,13 +142,12 @@ def _alpha(alpha: dict[str, Any]) -> str:
     chosen = alpha.get("chosen")
     if chosen is None:
         return ""
-    better = alphas_above_zero(alpha)
     if chosen == 0:
         sentence = "The grid over α chose 0: progress added nothing to Q^π there"
     else:
         sentence = f"The grid over α, the weight of progress, chose {chosen:g}"
-    if better:
-        sentence += f"; {better[0]} of {better[1]} positive weights beat Q^π alone"
+    if better := weights_above_zero(alpha):
+        sentence += f"; accuracy is above that of Q^π alone at {better}"
     return sentence + "."
 
 
@@ -155,14 +156,14 @@ def _verifier(verifier: dict[str, Any]) -> str:
     if auc.get("last") is None:
         return ""
     sentence = (
-        "Within a problem, the process verifier tells right responses from wrong "
-        f"ones with an AUC of {text.decimal(auc['last'], 3)} at the last step"
+        "Within a problem, the process verifier separates correct from wrong responses "
+        f"with an AUC of {text.decimal(auc['last'], 3)} at the last step"
     )
     if auc.get("middle") is not None:
-        sentence += f" and {text.decimal(auc['middle'], 3)} half-way"
+        sentence += f" and {text.decimal(auc['middle'], 3)} at the middle step"
     orm = (verifier.get("orm") or {}).get("auc_last")
     if orm is not None:
-        sentence += f" (outcome verifier: {text.decimal(orm, 3)} at the last)"
+        sentence += f" (outcome verifier: {text.decimal(orm, 3)} at the last step)"
     return sentence + "."
 
 

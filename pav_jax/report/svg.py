@@ -1,9 +1,8 @@
 """From a matplotlib figure to inline SVG that belongs to the page.
 
-The SVG carries no colours and no fonts of its own: drawing colours become CSS
-variables, so that the figure follows the page from light to dark, and text stays
-text in the page's font. It also carries no dates and no random ids, so the same
-results give the same bytes.
+The SVG has no colours and no fonts of its own: drawing colours become CSS variables, so
+that the figure follows the page from light to dark, and text stays text in the page's
+font. It has no dates and no random ids either, so the same results give the same bytes.
 """
 
 import io
@@ -13,7 +12,7 @@ from typing import Any
 
 from pav_jax.report import methods, text
 
-# Drawing colours that are not a method's. Like those, they are only names.
+# Drawing colours that are not a method's. They too are only names.
 INK = "#1d2129"
 MUTED = "#626872"
 RULE = "#dfe2e7"
@@ -31,8 +30,8 @@ _VARIABLES = methods.VARIABLES | {
     RISE: "--rise",
     FALL: "--fall",
 }
-# Of every figure, in CSS pixels at full size: with 12-pixel text this is legible
-# both two abreast and shrunk to a telephone.
+# Of every figure, in CSS pixels at full size. With 12-pixel text it is legible both
+# with two figures side by side and on a telephone.
 _WIDTH = 440
 _STYLE = {
     "svg.fonttype": "none",
@@ -70,7 +69,7 @@ _STYLE = {
 
 
 class Drawing:
-    """One figure being drawn; `svg` is its text once the `with` block ends.
+    """One figure that is being drawn; `svg` is complete when the `with` block ends.
 
     Attributes:
       axes: the matplotlib axes, one or (with `rows`) a list from the top down.
@@ -88,7 +87,7 @@ class Drawing:
 
         Args:
           name: a prefix that makes the ids unique on the page.
-          label: what the figure shows, for those who cannot see it.
+          label: what the figure shows, for screen readers.
           height: in CSS pixels at full size.
           rows: the relative heights of the axes.
         """
@@ -101,8 +100,8 @@ class Drawing:
         self.svg = ""
 
     def __enter__(self) -> "Drawing":
-        # Here and not above: matplotlib takes a second to import, and the
-        # package is imported by commands that never draw.
+        # Not at the head of the module: matplotlib takes a second to import, and
+        # commands that never draw import this package.
         import matplotlib
         from matplotlib.figure import Figure
 
@@ -141,8 +140,8 @@ class Drawing:
         svg = buffer.getvalue()
         svg = svg[svg.index("<svg") :]
         svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-        # matplotlib's own style element (join and cap of every line) would reach
-        # the whole page from here; style.css has it.
+        # matplotlib's own style element (join and cap of every line) would apply to
+        # the whole page; style.css has these rules for figures alone.
         svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", svg, flags=re.S)
         svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
         view = re.search(r'viewBox="[^"]*"', svg).group()
@@ -151,7 +150,7 @@ class Drawing:
         svg = head + svg[svg.index(">") + 1 :]
         svg = svg.replace("xlink:href", "href")
         svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
-        # The form in which older matplotlib, 3.9 for one, writes the same.
+        # Older matplotlib (3.9, for example) writes the same in this form.
         svg = re.sub(r'font: (?:\w+ )?([\d.]+px) [^;"]*', r"font-size: \1", svg)
         for colour, variable in _VARIABLES.items():
             svg = svg.replace(colour, f"var({variable})")
@@ -161,7 +160,7 @@ class Drawing:
         return self._rename(svg).strip()
 
     def _rename(self, svg: str) -> str:
-        """Drops the ids nothing refers to; makes the others this figure's own."""
+        """Drops ids that nothing refers to; prefixes the others with `name`."""
         used = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
         svg = re.sub(
             r' id="([^"]*)"',

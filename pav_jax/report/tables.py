@@ -8,6 +8,7 @@ Results = dict[str, Any]
 
 
 def search(rows: list[Results]) -> str:
+    """Accuracy and tokens of every method at every N."""
     order = {m.key: i for i, m in enumerate(methods.ordered(r["method"] for r in rows))}
     labels = {m.key: m.label for m in methods.ordered(order)}
     cells = [
@@ -27,11 +28,12 @@ def search(rows: list[Results]) -> str:
     return parts.table(
         [*head, "Decoded", "Prefilled", "Scored"],
         cells,
-        "Search. Tokens are means per problem.",
+        "Search. Tokens are means over the problems.",
     )
 
 
 def efficiency(efficiency: Results) -> str:
+    """Beam search against best-of-N: tokens saved, points at equal tokens."""
     at_equal = efficiency.get("points_at_equal_tokens") or {}
     bounds = efficiency.get("points_ci") or {}
     cells = []
@@ -51,12 +53,13 @@ def efficiency(efficiency: Results) -> str:
     return parts.table(
         ["Method", "Tokens saved", "Points at equal tokens", "95% interval"],
         cells,
-        f"Against {reference}, {accuracy}. Tokens saved: its tokens over the "
-        "method's at the same accuracy.",
+        f"Against {reference}, {accuracy}. Tokens saved: its tokens divided by the "
+        "method's, at that accuracy.",
     )
 
 
 def alpha(alpha: Results) -> str:
+    """Accuracy for each weight of progress."""
     cells = [
         (
             f"{row['alpha']:g}" if row.get("alpha") is not None else text.MISSING,
@@ -69,19 +72,21 @@ def alpha(alpha: Results) -> str:
 
 
 def base(base: Results) -> str:
+    """Accuracies of the base policy."""
     cells = [
         ("One sample", text.percent(base.get("accuracy"))),
         ("Greedy", text.percent(base.get("greedy"))),
     ]
     cells += [
-        (f"Pass@{text.escape(n)}", text.percent(share))
-        for n, share in (base.get("pass_at") or {}).items()
+        (f"Pass@{text.escape(n)}", text.percent(solved))
+        for n, solved in (base.get("pass_at") or {}).items()
     ]
     cells = [cell for cell in cells if cell[1] != text.MISSING]
     return parts.table(["Base policy", "Accuracy"], cells)
 
 
 def grades(counts: Results, caption: str) -> str:
+    """How many responses have each grade."""
     total = sum(count for count in counts.values() if count is not None)
     cells = [
         (
@@ -91,10 +96,11 @@ def grades(counts: Results, caption: str) -> str:
         )
         for grade, count in counts.items()
     ]
-    return parts.table(["Grade", "Responses", "Share"], cells, caption)
+    return parts.table(["Grade", "Responses", "Fraction"], cells, caption)
 
 
 def ledger(ledger: Results) -> str:
+    """Tokens of each stage, by kind."""
     kinds = ("decoded", "prefilled", "scored", "trained")
     cells = [
         (text.escape(stage), *(text.count(spent.get(kind)) for kind in kinds))

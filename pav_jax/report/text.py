@@ -1,8 +1,8 @@
 """How numbers and untrusted text are written on the page.
 
-Every string that reaches the page passes through `escape` (or `markup`, which
-calls it), and every number through one formatter, so the same quantity reads
-the same in a sentence, a table and a tooltip.
+Every string that reaches the page passes through `escape` (or `markup`, which calls
+it), and every number through one formatter, so that a quantity is written the same way
+in a sentence, a table and a tooltip.
 """
 
 import html
@@ -10,19 +10,21 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
+from pav_jax.core.words import counted
+
 MISSING = "–"
 _MINUS = "−"
-# C0 and C1 controls other than tab and newline. HTML forbids some of them and
-# shows none; their Unicode pictures make an odd response visibly odd.
+# C0 and C1 controls other than tab and newline. HTML forbids some of them and shows
+# none of them; their Unicode pictures let the reader see that they are there.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-# Embeddings and overrides could reorder text beyond the element they are in.
+# Embeddings and overrides could reorder text outside the element that they are in.
 _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 def escape(value: object) -> str:
     """`value` as HTML text, safe in element content and quoted attributes."""
     text = str(value).replace("\r\n", "\n")
-    # A lone surrogate, which a byte-level tokenizer can emit, has no UTF-8.
+    # A byte-level tokenizer can emit a lone surrogate, which UTF-8 cannot encode.
     text = text.encode("utf-8", "replace").decode("utf-8")
     text = _BIDI.sub("\ufffd", _CONTROLS.sub(_picture, text))
     return html.escape(text, quote=True)
@@ -34,12 +36,12 @@ def _picture(match: re.Match[str]) -> str:
 
 
 def markup(label: str) -> str:
-    """A label of ours as HTML: `Q^π` becomes Q with a superscript π."""
+    """Text with our notation as HTML: `Q^π` becomes Q with a superscript π."""
     return re.sub(r"\^([πμ])", r"<sup>\1</sup>", escape(label))
 
 
 def decimal(value: float | None, digits: int = 2, signed: bool = False) -> str:
-    """`value` with fixed digits and a true minus sign; a dash when missing."""
+    """`value` with fixed digits and a true minus sign; a dash if it is None."""
     if value is None:
         return MISSING
     text = f"{abs(value):.{digits}f}"
@@ -51,7 +53,10 @@ def decimal(value: float | None, digits: int = 2, signed: bool = False) -> str:
 
 
 def digits_for(values: Iterable[float]) -> int:
-    """Digits after the point that show the largest value to three or more."""
+    """How many digits to show after the point, for values in one table.
+
+    Four, or more if three significant digits of the largest value need more.
+    """
     largest = max((abs(value) for value in values), default=0.0)
     return 4 if largest == 0 else max(4, 2 - math.floor(math.log10(largest)))
 
@@ -64,14 +69,14 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def points(difference: float | None) -> str:
-    """A difference of two fractions in signed percentage points, unit left out."""
+    """A difference of two fractions in signed percentage points, without the unit."""
     if difference is None:
         return MISSING
     return decimal(100 * difference, 1, signed=True)
 
 
 def interval(bounds: Sequence[float | None] | None) -> str:
-    """A pair of fractions as `41.0–51.3%`; empty when there is no interval."""
+    """A pair of fractions as `41.0–51.3%`; empty if an end is unknown."""
     if not known(bounds):
         return ""
     low, high = bounds
@@ -79,20 +84,25 @@ def interval(bounds: Sequence[float | None] | None) -> str:
 
 
 def points_interval(bounds: Sequence[float | None] | None) -> str:
-    """A pair of differences as `+1.2 to +9.8`; empty when there is none."""
+    """A pair of differences as `+1.2 to +9.8`; empty if an end is unknown."""
     if not known(bounds):
         return ""
     return f"{points(bounds[0])} to {points(bounds[1])}"
 
 
 def known(bounds: Sequence[float | None] | None) -> bool:
-    """Whether both ends of an interval are there."""
+    """Whether an interval is there, with both ends."""
     return bounds is not None and len(bounds) == 2 and None not in bounds
 
 
 def count(value: float | None) -> str:
     """A count, or a mean of counts, to the nearest whole number."""
     return MISSING if value is None else f"{value:,.0f}"
+
+
+def problems(number: float | None, kind: str) -> str:
+    """How many problems of a kind: "320 test problems", or "the test problems"."""
+    return counted(number, f"{kind} problem") if number else f"the {kind} problems"
 
 
 def short_count(value: float) -> str:
@@ -104,14 +114,14 @@ def short_count(value: float) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """A factor, with a decimal only where it says something."""
+    """A factor as `5.4×`; without a decimal from 100 on."""
     if value is None:
         return MISSING
     return f"{value:.1f}×" if value < 99.5 else f"{value:,.0f}×"
 
 
 def fewer(value: float) -> str:
-    """A positive token ratio, reference over method, in words."""
+    """A positive ratio of tokens, the reference's over the method's, in words."""
     if 0.95 < value < 1.05:
         return f"{ratio(value)} as many"
     if value >= 1:
@@ -120,7 +130,7 @@ def fewer(value: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person would say them."""
+    """Seconds as `9.8 s`, `3 min 05 s` or `1 h 02 min`."""
     if seconds is None:
         return MISSING
     if seconds < 59.95:

@@ -1,17 +1,17 @@
-"""The step viewer: responses with every step coloured by what it is worth.
+"""The step viewer: responses with every step coloured by its Q or its progress.
 
-Everything shown here was written by a model, so all of it is escaped. The viewer
-needs no script: radio buttons choose the colouring, and CSS does the rest from
-the numbers each step carries.
+A model wrote all the text that is shown here, so all of it is escaped. The viewer needs
+no script: radio buttons choose the colouring, and CSS does the rest with the numbers
+in the style of each step.
 """
 
 from typing import Any
 
 from pav_jax.report import text
 
-_OPEN = 2  # Responses that start open; the rest show their strip of colours.
-_PIT = -0.1  # A fall in Q by this much or more is worth pointing at.
-_GIST = 90  # Characters of a prompt in the line that stands for it.
+_OPEN = 2  # Responses that are open at first; the others show their strip of colours.
+_PIT = -0.1  # A step with progress of at most this is marked as the largest drop.
+_GIST = 90  # Characters of the prompt in the line of a closed response.
 
 _RADIOS = """
 <input type="radio" name="colour" id="by-q" checked>
@@ -35,10 +35,10 @@ _SCALES = """
 
 
 def viewer(responses: list[dict[str, Any]]) -> str:
-    """The responses and the controls; empty when there are no responses.
+    """The responses and the controls as HTML; empty if there are no responses.
 
-    A response whose `correct` is None, or that has none, was not graded; its `orm`
-    is shown in place of that, and else its last Q.
+    A response was not graded if its `correct` is None or missing. It is then shown with
+    its `orm`, or with its last Q if it has no `orm`.
     """
     if not responses:
         return ""
@@ -70,8 +70,8 @@ def _response(response: dict[str, Any], opened: bool) -> str:
     )
     notes = []
     if response.get("answer") is not None:
-        said = f'<span class="said">{text.escape(response["answer"])}</span>'
-        notes.append(f"Reference answer: {said}")
+        quote = f'<span class="quote">{text.escape(response["answer"])}</span>'
+        notes.append(f"Reference answer: {quote}")
     if response.get("orm") is not None:
         notes.append(f"ORM {text.decimal(response['orm'])}")
     answer = f'<p class="answer">{" · ".join(notes)}</p>' if notes else ""
@@ -80,14 +80,14 @@ def _response(response: dict[str, Any], opened: bool) -> str:
         f'<summary><span class="badge">{badge}</span>'
         f'<span class="gist" dir="auto">{text.escape(gist)}</span>'
         f'<span class="strip" aria-hidden="true">{strip}</span></summary>'
-        f'<div class="said prompt" dir="auto">{text.escape(prompt)}</div>'
+        f'<div class="quote prompt" dir="auto">{text.escape(prompt)}</div>'
         f'<ol class="steps">{rows}</ol>'
         f"{answer}</details>"
     )
 
 
 def _badge(response: dict[str, Any], steps: list[dict[str, Any]]) -> tuple[str, str]:
-    """The class of a response, and the word that stands before it."""
+    """The CSS class of a response, and its badge."""
     correct = response.get("correct")
     if correct is not None:
         return ("right", "✓ correct") if correct else ("wrong", "✗ wrong")
@@ -97,19 +97,19 @@ def _badge(response: dict[str, Any], steps: list[dict[str, Any]]) -> tuple[str, 
 
 
 def _step(step: dict[str, Any], pit: bool, measured: bool) -> str:
-    """One step; `measured` when any step of the response has a Monte Carlo value."""
-    said = str(step.get("text", "")).strip("\n") or "(empty)"
+    """One step; `measured` if any step of the response has a Monte Carlo value."""
+    quote = str(step.get("text", "")).strip("\n") or "(empty)"
     q, truth = step.get("q"), step.get("q_mc")
     tick = words = ""
     if truth is not None:
         words = f"MC {text.decimal(truth)}"
         tick = f'<i class="truth" style="--t:{_unit(truth)}"></i>'
-    # Left empty rather than out, so that the columns of a response line up.
+    # Empty and not left out, so that the columns of a response line up.
     beside = f'<span class="mc">{words}</span>' if measured else ""
     note = '<span class="pit">largest drop</span>' if pit else ""
     return (
-        f'<li{_worth(step, "step")}><span class="said" dir="auto">'
-        f'{text.escape(said)}</span><span class="worth">{note}'
+        f'<li{_worth(step, "step")}><span class="quote" dir="auto">'
+        f'{text.escape(quote)}</span><span class="worth">{note}'
         f'<span class="chip">{text.decimal(step.get("advantage"), signed=True)}</span>'
         f'<span class="meter"><i class="fill"></i>{tick}</span>'
         f'<span class="q">Q {text.decimal(q)}</span>{beside}</span></li>'
@@ -117,7 +117,7 @@ def _step(step: dict[str, Any], pit: bool, measured: bool) -> str:
 
 
 def _worth(step: dict[str, Any], css: str = "") -> str:
-    """The attributes that colour a step: its class and its CSS variables."""
+    """The attributes that colour a step: its CSS class and variables."""
     q, advantage = step.get("q"), step.get("advantage") or 0.0
     sign = "up" if advantage >= 0 else "down"
     # Progress is coloured up to ±0.5, where the scale ends.

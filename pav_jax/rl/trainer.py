@@ -26,13 +26,13 @@ from pav_jax.core.ledger import Ledger
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Params, Response
 from pav_jax.distributed import collectives, mesh
+from pav_jax.gemma.sampling import SamplingConfig
 from pav_jax.rl import rewards
 from pav_jax.rl import update as rl
 from pav_jax.rl.monitor import Monitor
 from pav_jax.rl.refresh import Refresher
 from pav_jax.rl.rewards import Objective, Scored
 from pav_jax.rl.update import RLState
-from pav_jax.rollout import SamplingConfig
 from pav_jax.tasks.problems import Problems
 from pav_jax.train import loop
 from pav_jax.train.batches import Batches

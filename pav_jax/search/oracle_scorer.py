@@ -6,77 +6,69 @@ left. The oracle is the mean of Monte Carlo labels over prefixes that share thes
 facts. Search with it tells "does the method help" from "did the verifier learn".
 """
 
+import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 
 import jax.numpy as jnp
 import numpy as np
 
-from pav_jax.search.beam import Beams
-
-# (problem index, response token ids) -> the facts
-State = Callable[[int, Sequence[int]], Hashable]
-
 
 class Oracle:
-    """`Q^π` as the mean label over prefixes in the same state.
+    """`Q^π` as the mean label over prefixes with the same facts.
 
     Args:
-      samples: (state, correct continuations, continuations) of labelled prefixes.
+      samples: (facts, correct continuations, continuations) of labelled prefixes.
     """
 
     def __init__(self, samples: Iterable[tuple[Hashable, int, int]]):
         totals: dict[Hashable, list[int]] = defaultdict(lambda: [0, 0])
-        for state, correct, count in samples:
-            totals[state][0] += correct
-            totals[state][1] += count
+        for facts, correct, count in samples:
+            totals[facts][0] += correct
+            totals[facts][1] += count
         everything = np.sum(list(totals.values()), axis=0)
         self._mean = everything[0] / everything[1]
         self._totals = dict(totals)
 
-    def value(self, state: Hashable) -> float:
+    def value(self, facts: Hashable) -> float:
         """`Q^π`, drawn to the overall mean by two pseudo-counts."""
-        correct, count = self._totals.get(state, (0, 0))
+        correct, count = self._totals.get(facts, (0, 0))
         return (correct + 2 * self._mean) / (count + 2)
 
 
+@dataclasses.dataclass(frozen=True)
 class OracleScorer:
-    """Scores candidates of a beam search by an oracle; a `search.Scorer`.
+    """Scores candidates by a function of problem and response; a `beam.Scorer`.
 
-    Args:
-      oracle: the values.
-      state: the facts about a prefix.
-      problems: the problem index of each prompt, in the order of the search.
+    Its state is the index of each problem, int64 `[G]`.
+
+    Attributes:
+      value: gives `Q^π` of a prefix, from the problem's index among the prompts of the
+        search and the token ids of the response.
     """
 
-    def __init__(self, oracle: Oracle, state: State, problems: Sequence[int]):
-        self._oracle = oracle
-        self._state = state
-        self._waiting = list(problems)
-        self._batch: list[int] = []
+    value: Callable[[int, tuple[int, ...]], float]
 
-    def begin(self, prompts: np.ndarray, lengths: np.ndarray, rows: int):
-        real = int(np.count_nonzero(lengths))
-        self._batch, self._waiting = self._waiting[:real], self._waiting[real:]
-        self._groups = len(prompts)
-        values = np.zeros(self._groups, np.float32)
-        values[:real] = [self._value(problem, ()) for problem in self._batch]
-        return jnp.asarray(values)
+    def init(self, prompts, lengths, problems, rows):
+        del prompts, lengths, rows
+        q = np.zeros(len(problems), np.float32)
+        for g in np.flatnonzero(problems >= 0):
+            q[g] = self.value(int(problems[g]), ())
+        return problems, jnp.asarray(q)
 
-    def score(self, beams: Beams):
+    def score(self, state, beams):
         tokens, lengths = np.asarray(beams.tokens), np.asarray(beams.length)
-        values = np.zeros(lengths.shape, np.float32)
-        for g, problem in enumerate(self._batch):
+        q = np.zeros(lengths.shape, np.float32)
+        for g in np.flatnonzero(state >= 0):
             for r, length in enumerate(lengths[g]):
-                values[g, r] = self._value(problem, tokens[g, r, :length].tolist())
-        return jnp.asarray(values)
+                q[g, r] = self.value(
+                    int(state[g]), tuple(tokens[g, r, :length].tolist())
+                )
+        return jnp.asarray(q), state
 
-    def _value(self, problem: int, tokens: Sequence[int]) -> float:
-        return self._oracle.value(self._state(problem, tokens))
+    def keep(self, state, parents, used):
+        del parents, used
+        return state
 
-    def keep(self, parents, used) -> None:
-        """Nothing to move: values are a function of the tokens."""
-
-    @property
-    def scored(self) -> np.ndarray:
-        return np.zeros(self._groups, int)
+    def tokens_read(self, state):
+        return np.zeros(len(state), int)

@@ -1,7 +1,8 @@
-"""Rows of a search: where they are on a mesh, and which of them go on together.
+"""Rows of a search: where they lie on a mesh, and which of them go on together.
 
-A batch has G problems of R rows each. What is kept of them, `search.Beams` and
-`reader.Reading`, has arrays `[G, ...]` and `[G, R, ...]`.
+A batch has G problems of R rows each. A state of a search (`step.Beams`, or that of a
+scorer) is a dataclass of arrays `[G, ...]` and `[G, R, ...]`. The functions below use
+the active mesh, if there is one.
 """
 
 import dataclasses
@@ -15,53 +16,68 @@ from jax.sharding import PartitionSpec
 from pav_jax.distributed import mesh
 
 CHUNK = 8  # tokens that a verifier reads in one pass
-_NARROWEST = 3  # rows of a problem, of which no fewer go on by themselves
+_NARROWEST = 3  # the narrowest batch: rows of each problem
 
 
-def shards() -> int:
-    """Into how many parts the active mesh divides problems, or their rows."""
+def device_shards() -> int:
+    """The number of parts into which the active mesh divides the rows of a batch."""
     return mesh.row_shards(jax.sharding.get_abstract_mesh())
 
 
-def specs(state: Any, groups: int, rows: int) -> Any:
-    """Where `Beams` or a `Reading` are on the active mesh, as `PartitionSpec`s."""
-    share = shards()
-    by_group = groups % share == 0
+def partition_specs(state: Any, groups: int, rows: int) -> Any:
+    """Where the state of a search lies on the active mesh.
+
+    Whole problems go to each device if their number allows it, else some rows of every
+    problem.
+
+    Args:
+      state: a dataclass of arrays, such as `step.Beams`.
+      groups: G.
+      rows: R.
+
+    Returns:
+      The state with a `PartitionSpec` in place of each array.
+    """
+    shards = device_shards()
+    by_group = groups % shards == 0
     group = mesh.BATCH if by_group else None
-    row = mesh.BATCH if not by_group and rows % share == 0 else None
-    of = {
+    row = mesh.BATCH if not by_group and rows % shards == 0 else None
+    special = {
         "trunk": PartitionSpec(group, "tensor"),
         "suffix": PartitionSpec(group, row, "tensor"),
         "keys": PartitionSpec(group),
         "decoded": PartitionSpec(group),
+        "tokens_read": PartitionSpec(group),
     }
-    found = {}
-    for name in (field.name for field in dataclasses.fields(state)):
-        spec = of.get(name, PartitionSpec(group, row))
-        found[name] = jax.tree.map(lambda _, s=spec: s, getattr(state, name))
-    return dataclasses.replace(state, **found)
+    specs = {}
+    for field in dataclasses.fields(state):
+        spec = special.get(field.name, PartitionSpec(group, row))
+        value = getattr(state, field.name)
+        specs[field.name] = jax.tree.map(lambda _, spec=spec: spec, value)
+    return dataclasses.replace(state, **specs)
 
 
-def on_mesh(state: Any, groups: int, rows: int) -> Any:
-    """`Beams` or a `Reading`, where `specs` says, within a jit."""
+def constrain_sharding(state: Any, groups: int, rows: int) -> Any:
+    """Within a jit: the state of a search, laid out as `partition_specs` says."""
     if jax.sharding.get_abstract_mesh().empty or mesh.in_device_shard():
         return state
-    return jax.lax.with_sharding_constraint(state, specs(state, groups, rows))
+    specs = partition_specs(state, groups, rows)
+    return jax.lax.with_sharding_constraint(state, specs)
 
 
-def by_problems(f: Callable, groups: int, arguments: int, results: int) -> Callable:
-    """`f`, run by every device for its own problems; see `mesh.by_device_shards`.
+def map_problems(f: Callable, groups: int, arguments: int, results: int) -> Callable:
+    """`f`, which every device runs for its own problems; see `mesh.by_device_shards`.
 
-    Where devices share out the rows of a problem the partitioner has it.
+    Where the mesh divides the rows of a problem, `f` itself, left to the partitioner.
 
     Args:
-      f: takes parameters and then `arguments` trees of `[G, ...]`; gives `results` of
-        these and then a scalar, which all devices agree on.
+      f: takes parameters and `arguments` trees of `[G, ...]` arrays; returns `results`
+        such trees and a scalar that is the same on all devices.
       groups: G.
-      arguments: how many.
-      results: how many.
+      arguments: how many trees `f` takes.
+      results: how many trees `f` returns.
     """
-    if groups % shards():
+    if groups % device_shards():
         return f
     rows, whole = PartitionSpec(mesh.BATCH), PartitionSpec()
     return mesh.by_device_shards(
@@ -69,13 +85,17 @@ def by_problems(f: Callable, groups: int, arguments: int, results: int) -> Calla
     )
 
 
-def next_width(left: int, width: int) -> int:
-    """Rows of a problem that go on together, of which at most `left` have work.
+def next_width(most: int, width: int) -> int:
+    """Rows of each problem that go on together.
 
-    A batch waits for its longest step. Where a fourth of the rows is left, they go on
-    without the others: a fourth at a time, so that there are few programs.
+    A batch waits for its longest step. When a quarter of the rows is enough, they go
+    on without the others. Always a quarter, so that few programs are compiled.
+
+    Args:
+      most: the most rows of a problem that have work left.
+      width: rows of each problem that went on together so far.
     """
-    while _narrower(width) >= left and width > _NARROWEST:
+    while _narrower(width) >= most and width > _NARROWEST:
         width = _narrower(width)
     return width
 
@@ -84,37 +104,43 @@ def _narrower(width: int) -> int:
     return -(-width // 4)
 
 
-def goes_on(active: jax.Array, done: jax.Array, width: int) -> jax.Array:
-    """Whether a batch of this width does, bool, after `done` tokens of each row.
+def should_continue(active: jax.Array, done: jax.Array) -> jax.Array:
+    """Whether a batch goes on at its width, bool.
 
-    Moving rows costs about as much as some tokens.
+    It stops when all rows are done, or when a narrower batch is enough. Since moving
+    rows costs about as much as some tokens, it goes on for `CHUNK` tokens at least.
+
+    Args:
+      active: which rows have work left, bool `[G, width]`.
+      done: tokens of each row at this width, int32.
     """
-    most = most_left(active)
+    width = active.shape[1]
+    most = most_active(active)
     few = most <= (_narrower(width) if width > _NARROWEST else 0)
     return (most > 0) & ((done < CHUNK) | ~few)
 
 
-def most_left(active: jax.Array) -> jax.Array:
-    """The most rows of a problem that have work left, int32."""
+def most_active(active: jax.Array) -> jax.Array:
+    """The most active rows of any problem on any device, int32."""
     return mesh.max_over_shards(jnp.max(jnp.sum(active, axis=1, dtype=jnp.int32)))
 
 
-def pick(active: jax.Array, width: int) -> jax.Array:
-    """`width` rows of each problem, those with work among them, int32 `[G, width]`."""
+def active_first(active: jax.Array, width: int) -> jax.Array:
+    """`width` rows of each problem, active ones first: indices, int32 `[G, width]`."""
     return jnp.argsort(~active, axis=1, stable=True)[:, :width]
 
 
-def gather(tree: Any, parents: jax.Array) -> Any:
-    """Row r becomes row `parents[g, r]`, in every `[G, R, ...]` array."""
+def take_rows(tree: Any, index: jax.Array) -> Any:
+    """Rows `index[g, r]` of every `[G, R, ...]` array, as `[G, width, ...]`."""
 
-    def of(array):
-        index = parents.reshape(parents.shape + (1,) * (array.ndim - 2))
-        return jnp.take_along_axis(array, index, axis=1)
+    def take(array):
+        wide = index.reshape(index.shape + (1,) * (array.ndim - 2))
+        return jnp.take_along_axis(array, wide, axis=1)
 
-    return jax.tree.map(of, tree)
+    return jax.tree.map(take, tree)
 
 
-def put(tree: Any, rows: Any, at: jax.Array) -> Any:
-    """Row `at[g, r]` becomes row r of `rows`, in every `[G, R, ...]` array."""
-    group = jnp.arange(len(at))[:, None]
-    return jax.tree.map(lambda old, new: old.at[group, at].set(new), tree, rows)
+def put_rows(tree: Any, rows: Any, index: jax.Array) -> Any:
+    """`tree`, where row r of `rows` replaces row `index[g, r]` of every array."""
+    group = jnp.arange(len(index))[:, None]
+    return jax.tree.map(lambda old, new: old.at[group, index].set(new), tree, rows)

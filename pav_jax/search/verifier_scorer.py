@@ -1,7 +1,7 @@
-"""A trained verifier as what tells the value of a search's candidates.
+"""A trained verifier as the scorer of a beam search.
 
 It reads each token once: its keys and values are copied from a candidate to its
-children, as the policy's are.
+children, as the policy's are. Shape letters are those of `step`.
 """
 
 import dataclasses
@@ -16,86 +16,100 @@ from pav_jax.core.types import Params
 from pav_jax.gemma import decode
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.decode import KeyValues
-from pav_jax.search import rows as candidates
-from pav_jax.search.beam import Beams
+from pav_jax.search import rows as rows_lib
+from pav_jax.search.rows import CHUNK
+from pav_jax.search.step import Beams
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class VerifierState:
     """What a verifier has read of the candidates.
 
     Attributes:
       trunk: the prompts' keys and values, `[G, K, P, H]` a layer.
-      suffix: the candidates', `[G, R, K, T, H]` a layer.
+      suffix: the candidates' keys and values, `[G, R, K, T, H]` a layer.
       evidence: float32 `[G, R]`, summed over all tokens read.
+      tokens_read: int32 `[G]`, prompts and dropped candidates included.
     """
 
     trunk: KeyValues
     suffix: KeyValues
     evidence: jax.Array
+    tokens_read: jax.Array
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class VerifierScorer:
-    """Scores by a trained verifier; a `search.Scorer`.
+    """Scores candidates by a trained verifier; a `beam.Scorer`.
 
-    Args:
+    `score` and `keep` donate the state they take: the keys and values in it are as
+    large as the policy's.
+
+    Attributes:
       params: the verifier.
-      architecture: its architecture.
-      max_tokens: most tokens of a response.
+      architecture: of its network.
+      max_tokens: the most tokens of a response.
     """
 
-    def __init__(
-        self, params: Params, architecture: TransformerConfig, max_tokens: int
-    ):
-        self._params = params
-        self._for_steps = params | {"network": decode.for_extend(params["network"])}
-        self._config = architecture
-        self._max_tokens = max_tokens
+    params: Params
+    architecture: TransformerConfig
+    max_tokens: int
 
-    def begin(self, prompts, lengths, rows):
-        self._reading, value = read_prompts(
-            self._params,
+    @functools.cached_property
+    def _step_params(self) -> Params:
+        network = decode.for_extend(self.params["network"])
+        return self.params | {"network": network}
+
+    def init(self, prompts, lengths, problems, rows):
+        del problems
+        return read_prompts(
+            self.params,
             prompts,
             lengths,
             rows=rows,
-            max_tokens=self._max_tokens,
-            architecture=self._config,
+            max_tokens=self.max_tokens,
+            architecture=self.architecture,
         )
-        self._scored = jnp.asarray(lengths)
-        return value
 
-    def score(self, beams):
-        self._scored = self._scored + _new_tokens(beams.start, beams.length)
+    def score(self, state, beams):
         q, read = beams.q, beams.start
-        width = left = beams.length.shape[1]
-        while left:
-            width = candidates.next_width(left, width)
-            self._reading, q, read, most = read_steps(
-                self._for_steps,
-                self._reading,
+        width = most = beams.length.shape[1]
+        while most:
+            width = rows_lib.next_width(most, width)
+            state, q, read, left = read_steps(
+                self._step_params,
+                state,
                 q,
                 read,
                 beams,
-                architecture=self._config,
+                architecture=self.architecture,
                 width=width,
             )
-            left = int(most)
-        return q
+            most = int(left)
+        return q, state
 
-    def keep(self, parents, used):
-        self._reading = keep_rows(self._reading, parents, used)
+    def keep(self, state, parents, used):
+        return keep_rows(state, parents, used)
 
-    @property
-    def scored(self):
-        return np.asarray(self._scored)
+    def tokens_read(self, state):
+        return np.asarray(state.tokens_read)
 
 
 @functools.partial(jax.jit, static_argnames=("rows", "max_tokens", "architecture"))
 def read_prompts(
     params: Params, prompts, lengths, *, rows, max_tokens, architecture
-) -> tuple[Reading, jax.Array]:
-    """What a verifier knows after the prompts; Q of each, float32 `[G]`."""
+) -> tuple[VerifierState, jax.Array]:
+    """The state after the prompts, and Q of the bare problems, float32 `[G]`.
+
+    Args:
+      params: the verifier.
+      prompts: int32 `[G, P]`.
+      lengths: int32 `[G]`, 0 for a place without a problem.
+      rows: R.
+      max_tokens: T.
+      architecture: of the verifier's network.
+    """
     trunk, hidden = decode.prefill(
         params["network"], prompts, architecture=architecture
     )
@@ -106,98 +120,151 @@ def read_prompts(
         for terms in (value, jnp.cumsum(evidence, axis=1))
     )
     groups = len(prompts)
-    suffix = decode.empty_suffix(
-        groups, rows, max_tokens, architecture=architecture, dtype=hidden.dtype
+    state = VerifierState(
+        trunk=trunk,
+        suffix=decode.empty_suffix(
+            groups, rows, max_tokens, architecture=architecture, dtype=hidden.dtype
+        ),
+        evidence=jnp.repeat(evidence[:, None], rows, axis=1),
+        tokens_read=lengths,
     )
-    reading = Reading(trunk, suffix, jnp.repeat(evidence[:, None], rows, axis=1))
-    return candidates.on_mesh(reading, groups, rows), jax.nn.sigmoid(value + evidence)
-
-
-@jax.jit
-def _new_tokens(start, length):
-    return jnp.sum(length - start, axis=1, dtype=jnp.int32)
+    q = jax.nn.sigmoid(value + evidence)
+    return rows_lib.constrain_sharding(state, groups, rows), q
 
 
 @functools.partial(
-    jax.jit, static_argnames=("architecture", "width"), donate_argnames="reading"
+    jax.jit, static_argnames=("architecture", "width"), donate_argnames="state"
 )
 def read_steps(
     params: Params,
-    reading: Reading,
-    q,
-    read,
+    state: VerifierState,
+    q: jax.Array,
+    read: jax.Array,
     beams: Beams,
     *,
-    architecture,
-    width,
-) -> tuple[Reading, jax.Array, jax.Array, jax.Array]:
-    """Reads tokens `read` to `beams.length` of rows; Q where they end.
+    architecture: TransformerConfig,
+    width: int,
+) -> tuple[VerifierState, jax.Array, jax.Array, jax.Array]:
+    """Reads rows up to `beams.length`, or until a narrower batch is enough.
+
+    Args:
+      params: the verifier, its network in the form of `decode.for_extend`.
+      state: donated.
+      q: float32 `[G, R]`, kept for rows that are not read to their end.
+      read: int32 `[G, R]`, tokens of each response read so far.
+      beams: what to read.
+      architecture: of the verifier's network.
+      width: rows of each problem that go on together; no problem has more of them with
+        tokens left to read.
 
     Returns:
-      The reading, q and read, and the most rows of a problem with work left.
+      The state, `q` and `read`; the most rows of a problem with tokens left to read,
+      an int32 scalar.
     """
-    read_share = functools.partial(_read_share, architecture=architecture, width=width)
-    run = candidates.by_problems(read_share, len(q), arguments=4, results=3)
-    return run(params, reading, q, read, beams)
+    read_shard = functools.partial(
+        _read_device_shard, architecture=architecture, width=width
+    )
+    run = rows_lib.map_problems(read_shard, len(q), arguments=4, results=3)
+    return run(params, state, q, read, beams)
 
 
-def _read_share(params, reading, q, read, beams, *, architecture, width):
-    prompt_length, tokens, length = beams.prompt_length, beams.tokens, beams.length
-    shape, trunk = length.shape, reading.trunk
-    if is_part := width < shape[1]:
-        at = candidates.pick(read < length, width)
-        whole = reading.suffix, reading.evidence, q, read
-        (suffix, evidence, q, read), prompt_length, tokens, length = candidates.gather(
-            (whole, prompt_length, tokens, length), at
-        )
-        reading = candidates.on_mesh(Reading(trunk, suffix, evidence), shape[0], width)
-    carry = reading.suffix, reading.evidence, q, read
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Carry:
+    """What changes in each row as it is read; names as in `read_steps`."""
 
-    def body(state):
-        (suffix, evidence, q, read), done = state
-        places = read[..., None] + jnp.arange(candidates.CHUNK)[None, None]
-        places = jnp.minimum(places, tokens.shape[-1] - 1)
-        chunk = jnp.take_along_axis(tokens, places, axis=-1)
-        suffix, hidden = decode.extend(
-            params["network"],
+    suffix: KeyValues
+    evidence: jax.Array
+    q: jax.Array
+    read: jax.Array
+
+
+def _read_device_shard(params, state, q, read, beams, *, architecture, width):
+    """`read_steps` for the problems of one device."""
+    shape = beams.length.shape
+    read_rows = functools.partial(
+        _read_rows, params, state.trunk, architecture=architecture
+    )
+    carry = _Carry(state.suffix, state.evidence, q, read)
+    text = beams.prompt_length, beams.tokens, beams.length
+    if width == shape[1]:
+        carry = read_rows(carry, *text)
+    else:
+        index = rows_lib.active_first(read < beams.length, width)
+        some, text = rows_lib.take_rows((carry, text), index)
+        some = rows_lib.constrain_sharding(some, shape[0], width)
+        carry = rows_lib.put_rows(carry, read_rows(some, *text), index)
+    new = jnp.sum(carry.read - read, axis=1, dtype=jnp.int32)
+    state = VerifierState(
+        trunk=state.trunk,
+        suffix=carry.suffix,
+        evidence=carry.evidence,
+        tokens_read=state.tokens_read + new,
+    )
+    state = rows_lib.constrain_sharding(state, *shape)
+    left = rows_lib.most_active(carry.read < beams.length)
+    return state, carry.q, carry.read, left
+
+
+def _read_rows(params, trunk, carry, prompt_length, tokens, length, *, architecture):
+    """Reads at one width, `CHUNK` tokens of every row at a time."""
+
+    def body(loop):
+        carry, done = loop
+        carry = _read_chunk(
+            params,
             trunk,
-            suffix,
-            chunk,
+            carry,
             prompt_length,
-            read,
+            tokens,
+            length,
             architecture=architecture,
         )
-        value, new = verifier.head_terms(params, hidden)
-        total = evidence[..., None] + jnp.cumsum(new, axis=-1)
-        last = length - 1 - read  # where in this chunk, or after it, the step ends
-        at = jnp.clip(last, 0, candidates.CHUNK - 1)[..., None]
-        value, total = (
-            jnp.take_along_axis(x, at, axis=-1)[..., 0] for x in (value, total)
-        )
-        ends = (last >= 0) & (last < candidates.CHUNK)
-        q = jnp.where(ends, jax.nn.sigmoid(value + total), q)
-        evidence = jnp.where(last >= 0, total, evidence)
-        read = jnp.minimum(read + candidates.CHUNK, length)
-        return (suffix, evidence, q, read), done + candidates.CHUNK
+        return carry, done + CHUNK
 
     carry, _ = jax.lax.while_loop(
-        lambda state: candidates.goes_on(state[0][3] < length, state[1], width),
+        lambda loop: rows_lib.should_continue(loop[0].read < length, loop[1]),
         body,
         (carry, jnp.int32(0)),
     )
-    if is_part:
-        carry = candidates.put(whole, carry, at)
-    suffix, evidence, q, read = carry
-    reading = candidates.on_mesh(Reading(trunk, suffix, evidence), *shape)
-    return reading, q, read, candidates.most_left(read < beams.length)
+    return carry
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def keep_rows(reading: Reading, parents: jax.Array, used: jax.Array) -> Reading:
-    """Row r goes on from row `parents[g, r]`; see `search.Scorer.keep`."""
-    kept = dataclasses.replace(
-        reading,
-        suffix=decode.copy_rows(reading.suffix, parents, used),
-        evidence=candidates.gather(reading.evidence, parents),
+def _read_chunk(params, trunk, carry, prompt_length, tokens, length, *, architecture):
+    """Reads the next tokens of every row; sets Q of those that end here."""
+    places = carry.read[..., None] + jnp.arange(CHUNK)[None, None]
+    places = jnp.minimum(places, tokens.shape[-1] - 1)
+    suffix, hidden = decode.extend(
+        params["network"],
+        trunk,
+        carry.suffix,
+        jnp.take_along_axis(tokens, places, axis=-1),
+        prompt_length,
+        carry.read,
+        architecture=architecture,
     )
-    return candidates.on_mesh(kept, *parents.shape)
+    value, new = verifier.head_terms(params, hidden)
+    total = carry.evidence[..., None] + jnp.cumsum(new, axis=-1)
+    last = length - 1 - carry.read  # where in this chunk, or after it, the step ends
+    at = jnp.clip(last, 0, CHUNK - 1)[..., None]
+    value, total = (jnp.take_along_axis(x, at, axis=-1)[..., 0] for x in (value, total))
+    ends = (last >= 0) & (last < CHUNK)
+    return _Carry(
+        suffix=suffix,
+        evidence=jnp.where(last >= 0, total, carry.evidence),
+        q=jnp.where(ends, jax.nn.sigmoid(value + total), carry.q),
+        read=jnp.minimum(carry.read + CHUNK, length),
+    )
+
+
+@functools.partial(jax.jit, donate_argnames="state")
+def keep_rows(
+    state: VerifierState, parents: jax.Array, used: jax.Array
+) -> VerifierState:
+    """Row r goes on from row `parents[g, r]`; see `beam.Scorer.keep`."""
+    kept = dataclasses.replace(
+        state,
+        suffix=decode.copy_rows(state.suffix, parents, used),
+        evidence=rows_lib.take_rows(state.evidence, parents),
+    )
+    return rows_lib.constrain_sharding(kept, *parents.shape)

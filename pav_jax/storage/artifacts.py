@@ -1,4 +1,4 @@
-"""Files on disk: written whole or not at all, and read with a clear word on damage."""
+"""Files on disk: written whole or not at all, and read with an error if damaged."""
 
 import contextlib
 import json
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
-from etils import epath
 
 from pav_jax.core.errors import UserError
 
@@ -21,11 +20,18 @@ _PARTIAL = ".partial"  # Ends the name of a file while it is being written.
 
 
 def write_atomically(path: PathLike, write: Callable[[BinaryIO], None]) -> None:
-    """Makes the file that `write` fills, such that nobody ever sees half of it.
+    """Writes a file such that nobody ever sees half of it.
 
-    Whatever was at `path` stays until the new file is complete and on the disk.
+    What was at `path` stays until the new file is complete and on the disk.
+
+    Args:
+      path: of the file; its folder is made if need be.
+      write: writes the content to an open file.
+
+    Raises:
+      UserError: if the disk is full, or the path cannot be written.
     """
-    path = epath.Path(path)
+    path = Path(path)
     partial = path.parent / f".{path.name}.{secrets.token_hex(4)}{_PARTIAL}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,13 +48,13 @@ def write_atomically(path: PathLike, write: Callable[[BinaryIO], None]) -> None:
 
 
 def remove_partials(folder: Path) -> None:
-    """Removes what a process that was killed had begun to write under `folder`."""
+    """Removes the unfinished files under `folder` that a killed process left."""
     for partial in folder.rglob(f".*{_PARTIAL}"):
         partial.unlink()
 
 
 def write_json(path: PathLike, value: Any) -> None:
-    """Writes a JSON value for people to read; refuses NaN, which JSON has not."""
+    """Writes a JSON value, indented; raises ValueError for NaN, which JSON lacks."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
 
@@ -57,13 +63,13 @@ def read_json(path: PathLike) -> Any:
     """The value that `write_json` wrote.
 
     Raises:
-      UserError: the file is missing or damaged.
+      UserError: if the file is missing or damaged.
     """
     return _read(path, lambda file: json.loads(file.read()))
 
 
 def write_jsonl(path: PathLike, records: Iterable[Any]) -> None:
-    """Writes one JSON value a line."""
+    """Writes one JSON value a line; raises ValueError for NaN."""
 
     def write(file: BinaryIO) -> None:
         for record in records:
@@ -78,8 +84,8 @@ def read_jsonl(path: PathLike) -> list[Any]:
     """The values that `write_jsonl` wrote.
 
     Raises:
-      UserError: the file is missing or damaged. One that was cut exactly between two
-        lines looks whole; the manifest of its stage, which has its size, tells.
+      UserError: if the file is missing or damaged. If it was cut exactly between two
+        lines it looks whole; the manifest of its stage has its size.
     """
 
     def decode(file: BinaryIO) -> list[Any]:
@@ -95,7 +101,7 @@ def write_arrays(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes named arrays as an uncompressed .npz, the same bytes for the same arrays.
 
     Raises:
-      TypeError: an array is of a type that .npz does not keep, such as bfloat16.
+      TypeError: if an array has a dtype that .npz does not keep, such as bfloat16.
     """
     for name, array in arrays.items():
         if array.dtype.kind not in "biufcSU":
@@ -115,7 +121,7 @@ def read_arrays(path: PathLike) -> dict[str, np.ndarray]:
     """The arrays that `write_arrays` wrote.
 
     Raises:
-      UserError: the file is missing or damaged.
+      UserError: if the file is missing or damaged.
     """
 
     def decode(file: BinaryIO) -> dict[str, np.ndarray]:
@@ -135,12 +141,13 @@ def read_arrays(path: PathLike) -> dict[str, np.ndarray]:
 
 
 def _count(arrays: Collection[str]) -> bytes:
-    """The comment of an .npz; without it, a damaged list may pass for a short one."""
+    """The comment in an .npz, without which a damaged list of arrays could look like a
+    shorter one."""
     return b"%d arrays" % len(arrays)
 
 
 def _read(path: PathLike, decode: Callable[[BinaryIO], T]) -> T:
-    path = epath.Path(path)
+    path = Path(path)
     try:
         file = path.open("rb")
     except FileNotFoundError:

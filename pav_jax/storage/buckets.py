@@ -1,21 +1,126 @@
-"""Files and folders in a bucket, for commands that read some and write one.
+"""Paths in a bucket: what of them is on this machine, and copies of files and folders.
 
-They work on files of this machine as ever. What a command reads of a bucket is copied
-here first and is gone afterwards; what it writes is copied there at its end, and of a
-folder last the file that says that the rest is whole. A workdir that a run works in is
-another matter: `pav_jax.storage.mirror`.
+The code works on files of this machine. A command copies what it reads in a bucket to
+here first, and removes the copy afterwards. What it writes is copied there at its end;
+of a folder, the file that says that the rest is whole comes last. A workdir that a run
+works in is another matter: `pav_jax.storage.mirror`.
+
+Copies go through fsspec. `etils.epath` copies single files only, and its `walk` loses
+the gs:// of what it finds.
 """
 
 import contextlib
-import shutil
-from collections.abc import Collection, Iterator
+import os
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from etils import epath
+import fsspec
 
 from pav_jax.core.errors import UserError
-from pav_jax.storage import mirror
+
+# Their clients list all names under a prefix at once, and raise if they cannot.
+_STORES = ("gs", "s3", "az")
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is in a bucket."""
+    return "://" in os.fspath(path)
+
+
+def local_folder(workdir: str | os.PathLike[str]) -> Path:
+    """The folder that a run works in; for one in a bucket, under `$PAV_SCRATCH`."""
+    if not is_remote(workdir):
+        return Path(workdir).expanduser().absolute()
+    name = os.fspath(workdir).rstrip("/").replace("://", "-").replace("/", "-")
+    return scratch_root() / name
+
+
+def scratch_root() -> Path:
+    """The folder of this machine for copies of what is in buckets."""
+    scratch = os.environ.get("PAV_SCRATCH") or Path.home() / ".cache" / "pav_jax"
+    return Path(scratch).expanduser().absolute()
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder of this machine, under `$PAV_SCRATCH`, that is removed afterwards."""
+    scratch_root().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch_root(), prefix="copy-") as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def explained(path: str, local: Path | None = None) -> Iterator[None]:
+    """Within, what goes wrong with a bucket is a UserError.
+
+    Args:
+      path: what is read or written there.
+      local: where on this machine everything is, and is copied from next time.
+
+    Raises:
+      UserError: also if `path` is in a kind of store that is not known.
+    """
+    if is_remote(path) and path.split("://")[0] not in _STORES:
+        raise UserError(
+            f"cannot use {path}: give a path of this machine, or one in"
+            f" {', '.join(f'{store}://' for store in _STORES)}"
+        )
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # of the client of whichever store it is
+        kept = f"; all is in {local}, and the same command copies it" if local else ""
+        raise UserError(
+            f"cannot use {path}: {type(error).__name__}: {error}{kept}"
+        ) from error
+
+
+def connect(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system that `path` is in, and its name there."""
+    system, name = fsspec.url_to_fs(path.rstrip("/"))
+    system.invalidate_cache()  # Others write there, too.
+    return system, name
+
+
+def files(path: str | os.PathLike[str]) -> list[str]:
+    """Names of the files below a folder, here or in a bucket; for a file, `[""]`.
+
+    Leaves out hidden ones and what Orbax has not finished.
+    """
+    system, root = connect(os.fspath(path))
+    try:
+        found = system.find(root)
+    except FileNotFoundError:  # no such bucket
+        return []
+    names = [name.removeprefix(root) for name in found]
+    # A web console makes a "folder" as an object whose name ends in a slash.
+    return [
+        name.lstrip("/")
+        for name in names
+        if not (name.endswith("/") or "/." in name or "orbax-checkpoint-tmp" in name)
+    ]
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or a folder at `path`, here or in a bucket.
+
+    Raises:
+      UserError: if the bucket cannot be read.
+    """
+    with explained(path):
+        return _info(path) is not None
+
+
+def _info(path: str) -> dict[str, Any] | None:
+    """What the store knows of a file or a folder; None if there is none."""
+    system, name = connect(path)
+    try:
+        return system.info(name)
+    except FileNotFoundError:
+        return None
 
 
 @contextlib.contextmanager
@@ -31,109 +136,109 @@ def to_read(
       beside: of the folder that `path` is in, what will be read too.
 
     Raises:
-      UserError: the bucket cannot be read, or has nothing there.
+      UserError: if the bucket cannot be read, or has nothing there.
     """
-    if not mirror.is_remote(path):
+    if not is_remote(path):
         yield Path(path)
         return
-    with mirror.scratch() as folder:
-        with mirror.explained(path):
-            source = epath.Path(path.rstrip("/"))
-            local = folder / source.name
-            found = [_fetch(source / part, local / part) for part in parts]
-            for name in beside:
-                _fetch(source.parent / name, folder / name)
+    parent, _, name = path.rstrip("/").rpartition("/")
+    with _scratch() as folder:
+        with explained(path):
+            found = [download(f"{parent}/{name}/{p}", folder / name / p) for p in parts]
+            for other in beside:
+                download(f"{parent}/{other}", folder / other)
         if not any(found):
             raise UserError(f"{path} does not exist")
-        yield local
+        yield folder / name
 
 
 @contextlib.contextmanager
 def to_write(path: str, last: str = "") -> Iterator[Path]:
-    """A name of this machine for what will be at `path`, a file or a folder.
+    """A name on this machine for what will be at `path`, a file or a folder.
 
     Args:
       path: of this machine, or such as gs://BUCKET/NAME.
       last: of a folder, the file that is copied after all others.
 
     Raises:
-      UserError: the bucket cannot be written.
+      UserError: if the bucket cannot be written.
     """
-    if not mirror.is_remote(path):
+    if not is_remote(path):
         yield Path(path)
         return
-    with mirror.scratch() as folder:
+    with _scratch() as folder:
         local = folder / path.rstrip("/").rpartition("/")[2]
         yield local
-        store(local, path, last)
+        upload(local, path, last)
 
 
 @contextlib.contextmanager
 def to_resume(path: str, unfinished: str) -> Iterator[Path]:
-    """As `to_write`, of a file that an earlier attempt may have begun, or finished.
+    """As `to_write`, for a file that an earlier attempt may have begun, or finished.
 
     Args:
       path: of this machine, or such as gs://BUCKET/NAME.
-      unfinished: what its name ends in until it is whole. Of a bucket that file is kept
-        under `$PAV_SCRATCH`; it is copied there when the command ends without being
-        done, so that another machine may go on.
+      unfinished: what its name ends in until it is whole. If `path` is in a bucket,
+        that file is kept under `$PAV_SCRATCH`; it is copied to the bucket when the
+        command ends before it is done, so that another machine may go on.
 
     Raises:
-      UserError: the bucket cannot be used.
+      UserError: if the bucket cannot be used.
     """
-    if not mirror.is_remote(path):
+    if not is_remote(path):
         yield Path(path)
         return
-    local = mirror.local_folder(path)
+    local = local_folder(path)
     partial = local.with_name(local.name + unfinished)
+    with explained(path):
+        download(path, local)
+        begun = _info(path + unfinished)
+        if begun and (not partial.exists() or begun["size"] > partial.stat().st_size):
+            download(path + unfinished, partial)
     local.parent.mkdir(parents=True, exist_ok=True)
-    with mirror.explained(path):
-        begun = epath.Path(path + unfinished)
-        _fetch(epath.Path(path), local)
-        if begun.exists() and (
-            not partial.exists() or begun.stat().length > partial.stat().st_size
-        ):
-            _fetch(begun, partial)
     try:
         yield local
     finally:
         if local.exists():
-            store(local, path)
+            upload(local, path)
             local.unlink()
-            with mirror.explained(path):
-                begun.unlink(missing_ok=True)
+            if begun:
+                with explained(path), contextlib.suppress(FileNotFoundError):
+                    system, name = connect(path + unfinished)
+                    system.rm_file(name)
         elif partial.exists():
-            store(partial, path + unfinished)
+            upload(partial, path + unfinished)
 
 
-def store(local: Path, path: str, last: str = "") -> None:
-    """Copies a file or folder to where `path` is in a bucket; see `to_write`.
-
-    Raises:
-      UserError: the bucket cannot be written.
-    """
-    with mirror.explained(path):
-        target = epath.Path(path.rstrip("/"))
-        names = list(mirror.files(local)) if local.is_dir() else [""]
-        for name in sorted(names, key=lambda name: (name == last, name)):
-            _copy(local / name, target / name if name else target)
-
-
-def exists(path: str) -> bool:
-    """Whether there is a file or a folder at `path`, in a bucket or not."""
-    with mirror.explained(path):
-        return epath.Path(path).exists()
-
-
-def _fetch(source: Any, target: Path) -> bool:
-    """Copies a file or a folder from a bucket; False if there is none."""
-    names = [""] if source.is_file() else list(mirror.files(source))
-    for name in names:
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        _copy(source / name if name else source, target / name)
+def download(path: str, local: Path) -> bool:
+    """Copies a file or a folder from a bucket; returns False if there is none."""
+    system, root = connect(path)
+    names = files(path)
+    if names:
+        system.get(_below(root, names), _below(local, names))
     return bool(names)
 
 
-def _copy(source: Any, target: Any) -> None:
-    with source.open("rb") as file, target.open("wb") as copy:
-        shutil.copyfileobj(file, copy, 2**20)
+def upload(local: Path, path: str, last: str = "") -> None:
+    """Copies a file or a folder to `path` in a bucket.
+
+    Args:
+      local: the file or folder.
+      path: such as gs://BUCKET/NAME.
+      last: of a folder, the file that is copied after all others.
+
+    Raises:
+      UserError: if the bucket cannot be written.
+    """
+    with explained(path):
+        system, root = connect(path)
+        names = files(local)
+        ending = [last] if last in names else []
+        for group in ([name for name in names if name not in ending], ending):
+            if group:
+                system.put(_below(local, group), _below(root, group))
+
+
+def _below(root: str | Path, names: Sequence[str]) -> list[str]:
+    """The names as those of files below `root`; `root` itself for the name ""."""
+    return [f"{root}/{name}".rstrip("/") for name in names]

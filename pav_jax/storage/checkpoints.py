@@ -1,4 +1,4 @@
-"""Checkpoints through Orbax: training states that resume, and final parameters."""
+"""Checkpoints through Orbax: training states to resume from, and final parameters."""
 
 import logging
 import pathlib
@@ -25,8 +25,8 @@ def _orbax():
     return ocp
 
 
-def _by_itself(ocp) -> Any:
-    """That a process of many saves and loads without the others."""
+def _this_process(ocp) -> Any:
+    """Options with which this process saves or loads without the others."""
     index = jax.process_index()
     return ocp.options.MultiprocessingOptions(
         primary_host=index,
@@ -36,29 +36,35 @@ def _by_itself(ocp) -> Any:
 
 
 def _savers(ocp) -> Any:
-    """Who saves: all processes that share the active mesh, or this one by itself."""
+    """Options with which all processes of the active mesh save together.
+
+    If the mesh is of this process alone, it saves by itself.
+    """
     if not mesh.spans_processes():
-        return _by_itself(ocp)
-    # Named, though they are all: else Orbax computes where it could wait for them.
+        return _this_process(ocp)
+    # All are named: without names, Orbax waits for them by a collective computation.
     everyone = set(range(jax.process_count()))
     return ocp.options.MultiprocessingOptions(active_processes=everyone)
 
 
 def _savable(tree: Any) -> Any:
-    """`tree`, as Orbax takes it: of many processes, no arrays on one of them only."""
+    """`tree` as Orbax takes it.
+
+    In a run of many processes it refuses arrays that are on the devices of one of them.
+    """
     if jax.process_count() == 1 or mesh.spans_processes():
         return tree
     return jax.tree.map(np.array, tree)
 
 
 def _sealed(state: Any) -> dict[str, Any]:
-    """A state with a checksum, since what is stored may read without it being right."""
+    """A state with a checksum: a damaged checkpoint may read without an error."""
     return {"state": state, "checksum": _checksum(state)}
 
 
 @jax.jit
 def _checksum(tree: Any) -> jax.Array:
-    """Of all bits, uint32 scalar: the same wherever the arrays are."""
+    """A checksum of all bits, uint32 scalar; it does not depend on the sharding."""
     total = jnp.uint32(0)
     for leaf in jax.tree.leaves(tree):
         bits = jax.lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}")
@@ -69,9 +75,13 @@ def _checksum(tree: Any) -> jax.Array:
 class Checkpoints:
     """The newest checkpoints of one training run.
 
-    Saves are asynchronous, written to a temporary name and renamed, so that a
-    kill leaves the previous checkpoint whole. Processes that share the active mesh do
-    all of this together.
+    Saves are asynchronous. Each is written to a temporary name and renamed, so that a
+    kill leaves the previous checkpoint whole. The processes of the active mesh call
+    all methods together.
+
+    Args:
+      directory: of the checkpoints; made if need be.
+      keep: how many of the newest to keep.
     """
 
     def __init__(self, directory: pathlib.Path, *, keep: int = 2):
@@ -90,35 +100,41 @@ class Checkpoints:
         )
 
     def restore(self, state: Any) -> Any | None:
-        """The newest whole state, shaped and placed like `state`; None if none.
+        """The newest state that can be read, or None if there is none.
 
-        One that cannot be read is named and set aside, as `corrupt-STEP`.
+        A checkpoint that cannot be read is renamed to `corrupt-STEP`, with a message.
+
+        Args:
+          state: has the structure, shapes, dtypes and shardings of the result.
         """
         like = _sealed(state)
         while (step := self._newest()) >= 0:
-            found, why = None, "another process cannot"
+            sealed, why = None, "another process cannot"
             try:
-                found = self._read(step, like)
+                sealed = self._read(step, like)
             except Exception as error:  # Orbax and TensorStore raise many kinds
                 why = str(error).strip() or type(error).__name__
-            if all_gather(found is not None).all():
-                if _sealed(found["state"])["checksum"] == found["checksum"]:
-                    return found["state"]
+            if all_gather(sealed is not None).all():
+                if _sealed(sealed["state"])["checksum"] == sealed["checksum"]:
+                    return sealed["state"]
                 why = "its checksum is wrong"
             self._set_aside(step, why)
         return None
 
     def _newest(self) -> int:
-        """The newest step that process 0 sees; -1 if it sees none."""
+        """The newest step that the primary sees; -1 if it sees none."""
         return int(all_gather(max(self._manager.all_steps(), default=-1))[0])
 
     def _read(self, step: int, like: Any) -> Any:
-        # By itself: else, if one process cannot, the others would wait for it.
-        with _checkpointer(self._ocp, _by_itself) as checkpointer:
+        # Each process by itself: if one cannot, the others must not wait for it.
+        with _checkpointer(self._ocp, _this_process) as checkpointer:
             return checkpointer.restore(self._directory / str(step) / "default", like)
 
     def _set_aside(self, step: int, why: str) -> None:
-        """Else it would count as the newest, and whole ones make room for it."""
+        """Renames a checkpoint that cannot be read.
+
+        If it stayed, it would count as the newest, and push out one that can be read.
+        """
         path = self._directory / str(step)
         aside = path.with_name(f"corrupt-{step}")
         tqdm.write(
@@ -132,13 +148,13 @@ class Checkpoints:
         self._manager.reload()
 
     def save(self, step: int, state: Any) -> None:
-        """Starts to save; the state may be donated once this returns."""
+        """Starts to save a state, which may be donated once this returns."""
         self._manager.save(
             step, args=self._ocp.args.StandardSave(_savable(_sealed(state)))
         )
 
     def close(self) -> None:
-        """Waits for saves under way."""
+        """Waits until all saves are on disk."""
         self._manager.close()
 
     def __enter__(self) -> "Checkpoints":
@@ -149,38 +165,42 @@ class Checkpoints:
             self.close()
 
 
-def _checkpointer(ocp, who: Callable[[Any], Any]) -> Any:
-    return ocp.StandardCheckpointer(multiprocessing_options=who(ocp))
+def _checkpointer(ocp, processes: Callable[[Any], Any]) -> Any:
+    return ocp.StandardCheckpointer(multiprocessing_options=processes(ocp))
 
 
 def save_params(path: pathlib.Path, params: Any) -> None:
-    """Writes a tree of arrays; `path` must not exist."""
+    """Writes a tree of arrays to `path`, a folder that must not exist."""
     ocp = _orbax()
     with _checkpointer(ocp, _savers) as checkpointer:
         checkpointer.save(path.absolute(), _savable(params))
 
 
 def load_params(
-    path: pathlib.Path, like: Any, use: dict[str, str | None] = sharding.DECODE
+    path: pathlib.Path, like: Any, rules: sharding.Rules = sharding.DECODE
 ) -> Any:
     """Reads parameters with the structure, shapes and dtypes of `like`.
 
-    They go where `use` has them: sampling and scoring, or training (`sharding.TRAIN`).
+    Args:
+      path: the folder that `save_params` wrote.
+      like: a tree of arrays or of their shapes.
+      rules: where the parameters go on the active mesh: `DECODE` to sample and score,
+        `TRAIN` to train on.
 
     Raises:
-      UserError: there is none, it is damaged, or it has another structure.
+      UserError: if there is no checkpoint, it is damaged, or it has another structure.
     """
     if not path.is_dir():
         raise UserError(f"no checkpoint at {path}; run the stage that writes it")
     ocp = _orbax()
-    # Of this process: what wrote it may have been another's device.
+    # Placed explicitly: what wrote the checkpoint may have had other devices.
     like = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         like,
-        sharding.shardings(like, use),
+        sharding.shardings(like, rules),
     )
     try:
-        with _checkpointer(ocp, _by_itself) as checkpointer:
+        with _checkpointer(ocp, _this_process) as checkpointer:
             _check_names(checkpointer.metadata(path.absolute()), like, path)
             return checkpointer.restore(path.absolute(), like)
     except UserError:
@@ -192,24 +212,24 @@ def load_params(
         ) from error
 
 
-def _check_names(found: Any, like: Any, path: pathlib.Path) -> None:
-    """Refuses parameters that lack some or have others, and names them."""
-    there, wanted = (
+def _check_names(metadata: Any, like: Any, path: pathlib.Path) -> None:
+    """Raises UserError if parameters are missing or unknown, and names them."""
+    stored, wanted = (
         {
             jax.tree_util.keystr(key, simple=True, separator="/")
             for key, _ in jax.tree_util.tree_flatten_with_path(tree)[0]
         }
-        for tree in (found.item_metadata.tree, like)
+        for tree in (metadata.item_metadata.tree, like)
     )
-    if there == wanted:
+    if stored == wanted:
         return
-    told = [
+    differences = [
         f"{word} {', '.join(sorted(names)[:4])}{' and more' if len(names) > 4 else ''}"
-        for word, names in (("lacks", wanted - there), ("has", there - wanted))
+        for word, names in (("lacks", wanted - stored), ("has", stored - wanted))
         if names
     ]
     raise UserError(
-        f"the checkpoint {path} {' and '.join(told)}, unlike what the config describes:"
-        " it is of another architecture, or an earlier version of this program wrote"
-        f" it; if so, delete {path.parent} and run its stage again"
+        f"the checkpoint {path} {' and '.join(differences)}, unlike what the config"
+        " describes: it is of another architecture, or an earlier version of this"
+        f" program wrote it; if so, delete {path.parent} and run its stage again"
     )

@@ -10,15 +10,17 @@ from pav_jax.storage import artifacts
 
 
 def write_problems(path: Path, problems: Sequence[Problem]) -> None:
+    """Writes one problem a line."""
     artifacts.write_jsonl(path, (vars(problem) for problem in problems))
 
 
 def read_problems(path: Path) -> list[Problem]:
+    """The problems that `write_problems` wrote; raises UserError if damaged."""
     return [Problem(**record) for record in artifacts.read_jsonl(path)]
 
 
 def _ragged(name: str, rows: Sequence, dtype) -> dict[str, np.ndarray]:
-    """Rows of unlike lengths, laid end to end, and where each one stops."""
+    """Rows of different lengths: all in one array, and int64 `[R]` where each stops."""
     stops = np.cumsum([len(row) for row in rows])
     flat = np.concatenate([np.asarray(row, dtype) for row in rows])
     return {name: flat, f"{name}_stops": stops.astype(np.int64)}
@@ -29,7 +31,11 @@ def _rows(arrays: dict[str, np.ndarray], name: str) -> list[np.ndarray]:
 
 
 def write_responses(path: Path, responses: Sequence[Response]) -> None:
-    """One shard: problem `[R]`, correct `[R]`, and ragged prompt, tokens, log_probs."""
+    """Writes the responses of one shard, R of them.
+
+    The arrays: `problem` int32 `[R]`; `correct` bool `[R]`; and, ragged, `prompt` and
+    `tokens` int32 and `log_probs` float32.
+    """
     artifacts.write_arrays(
         path,
         {
@@ -43,6 +49,7 @@ def write_responses(path: Path, responses: Sequence[Response]) -> None:
 
 
 def read_responses(path: Path) -> list[Response]:
+    """The responses of one shard; raises UserError if it is missing or damaged."""
     arrays = artifacts.read_arrays(path)
     columns = zip(
         arrays["problem"].tolist(),
@@ -56,7 +63,11 @@ def read_responses(path: Path) -> list[Response]:
 
 
 def write_labels(path: Path, labels: Sequence[StepLabels]) -> None:
-    """One shard: ragged ends, correct and count, in the order of its responses."""
+    """Writes the labels of one shard, in the order of its responses.
+
+    The arrays: `ends`, `correct` and `count`, all ragged and int32, with an entry
+    for each prefix of a response, the bare prompt first.
+    """
     artifacts.write_arrays(
         path,
         {
@@ -68,17 +79,19 @@ def write_labels(path: Path, labels: Sequence[StepLabels]) -> None:
 
 
 def read_labels(path: Path) -> list[StepLabels]:
+    """The labels of one shard; raises UserError if it is missing or damaged."""
     arrays = artifacts.read_arrays(path)
     columns = (_rows(arrays, name) for name in ("ends", "correct", "count"))
     return [StepLabels(*row) for row in zip(*columns, strict=True)]
 
 
 def shards(directory: Path) -> list[Path]:
-    """The shards of a stage, in order."""
+    """The files of a stage's shards, in order."""
     return sorted(directory.glob("shard-*.npz"))
 
 
 def shard_path(directory: Path, index: int) -> Path:
+    """The file of a shard, counted from 0."""
     return directory / f"shard-{index:05d}.npz"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pav_jax.core.errors import UserError
-from pav_jax.storage import artifacts, mirror
+from pav_jax.storage import artifacts, buckets, mirror
 
 SETTINGS = "config.json"
 _LOCK = ".pav.lock"
@@ -27,16 +27,17 @@ def claim(
     """The folder, absolute, made if need be, for this process alone.
 
     Args:
-      workdir: a folder that is new, empty, or of the experiment called `name`; one in
-        a bucket is mirrored by a folder of this machine, which is then yielded.
+      workdir: a folder that is new, empty, or of the experiment called `name`. If it
+        is in a bucket, a folder of this machine is yielded, which is mirrored there.
       name: the experiment's name.
-      values: its config, flattened, to be written down in the folder.
+      values: its config, flattened, which is written to `config.json` in the folder.
 
     Raises:
-      UserError: the folder is another's, or in use. It is left as it was.
+      UserError: if the folder holds something else, or is in use; it is left as it
+        was.
     """
-    root = mirror.local_folder(workdir)
-    remote = mirror.is_remote(workdir)
+    root = buckets.local_folder(workdir)
+    remote = buckets.is_remote(workdir)
     try:
         if not remote:
             _check_owner(root, name)
@@ -55,7 +56,7 @@ def claim(
 
 
 def _check_owner(root: Path, name: str) -> None:
-    """Stops at a folder that holds anything but this experiment."""
+    """Raises UserError if a folder holds anything but this experiment."""
     if not root.exists():
         return
     ours = (root / _LOCK).exists()
@@ -83,7 +84,7 @@ def _check_owner(root: Path, name: str) -> None:
 
 @contextlib.contextmanager
 def _locked(lock: TextIO, root: Path) -> Iterator[None]:
-    """Holds and at last closes `lock`; the system lets go of it even after kill -9."""
+    """Locks a file, and closes it afterwards; the lock ends even with a kill -9."""
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -86,7 +86,7 @@ class Problems(Sequence[Problem]):
           UserError: a file is missing or damaged, or the config does not fit it.
         """
         tokenizer = Tokenizer.load(data / "tokenizer.model")
-        shared = cls(
+        common = cls(
             config=config,
             data=data,
             task=make_task(config.task),
@@ -94,7 +94,7 @@ class Problems(Sequence[Problem]):
             architecture=sizes.from_config(config.model, tokenizer.vocab_size),
             is_step_end=tokenizer.step_end_mask(),
         )
-        return shared.split(split)
+        return common.split(split)
 
     def split(self, name: str) -> "Problems":
         """Another split of the same task, for the same tokenizer and architecture."""

@@ -284,8 +284,8 @@ class Relations(Task):
         sentences = []
         for name, (op, reference) in relations.items():
             beside = [left[name]] if self._gone_beside and name in left else []
-            said = f"{reference} has {_PHRASES[op]} {name}."
-            sentences.append(" ".join([*beside, said]))
+            sentence = f"{reference} has {_PHRASES[op]} {name}."
+            sentences.append(" ".join([*beside, sentence]))
         rng.shuffle(sentences)
         if not self._gone_beside:
             # Last, so that no sentence can be read in the light of who has gone.

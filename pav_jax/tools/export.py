@@ -1,8 +1,8 @@
-"""What a run gives away, for other tools and other places: a policy or a verifier.
+"""Exports a trained policy or verifier, for other tools and other machines.
 
-The folder has `policy/`, a checkpoint of the gemma package; `head/` beside it, where
-it is a verifier; `tokenizer.model`; and `about.json`, which tells `pav score` what it
-has to know: `fields` of the config, `prover_k`, `stage` and its `fingerprint`.
+The folder has `policy/`, a checkpoint of the gemma package; `head/`, if it is a
+verifier; `tokenizer.model`; and `about.json` with what `pav score` needs: `fields` of
+the config, `prover_k`, `stage` and its `fingerprint`.
 """
 
 import functools
@@ -28,20 +28,20 @@ from pav_jax.storage.checkpoints import load_params, save_params
 from pav_jax.verifier import load_verifier
 
 ABOUT = "about.json"
-BESIDE = (workdir.SETTINGS, "data")  # what of a run is read beside a stage's folder
+BESIDE = (workdir.SETTINGS, "data")  # what is read of a run beside a stage's folder
 _VERIFIERS = ("prm", "orm")  # stages; the others with parameters are policies
-_TOLD = ("model", "limits")  # what of a stage's fields a reader needs
+_SECTIONS = ("model", "limits")  # of the config, as far as `pav score` needs it
 
 
 def export_stage(folder: Path, output: Path) -> None:
-    """Writes what a stage of a run has trained, as other tools open it.
+    """Exports what a stage of a run has trained.
 
     Args:
       folder: of the stage, such as runs/demo/prm or runs/demo/sft.
       output: a folder that does not exist.
 
     Raises:
-      UserError: the stage is not finished or trains nothing, or `output` exists.
+      UserError: if the stage is not finished or trains nothing, or `output` exists.
     """
     if not (folder / "params").is_dir() or not (folder / runner.MANIFEST).exists():
         raise UserError(
@@ -77,7 +77,7 @@ def export_stage(folder: Path, output: Path) -> None:
         "fields": {
             name: value
             for name, value in manifest["fields"].items()
-            if any(config_lib.within(name, section) for section in _TOLD)
+            if any(config_lib.within(name, section) for section in _SECTIONS)
         },
     }
     artifacts.write_json(new / ABOUT, about)
@@ -85,10 +85,10 @@ def export_stage(folder: Path, output: Path) -> None:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What `about.json` says of an exported folder.
+    """The content of `about.json` in an exported folder.
 
     Raises:
-      UserError: it is damaged, or of a policy.
+      UserError: if it is damaged, or a policy was exported.
     """
     about = artifacts.read_json(folder / ABOUT)
     if not isinstance(about, dict) or about.get("stage") not in _VERIFIERS:
@@ -113,7 +113,7 @@ def write_verifier(
 def read_verifier(
     path: Path, *, architecture: TransformerConfig, dtype: jnp.dtype = jnp.float32
 ) -> Params:
-    """Reads what `write_verifier` wrote; `policy` may also be of Hugging Face.
+    """Reads what `write_verifier` wrote; `policy` may also be a Hugging Face folder.
 
     Args:
       path: the folder.
@@ -121,10 +121,10 @@ def read_verifier(
       dtype: of the policy's parameters; the head is float32.
 
     Returns:
-      The parameters, where scoring has them on the active mesh.
+      The parameters, placed by `DECODE` on the active mesh.
 
     Raises:
-      UserError: a part is missing, damaged, or of another architecture.
+      UserError: if a part is missing, damaged, or of another architecture.
     """
     like = jax.eval_shape(
         functools.partial(forward.init_params, architecture=architecture, dtype=dtype),

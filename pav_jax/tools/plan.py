@@ -30,7 +30,7 @@ class Plan:
       sizes: of the mesh's axes.
       steps: for each step function what `compiled.compile_step` answered, with
         `seconds_a_step` and `tokens_per_second` where it fits; or `unknown`, why
-        nothing could be told.
+        it is not known.
       stages: what each stage takes; empty unless all step functions fit.
       advice: what would fit, where one does not.
     """
@@ -43,7 +43,7 @@ class Plan:
 
     @property
     def code(self) -> int:
-        """0 if all fits, 1 if something does not, 2 if that could not be told."""
+        """0 if all fits, 1 if something does not, 2 if that is not known."""
         if any(not answer.get("fits", True) for answer in self.steps.values()):
             return DOES_NOT
         return UNKNOWN if any("unknown" in a for a in self.steps.values()) else FITS
@@ -133,14 +133,14 @@ def _meshes(config: ConfigDict, topology: Topology) -> Iterator[dict[str, int]]:
 def _divides(config: ConfigDict, sizes: dict[str, int]) -> bool:
     model = steps.architecture(config)
     tensor, fsdp = sizes.get("tensor", 1), sizes.get("fsdp", 1)
-    share = fsdp * sizes.get("data", 1)
+    shards = fsdp * sizes.get("data", 1)
     batches = [steps.rows(name, config) for name in steps.names(config)]
     return (
         model.num_kv_heads % tensor == 0
         and model.mlp_dim % tensor == 0
         and model.vocab_size % tensor == 0
         and model.embed_dim % fsdp == 0
-        and all(rows % share == 0 for rows in batches if rows is not None)
+        and all(rows % shards == 0 for rows in batches if rows is not None)
     )
 
 
@@ -164,7 +164,7 @@ def _advice(config, topology, sizes, found) -> list[str]:
             continue
         needed, limit = answer["needed"], answer["limit"]
         fixed = sum(answer["parts"].values())
-        share = sizes["data"] * sizes["fsdp"]
+        shards = sizes["data"] * sizes["fsdp"]
         batch = steps.rows(name, config)
         samples = name in ("decode", "search")
         rest = needed - fixed
@@ -172,7 +172,7 @@ def _advice(config, topology, sizes, found) -> list[str]:
             advice.append(f"{name}: fewer than {max(config.search.beams)} beams")
         elif fixed < limit:
             # What is not weights or optimizer is in proportion to the rows.
-            fewer = int(batch * (limit - fixed) / rest) // share * share
+            fewer = int(batch * (limit - fixed) / rest) // shards * shards
             if fewer:
                 advice.append(f"{name}: {fewer} rows rather than {batch} may fit")
         weights = answer["parts"]["weights"]
@@ -218,7 +218,7 @@ def text(plan: Plan) -> str:
 
 def _step_lines(name: str, answer: dict[str, Any], topology: Topology) -> list[str]:
     if "unknown" in answer:
-        return [f"{name}: could not be told: {answer['unknown']}"]
+        return [f"{name}: not known: {answer['unknown']}"]
     parts = ", ".join(f"{k} {v / _GIB:.2f}" for k, v in answer["parts"].items())
     limit = topology.chip.hbm / _GIB
     if not answer["fits"]:

@@ -1,29 +1,26 @@
 """Scores a file of responses: `pav score`.
 
-Input and output have a line for a line, in order. Lines are read, scored and written a
-few hundred at a time, so that files may be of any length. What is written goes to
-`OUTPUT.partial`, which takes its place at OUTPUT when it is complete: a run that was
+The output has a line for each line of the input, in order. Lines are read, scored and
+written in chunks of a few hundred, so that files may be of any length. What is written
+goes to `OUTPUT.partial`, which is renamed to OUTPUT when it is complete: a run that was
 killed goes on after the last whole line.
 
-Several processes share out these pieces: whoever comes to one first scores it. Process
-0 appends them in order; one whose turn has not come waits in `OUTPUT.parts/`, called by
-its first line.
+Several processes divide the chunks among themselves: who claims a chunk first scores
+it. The primary appends them to the output in order. A chunk whose turn has not come
+waits in `OUTPUT.parts/`, in a file named after the number of its first line.
 """
 
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
-import itertools
 import json
-import math
 import os
 import shutil
 import sys
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
@@ -32,18 +29,17 @@ from pav_jax.core.progress import progress
 from pav_jax.distributed.processes import Processes
 from pav_jax.pipeline.workers import Worker, join_workers
 from pav_jax.storage import artifacts
-from pav_jax.tools import scoring
+from pav_jax.tools import jsonl
+from pav_jax.tools.scoring import Verifier
 
-KEY = "pav"  # of what is added to each line
+KEY = "pav"  # the field that is added to each line
 PARTIAL = ".partial"  # ends the name of a file that is not complete
 
-_CHUNK_LINES = 512  # that are scored together, and done again after a kill
-_CHUNK_BYTES = _LONGEST = 1 << 24  # of those lines together, and of any one
-_TOLD = 20  # bad lines that are told one by one
+_SHOWN_ERRORS = 20  # bad lines that each get a message
 
-# What several processes share; in OUTPUT.parts, what the pieces there are of, and the
-# lines that were done before.
-_NAME, _ABOUT, _START = "score", "about.json", "start.json"
+_STAGE = "score"  # as the workers call it
+# In OUTPUT.parts: what its chunks depend on, and how many lines were done before.
+_TERMS, _START = "about.json", "start.json"
 
 
 @dataclasses.dataclass
@@ -57,9 +53,25 @@ class Tally:
     def lines(self) -> int:
         return self.scored + self.bad
 
+    def add(self, added: dict[str, Any]) -> None:
+        """Counts a line, by what was added to it."""
+        if "error" in added:
+            self.bad += 1
+        else:
+            self.scored += 1
+
+    def __str__(self) -> str:
+        """Such as "3 responses scored; 1 line could not be, ..."."""
+        text = f"{self.scored:,} response{'' if self.scored == 1 else 's'} scored"
+        if self.bad == 1:
+            text += f"; 1 line could not be, and has a {KEY}.error there"
+        elif self.bad:
+            text += f"; {self.bad:,} lines could not be, and have a {KEY}.error there"
+        return text
+
 
 def score_file(
-    verifiers: scoring.Verifiers,
+    verifier: Verifier,
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     processes: Processes = Processes(),  # noqa: B008
@@ -67,21 +79,22 @@ def score_file(
     """Scores each line of a JSONL file.
 
     Args:
-      verifiers: of `Verifiers.load`.
-      source: a JSON object a line, with the texts `prompt` and `response`, and
-        whatever else, which is passed through.
+      verifier: of `Verifier.load`.
+      source: a JSON object a line, with the texts `prompt` and `response`; other
+        fields are kept.
       target: the same lines, each with an object `pav` added: `line`, counted from 1,
         `prover_k` and `verifier`; and `prompt_q`, `steps` with `text`, `q` and
-        `advantage` each, and `orm`, or of a bad line `error`. Values have six decimals.
-      processes: those that share the work, which all call this with the same arguments.
+        `advantage` each, and `orm`, or `error` if the line is bad. Values have six
+        decimals.
+      processes: all that call this, with the same arguments, to do it together.
 
     Returns:
-      The lines of the whole file; None in a process that does not lead.
+      The lines of the whole file; None in a process that is not the primary.
 
     Raises:
-      UserError: a file cannot be used, or what is at `target` already is not of these
-        verifiers and that input.
-      PeerStopped: another process failed.
+      UserError: if a file cannot be used, or `target` exists and was made with another
+        verifier or input.
+      PeerStopped: if another process failed.
     """
     source, target = Path(source), Path(target)
     place, flag = target.with_name(f".{target.name}.workers"), f"--output={target}"
@@ -92,14 +105,13 @@ def score_file(
             worker,
             claimed,
         ):
-            parts = target.with_name(f"{target.name}.parts")
-            work, tally = _Work(verifiers, source, parts, worker), None
+            job, tally = _Job(verifier, source, target, worker), None
             if worker.is_primary:
-                tally = work.lead(target, *claimed)
-                worker.finish(_NAME)
-            elif worker.wait_for_start(_NAME):
-                work.help()
-                worker.wait_for_end(_NAME)
+                tally = job.run_as_primary(*claimed)
+                worker.finish(_STAGE)
+            elif worker.wait_for_start(_STAGE):
+                job.help()
+                worker.wait_for_end(_STAGE)
         worker.remove_folder()
     except OSError as error:
         raise UserError(
@@ -109,12 +121,16 @@ def score_file(
 
 
 @contextlib.contextmanager
-def _claim(source: Path, target: Path) -> Iterator[tuple[BinaryIO | None, int, str]]:
-    """The unfinished output, for this process alone, or None where it is finished; and
-    what `_survey` says of the input."""
-    about = _survey(source)
+def _claim(
+    source: Path, target: Path
+) -> Iterator[tuple[BinaryIO | None, jsonl.Survey]]:
+    """The unfinished output, for this process alone, and a survey of the input.
+
+    The output is None if it is finished.
+    """
+    survey = jsonl.survey(source)
     if target.exists():
-        yield None, *about
+        yield None, survey
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}{PARTIAL}")
@@ -125,85 +141,83 @@ def _claim(source: Path, target: Path) -> Iterator[tuple[BinaryIO | None, int, s
             raise UserError(
                 f"another process is writing {partial}; wait until it ends"
             ) from None
-        yield out, *about
+        yield out, survey
 
 
-class _Work:
+class _Job:
     """What one process does of a file.
 
     Args:
-      verifiers: those in use.
+      verifier: that scores.
       source: the input.
-      parts: the folder of pieces whose turn has not come.
-      worker: who else is at work.
+      target: the output.
+      worker: this process among those that work on the file.
     """
 
-    def __init__(
-        self, verifiers: scoring.Verifiers, source: Path, parts: Path, worker: Worker
-    ):
-        self._verifiers, self._source = verifiers, source
-        self._parts, self._worker = parts, worker
+    def __init__(self, verifier: Verifier, source: Path, target: Path, worker: Worker):
+        self._verifier, self._worker = verifier, worker
+        self._source, self._target = source, target
+        self._parts = target.with_name(f"{target.name}.parts")
         self._bad = 0  # lines that this process has met
 
-    def lead(
-        self, target: Path, out: BinaryIO | None, total: int, digest: str
-    ) -> Tally:
-        """Does what is left of the file, with the help of others."""
-        source, parts, worker = self._source, self._parts, self._worker
+    def run_as_primary(self, out: BinaryIO | None, survey: jsonl.Survey) -> Tally:
+        """Does what is left of the file, with the help of the other processes."""
         if out is None:
-            if source.samefile(target):
-                raise UserError(f"{target} is the input; give another --output")
-            with target.open("rb") as done, source.open("rb") as lines:
-                tally, _ = _resume(done, target, lines, self._verifiers)
-            if tally.lines != total:
-                raise UserError(
-                    f"{target} exists, with {tally.lines} lines where {source} has"
-                    f" {total}; delete it, or give another --output"
-                )
-            return tally
+            return self._check_finished(survey)
         partial = Path(out.name)
-        with source.open("rb") as lines:
-            tally, whole = _resume(out, partial, lines, self._verifiers)
-        out.truncate(whole)  # a line that a kill cut short
-        about = {"input": digest, **_terms(self._verifiers)}
-        if not (parts / _ABOUT).exists() or _about(parts) != about:
-            shutil.rmtree(parts, ignore_errors=True)
-            parts.mkdir()
-            artifacts.write_json(parts / _ABOUT, about)
-        artifacts.write_json(parts / _START, tally.lines)
-        worker.open_stage(_NAME)
-        self._score_rest(out, tally, total)
-        partial.replace(target)
-        shutil.rmtree(parts)
+        tally, size = _resume(out, partial, self._source, self._verifier)
+        out.truncate(size)  # a line that a kill cut short
+        terms = self._part_terms(survey)
+        if not (self._parts / _TERMS).exists() or self._kept_terms() != terms:
+            shutil.rmtree(self._parts, ignore_errors=True)
+            self._parts.mkdir()
+            artifacts.write_json(self._parts / _TERMS, terms)
+        artifacts.write_json(self._parts / _START, tally.lines)
+        self._worker.open_stage(_STAGE)
+        self._score_rest(out, tally, survey.lines)
+        partial.replace(self._target)
+        shutil.rmtree(self._parts)
+        return tally
+
+    def _check_finished(self, survey: jsonl.Survey) -> Tally:
+        """The tally of an output that exists, if it is of this input and verifier."""
+        source, target = self._source, self._target
+        if source.samefile(target):
+            raise UserError(f"{target} is the input; give another --output")
+        with target.open("rb") as done:
+            tally, _ = _resume(done, target, source, self._verifier)
+        if tally.lines != survey.lines:
+            raise UserError(
+                f"{target} exists, with {tally.lines} lines where {source} has"
+                f" {survey.lines}; delete it, or give another --output"
+            )
         return tally
 
     def help(self) -> None:
-        """Scores pieces that nobody else does."""
-        about = {"input": _survey(self._source)[1], **_terms(self._verifiers)}
-        if _about(self._parts) != about:
+        """Scores chunks that no other process has claimed."""
+        if self._kept_terms() != self._part_terms(jsonl.survey(self._source)):
             raise UserError(
                 "this process was given another --input or --verifier than process 0"
             )
         start = artifacts.read_json(self._parts / _START)
-        for name, first, lines in _pieces(self._source, start):
+        for chunk in jsonl.chunks(self._source, start):
             self._worker.check()
-            if self._worker.claim(name):
-                self._write(name, first, lines)
+            if self._worker.claim(chunk.name):
+                self._write(chunk)
 
     def _score_rest(self, out: BinaryIO, tally: Tally, total: int) -> None:
-        """Appends all that is left to `out`, and scores what of it nobody else does."""
+        """Appends to `out` all chunks that are left, those of other processes too."""
         worker = self._worker
-        waiting: deque[str] = deque()  # pieces that come after one that is not there
+        waiting: deque[str] = deque()  # chunks to append, of which the first is missing
         bar = progress(total=total, initial=tally.lines, unit="line", desc="score")
 
-        def append(piece: bytes) -> None:
-            out.write(piece)
+        def append(text: bytes) -> None:
+            out.write(text)
             out.flush()
             os.fsync(out.fileno())
-            lines = piece.splitlines()
-            bad = sum("error" in json.loads(line)[KEY] for line in lines)
-            tally.bad += bad
-            tally.scored += len(lines) - bad
+            lines = text.splitlines()
+            for line in lines:
+                tally.add(json.loads(line)[KEY])
             bar.update(len(lines))
 
         def append_next() -> None:
@@ -212,15 +226,15 @@ class _Work:
             path.unlink()
 
         with bar:
-            for name, first, lines in _pieces(self._source, tally.lines):
+            for chunk in jsonl.chunks(self._source, tally.lines):
                 worker.check()
-                if not worker.claim(name):
-                    waiting.append(name)
-                elif waiting or (self._parts / name).exists():
-                    self._write(name, first, lines)
-                    waiting.append(name)
+                if not worker.claim(chunk.name):
+                    waiting.append(chunk.name)
+                elif waiting or (self._parts / chunk.name).exists():
+                    self._write(chunk)
+                    waiting.append(chunk.name)
                 else:
-                    append(self._score(first, lines))
+                    append(self._score(chunk))
                 while waiting and worker.is_finished(waiting[0]):
                     append_next()
             while waiting:
@@ -228,60 +242,73 @@ class _Work:
                     worker.wait()
                 append_next()
 
-    def _write(self, name: str, first: int, lines: list[bytes | None]) -> None:
-        """Writes a piece, unless it is there from a run that was stopped."""
-        path = self._parts / name
+    def _write(self, chunk: jsonl.Chunk) -> None:
+        """Writes a chunk of the output, unless an earlier run has."""
+        path = self._parts / chunk.name
         if not path.exists():
-            piece = self._score(first, lines)
-            artifacts.write_atomically(path, lambda file: file.write(piece))
-        self._worker.finish(name)
+            text = self._score(chunk)
+            artifacts.write_atomically(path, lambda file: file.write(text))
+        self._worker.finish(chunk.name)
 
-    def _score(self, first: int, lines: list[bytes | None]) -> bytes:
-        """Some lines scored, the first of which has the number `first`."""
-        records = _score_chunk(self._verifiers, lines, first)
+    def _score(self, chunk: jsonl.Chunk) -> bytes:
+        """The lines of the output for a chunk of the input."""
+        records = _score_lines(self._verifier, chunk.lines, chunk.first)
         for record in records:
             if (error := record[KEY].get("error")) is not None:
                 self._bad += 1
-                _tell(record[KEY]["line"], error, self._bad)
+                _warn(record[KEY]["line"], error, self._bad)
         return b"".join(json.dumps(record).encode() + b"\n" for record in records)
 
+    def _part_terms(self, survey: jsonl.Survey) -> dict[str, Any]:
+        return {"input": survey.digest, **_terms(self._verifier)}
 
-def _about(parts: Path) -> Any:
-    return artifacts.read_json(parts / _ABOUT)
-
-
-def _tell(line: int, error: str, number: int) -> None:
-    if number <= _TOLD:
-        more = "; more such lines are not told here" if number == _TOLD else ""
-        said = f"line {line}: {error}; skipped{more}"
-        tqdm.write(" ".join(said.split()), file=sys.stderr)
+    def _kept_terms(self) -> Any:
+        return artifacts.read_json(self._parts / _TERMS)
 
 
-def _score_chunk(
-    verifiers: scoring.Verifiers, chunk: list[bytes | None], first: int
+def _warn(line: int, error: str, number: int) -> None:
+    """Prints why a line is bad, if it is among the first of these."""
+    if number <= _SHOWN_ERRORS:
+        more = "; more such lines are not shown" if number == _SHOWN_ERRORS else ""
+        text = f"line {line}: {error}; skipped{more}"
+        tqdm.write(" ".join(text.split()), file=sys.stderr)
+
+
+# Scoring of lines.
+
+
+def _score_lines(
+    verifier: Verifier, lines: list[bytes | None], first: int
 ) -> list[dict[str, Any]]:
-    """The records of some lines, the first of which has the number `first`."""
-    records, encoded, places, terms = [], [], [], _terms(verifiers)
-    for number, line in enumerate(chunk, start=first):
+    """The records of some lines, which are counted from `first`."""
+    records, encoded, places, terms = [], [], [], _terms(verifier)
+    for number, line in enumerate(lines, start=first):
         row: dict[str, Any] = {}
+        added = {"line": number}
         try:
-            row = _parse(line)
-            prompt, response = _text(row, "prompt"), _text(row, "response")
-            encoded.append(scoring.encode(verifiers, prompt, response))
+            row = _row(line)
+            texts = [jsonl.text_field(row, name) for name in ("prompt", "response")]
+            encoded.append(verifier.encode(*texts))
             places.append(number - first)
-            said = {}
         except ValueError as error:  # which a UserError is
-            said = {"error": str(error)}
-        records.append(row | {KEY: {"line": number} | said | terms})
-    scored = scoring.score_encoded(verifiers, encoded) if encoded else []
+            added["error"] = str(error)
+        records.append(row | {KEY: added | terms})
+    scored = verifier.score_encoded(encoded) if encoded else []
     for place, scores in zip(places, scored, strict=True):
         records[place][KEY] |= _rounded(dataclasses.asdict(scores))
     return records
 
 
-def _terms(verifiers: scoring.Verifiers) -> dict[str, Any]:
+def _row(line: bytes | None) -> dict[str, Any]:
+    """The object of a line of the input, without what an earlier scoring added."""
+    row = jsonl.parse(line)
+    row.pop(KEY, None)
+    return row
+
+
+def _terms(verifier: Verifier) -> dict[str, Any]:
     """What the numbers depend on beside the line."""
-    return {"prover_k": verifiers.prover_k, "verifier": verifiers.fingerprint}
+    return {"prover_k": verifier.prover_k, "verifier": verifier.fingerprint}
 
 
 def _rounded(value: Any) -> Any:
@@ -292,128 +319,55 @@ def _rounded(value: Any) -> Any:
     return round(value, 6) if isinstance(value, float) else value
 
 
-def _text(row: dict[str, Any], field: str) -> str:
-    if not isinstance(row.get(field), str):
-        raise ValueError(f"no text field {field!r}")
-    return row[field]
-
-
-def _parse(line: bytes | None) -> dict[str, Any]:
-    """The JSON object of a line, less what a former scoring added to it."""
-
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is not JSON")
-
-    def finite(text: str) -> float:
-        return float(text) if math.isfinite(float(text)) else refuse(text)
-
-    if line is None:
-        raise ValueError(f"longer than {_LONGEST} bytes")
-    try:
-        row = json.loads(line.decode(), parse_constant=refuse, parse_float=finite)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error})") from error
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not isinstance(row, dict):
-        raise ValueError("not a JSON object")
-    row.pop(KEY, None)
-    return row
-
-
-# Lines of files.
-
-
-def _lines(file: BinaryIO) -> Iterator[bytes | None]:
-    """Lines with their ends; None for one that is too long to be held."""
-    while line := file.readline(_LONGEST):
-        if len(line) < _LONGEST or line.endswith(b"\n"):
-            yield line
-        else:
-            while (rest := file.readline(_LONGEST)) and not rest.endswith(b"\n"):
-                pass
-            yield None
-
-
-def _chunk(file: BinaryIO) -> Iterator[bytes | None]:
-    """The next lines that are scored together."""
-    size = 0
-    for line in itertools.islice(_lines(file), _CHUNK_LINES):
-        yield line
-        size += len(line or b"")
-        if size >= _CHUNK_BYTES:
-            return
-
-
-def _pieces(source: Path, start: int) -> Iterator[tuple[str, int, list[bytes | None]]]:
-    """Name, first line's number, and lines of all pieces after `start` lines.
-
-    Where a piece ends does not depend on `start`.
-    """
-    with source.open("rb") as file:
-        first = 1
-        while lines := list(_chunk(file)):
-            skipped = min(max(0, start + 1 - first), len(lines))
-            if skipped < len(lines):
-                name = f"{first + skipped:012d}"
-                yield name, first + skipped, lines[skipped:]
-            first += len(lines)
-
-
-def _survey(path: Path) -> tuple[int, str]:
-    """Lines of a file, and a hash of what is in it."""
-    with path.open("rb") as file:
-        count = sum(1 for _ in _lines(file))
-        file.seek(0)
-        return count, hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _resume(
-    done: BinaryIO, path: Path, lines: BinaryIO, verifiers: scoring.Verifiers
+    done: BinaryIO, path: Path, source: Path, verifier: Verifier
 ) -> tuple[Tally, int]:
-    """What is in `done` already; leaves `lines` after the last line of that.
+    """The whole lines of an output, counted, and their size in bytes.
 
     Args:
       done: the file `path`, of an earlier run.
       path: its name, for messages.
-      lines: the input.
-      verifiers: those in use.
-
-    Returns:
-      Its whole lines, and their bytes.
+      source: the input.
+      verifier: the one in use.
 
     Raises:
-      UserError: it is not of this input and these verifiers, or not of `pav score`.
+      UserError: if it is of another input or verifier, or not of `pav score`.
     """
-    tally, whole = Tally(), 0
+    tally, size = Tally(), 0
     other = "; delete it, or give another --output"
     done.seek(0)
-    for line in done:
-        if not line.endswith(b"\n"):
-            break
-        try:
-            record = json.loads(line)
-            said = record.pop(KEY)
-            numbered = said["line"] == tally.lines + 1
-        except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
-            numbered = False
-        if not numbered:
-            raise UserError(
-                f"line {tally.lines + 1} of {path} was not written by pav score{other}"
-            )
-        try:
-            row = _parse(next(_lines(lines), b""))
-        except ValueError:
-            row = {}
-        if record != row:
-            raise UserError(
-                f"line {tally.lines + 1} of {path} is of another input{other}"
-            )
-        if any(said.get(name) != value for name, value in _terms(verifiers).items()):
-            raise UserError(f"{path} is of another verifier or prover_k{other}")
-        if "error" in said:
-            tally.bad += 1
-        else:
-            tally.scored += 1
-        whole += len(line)
-    return tally, whole
+    with source.open("rb") as file:
+        lines = jsonl.lines(file)
+        for line in done:
+            if not line.endswith(b"\n"):
+                break
+            number = tally.lines + 1
+            record, added = _split(line)
+            if added.get("line") != number:
+                raise UserError(
+                    f"line {number} of {path} was not written by pav score{other}"
+                )
+            try:
+                row = _row(next(lines, b""))
+            except ValueError:
+                row = {}
+            if record != row:
+                raise UserError(f"line {number} of {path} is of another input{other}")
+            if not _terms(verifier).items() <= added.items():
+                raise UserError(f"{path} is of another verifier or prover_k{other}")
+            tally.add(added)
+            size += len(line)
+    return tally, size
+
+
+def _split(line: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A line of the output as the input's object and what was added to it.
+
+    Both are empty if the line is not of `pav score`.
+    """
+    try:
+        record = json.loads(line)
+        added = record.pop(KEY)
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        return {}, {}
+    return (record, added) if isinstance(added, dict) else ({}, {})

@@ -1,17 +1,14 @@
-"""A finished run's verifiers, for anybody's problems and responses.
+"""A trained verifier, for anybody's problems and responses.
 
-verifiers = scoring.Verifiers.load("runs/demo")
-for scores in scoring.score(verifiers, prompts, responses):
-    print(scores.orm, [(step.q, step.advantage) for step in scores.steps])
-
-The verifiers are on the active mesh, if there is one (`pav_jax.distributed.mesh`).
+The parameters are on the active mesh, if there is one (`pav_jax.distributed.mesh`).
 """
 
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +21,7 @@ from pav_jax.gemma.tokenizer import Tokenizer
 from pav_jax.labels import step_ends
 from pav_jax.pipeline import runner
 from pav_jax.prover import advantages, best_of_k
-from pav_jax.storage import artifacts, buckets, mirror, workdir
+from pav_jax.storage import artifacts, buckets, workdir
 from pav_jax.tasks.problems import encode_prompt
 from pav_jax.tools import export
 from pav_jax.verifier import load_verifier, score_rows
@@ -34,7 +31,7 @@ _NARROWEST = 32  # tokens; rows are padded to this, or twice, four times, ... as
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What a verifier says of one step.
+    """One step and its scores.
 
     Attributes:
       text: the step, without the newline that ends it.
@@ -49,7 +46,7 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What verifiers say of one response.
+    """The scores of one response.
 
     Attributes:
       prompt_q: `Q^π` of the bare problem.
@@ -60,150 +57,6 @@ class Scores:
     prompt_q: float
     steps: tuple[Step, ...]
     orm: float | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Verifiers:
-    """The verifiers of a run, with what turns texts into their tokens.
-
-    Attributes:
-      prm: predicts `Q^π` at each step.
-      orm: predicts the outcome of a whole response; may be missing.
-      architecture: of both.
-      tokenizer: theirs.
-      is_step_end: bool `[V]`, tokens that end a step.
-      max_tokens: of a prompt and a response together, as far as they were trained.
-      prover_k: progress is measured under `μ = BoK(π)` of this K.
-      fingerprint: names the verifiers; the same for the same parameters only.
-    """
-
-    prm: Params
-    orm: Params | None
-    architecture: TransformerConfig
-    tokenizer: Tokenizer
-    is_step_end: np.ndarray
-    max_tokens: int
-    prover_k: int
-    fingerprint: str
-
-    @classmethod
-    def load(
-        cls, directory: str | os.PathLike[str], prover_k: int | None = None
-    ) -> "Verifiers":
-        """Reads the verifiers of a run, or one that was exported.
-
-        Args:
-          directory: the run's workdir, for its PRM, and its ORM if it is trained; or
-            the folder of a verifier in it, such as runs/demo/prm, or of one that
-            `export` wrote, for that one alone.
-          prover_k: in place of the run's own.
-
-        Raises:
-          UserError: there is no verifier, or it cannot be used.
-        """
-        directory = Path(directory)
-        if (directory / export.ABOUT).exists():
-            return _exported(directory, prover_k)
-        root = _root(directory)
-        if (directory / runner.MANIFEST).exists():
-            prm, orm = directory, None
-        else:
-            prm, orm = directory / "prm", directory / "orm"
-            if not (prm / runner.MANIFEST).exists():
-                raise UserError(
-                    f"{directory} holds no finished verifier; give the workdir of a run"
-                    " that is through with stage prm, or the folder of that stage"
-                )
-            if not (orm / runner.MANIFEST).exists():
-                orm = None
-        manifests = [runner.read_manifest(folder) for folder in (prm, orm) if folder]
-        data = root / "data"
-        made = runner.read_manifest(data)["fingerprint"]
-        for manifest in manifests:
-            if manifest["needs"].get("data") != made:
-                raise UserError(
-                    f"the verifier {root / manifest['stage']} was not trained on the"
-                    f" tokens of {data}; run the experiment again"
-                )
-        config = config_lib.unflatten(manifests[0]["fields"])
-        if prover_k is None:
-            settings = artifacts.read_json(root / workdir.SETTINGS)["config"]
-            prover_k = settings["verifier.prover_k"]
-        tokenizer = Tokenizer.load(data / "tokenizer.model")
-        architecture = sizes.from_config(config.model, tokenizer.vocab_size)
-        loaded = [
-            load_verifier(folder, architecture, sizes.dtype_of(config.model))
-            for folder in (prm, orm)
-            if folder
-        ]
-        return cls(
-            prm=loaded[0],
-            orm=loaded[1] if orm else None,
-            architecture=architecture,
-            tokenizer=tokenizer,
-            is_step_end=tokenizer.step_end_mask(),
-            max_tokens=config.limits.max_prompt_tokens + config.limits.max_tokens,
-            prover_k=prover_k,
-            fingerprint=config_lib.digest([m["fingerprint"] for m in manifests]),
-        )
-
-    def __post_init__(self):
-        if self.prover_k < 1:
-            raise UserError(f"prover_k={self.prover_k} must be at least 1")
-
-
-@contextlib.contextmanager
-def fetched(directory: str) -> Iterator[Path]:
-    """A folder for `Verifiers.load`; of one in a bucket, a copy of what that reads."""
-    if not mirror.is_remote(directory):
-        yield Path(directory)
-        return
-    if buckets.exists(f"{directory}/{export.ABOUT}"):
-        found = buckets.to_read(directory)
-    elif buckets.exists(f"{directory}/{runner.MANIFEST}"):
-        found = buckets.to_read(directory, beside=export.BESIDE)
-    else:
-        found = buckets.to_read(directory, parts=(*export.BESIDE, "prm", "orm"))
-    with found as folder:
-        yield folder
-
-
-def _exported(directory: Path, prover_k: int | None) -> Verifiers:
-    """The verifier that `export` wrote."""
-    about = export.read_about(directory)
-    config = config_lib.unflatten(about["fields"])
-    tokenizer = Tokenizer.load(directory / "tokenizer.model")
-    architecture = sizes.from_config(config.model, tokenizer.vocab_size)
-    dtype = sizes.dtype_of(config.model)
-    return Verifiers(
-        prm=export.read_verifier(directory, architecture=architecture, dtype=dtype),
-        orm=None,
-        architecture=architecture,
-        tokenizer=tokenizer,
-        is_step_end=tokenizer.step_end_mask(),
-        max_tokens=config.limits.max_prompt_tokens + config.limits.max_tokens,
-        prover_k=about["prover_k"] if prover_k is None else prover_k,
-        fingerprint=config_lib.digest([about["fingerprint"]]),
-    )
-
-
-def _root(directory: Path) -> Path:
-    """The workdir that a verifier's folder is in, or is."""
-    is_stage = (directory / runner.MANIFEST).exists()
-    return directory.absolute().parent if is_stage else directory
-
-
-def mesh_of(directory: str | os.PathLike[str]) -> dict[str, int]:
-    """The `mesh` section of the run that verifiers are of; empty if it has none."""
-    settings = _root(Path(directory)) / workdir.SETTINGS
-    if not settings.exists():  # exported
-        return {}
-    values = artifacts.read_json(settings)["config"]
-    return {
-        name.removeprefix("mesh."): size
-        for name, size in values.items()
-        if config_lib.within(name, "mesh") and name != "mesh"
-    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,76 +72,250 @@ class Encoded:
     ends: np.ndarray
 
 
-def encode(verifiers: Verifiers, prompt: str, response: str) -> Encoded:
-    """Tokens as the verifiers were trained on them.
+@dataclasses.dataclass(frozen=True)
+class Verifier:
+    """A PRM, with its run's ORM if there is one, that scores texts.
 
-    The prompt ends in one newline, and the response, whose steps are separated by
-    newlines, in none: there the end token stands, as for a response that is complete.
+    >>> verifier = Verifier.load("runs/demo")
+    >>> (scores,) = verifier.score(["What is 1 + 1?"], ["1 + 1\\nis 2"])
+    >>> [step.text for step in scores.steps]
+    ['1 + 1', 'is 2']
+    >>> progress = [step.advantage for step in scores.steps]
 
-    Raises:
-      UserError: the prompt is blank, the vocabulary cannot represent a text, or there
-        are more tokens than the verifiers were trained for.
+    Attributes:
+      prm: predicts `Q^π` at each step.
+      orm: predicts the outcome of a whole response; None if there is none.
+      architecture: of both.
+      tokenizer: of both.
+      is_step_end: bool `[V]`, tokens that end a step.
+      max_tokens: of a prompt and a response together, as far as it was trained.
+      prover_k: progress is measured under `μ = BoK(π)` of this K.
+      fingerprint: the same for the same parameters only.
     """
-    limit = verifiers.max_tokens
-    problem = Problem(prompt.rstrip("\n") + "\n", answer="")
-    start = encode_prompt(verifiers.tokenizer, problem, max_tokens=limit)
-    rest = verifiers.tokenizer.encode(response.rstrip("\n"))
-    rest.append(verifiers.tokenizer.eos_id)
-    if len(start) + len(rest) > limit:
+
+    prm: Params
+    orm: Params | None
+    architecture: TransformerConfig
+    tokenizer: Tokenizer
+    is_step_end: np.ndarray
+    max_tokens: int
+    prover_k: int
+    fingerprint: str
+
+    @classmethod
+    def load(
+        cls, directory: str | os.PathLike[str], prover_k: int | None = None
+    ) -> "Verifier":
+        """Reads the verifier of a run, or one that was exported.
+
+        Args:
+          directory: the workdir of a run, for its PRM, and its ORM if that is trained;
+            or the folder of one of the two, such as runs/demo/prm, or a folder that
+            `pav export` wrote, for that one alone. Any of them may be in a bucket.
+          prover_k: in place of the run's own.
+
+        Raises:
+          UserError: if there is no verifier, or it cannot be used.
+        """
+        with fetched(os.fspath(directory)) as folder:
+            is_export = (folder / export.ABOUT).exists()
+            source = _exported(folder) if is_export else _trained(folder)
+            config = config_lib.unflatten(source.fields)
+            tokenizer = Tokenizer.load(source.tokenizer)
+            architecture = sizes.from_config(config.model, tokenizer.vocab_size)
+            dtype = sizes.dtype_of(config.model)
+            params = [
+                source.read(path, architecture=architecture, dtype=dtype)
+                for path in source.folders
+            ]
+        return cls(
+            prm=params[0],
+            orm=params[1] if len(params) > 1 else None,
+            architecture=architecture,
+            tokenizer=tokenizer,
+            is_step_end=tokenizer.step_end_mask(),
+            max_tokens=config.limits.max_prompt_tokens + config.limits.max_tokens,
+            prover_k=source.prover_k if prover_k is None else prover_k,
+            fingerprint=config_lib.digest(source.fingerprints),
+        )
+
+    def __post_init__(self):
+        if self.prover_k < 1:
+            raise UserError(f"prover_k={self.prover_k} must be at least 1")
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Scores]:
+        """Scores responses; the PRM and the ORM each read a response once.
+
+        Args:
+          prompts: a problem for each response, as the run's own task would put it.
+          responses: steps separated by newlines.
+
+        Returns:
+          The scores, in order.
+
+        Raises:
+          UserError: from `encode`.
+        """
+        pairs = zip(prompts, responses, strict=True)
+        return self.score_encoded([self.encode(*pair) for pair in pairs])
+
+    def encode(self, prompt: str, response: str) -> Encoded:
+        """Tokens as the verifier was trained on them.
+
+        The prompt ends in one newline, and the response, whose steps are separated by
+        newlines, in none: there the end token stands, as for a response that is
+        complete.
+
+        Raises:
+          UserError: if the prompt is blank, the vocabulary cannot represent a text, or
+            there are more tokens than the verifier was trained for.
+        """
+        problem = Problem(prompt.rstrip("\n") + "\n", answer="")
+        start = encode_prompt(self.tokenizer, problem, max_tokens=self.max_tokens)
+        rest = self.tokenizer.encode(response.rstrip("\n"))
+        rest.append(self.tokenizer.eos_id)
+        if len(start) + len(rest) > self.max_tokens:
+            raise UserError(
+                f"the prompt has {len(start)} tokens and the response {len(rest)},"
+                f" together more than the {self.max_tokens} that the verifier was"
+                " trained for"
+            )
+        stops = step_ends(rest, self.is_step_end)
+        return Encoded(start + rest, len(start) + np.concatenate([[0], stops]))
+
+    def score_encoded(self, encoded: Sequence[Encoded]) -> list[Scores]:
+        """Scores what `encode` made, in order."""
+        widths = [_NARROWEST]
+        while widths[-1] < self.max_tokens:
+            widths.append(min(2 * widths[-1], self.max_tokens))
+        rows = [row.tokens for row in encoded]
+
+        def read(params: Params) -> list[np.ndarray]:
+            return score_rows(
+                params, rows, widths=widths, architecture=self.architecture
+            )
+
+        outcomes = read(self.orm) if self.orm else [None] * len(rows)
+        return [
+            self._scores(row, q[row.ends - 1], None if o is None else float(o[-1]))
+            for row, q, o in zip(encoded, read(self.prm), outcomes, strict=True)
+        ]
+
+    def _scores(self, row: Encoded, q: np.ndarray, orm: float | None) -> Scores:
+        progress = advantages(best_of_k(q, self.prover_k))
+        texts = [
+            self.tokenizer.decode(row.tokens[start:stop]).rstrip("\n")
+            for start, stop in zip(row.ends, row.ends[1:], strict=False)
+        ]
+        steps = zip(texts, q[1:].tolist(), progress.tolist(), strict=True)
+        return Scores(float(q[0]), tuple(Step(*step) for step in steps), orm)
+
+
+# Where a verifier is, and what is known of it there.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """What `Verifier.load` reads.
+
+    Attributes:
+      folders: of the PRM, or of the PRM and the ORM.
+      read: the parameters in one of them, of an architecture and a dtype.
+      fields: of the config that they were trained with, flattened.
+      tokenizer: the tokenizer's file.
+      prover_k: the run's own.
+      fingerprints: of what is in `folders`.
+    """
+
+    folders: Sequence[Path]
+    read: Callable[..., Params]
+    fields: Mapping[str, Any]
+    tokenizer: Path
+    prover_k: int
+    fingerprints: Sequence[str]
+
+
+def _exported(directory: Path) -> _Source:
+    """What `pav export` wrote."""
+    about = export.read_about(directory)
+    return _Source(
+        folders=[directory],
+        read=export.read_verifier,
+        fields=about["fields"],
+        tokenizer=directory / "tokenizer.model",
+        prover_k=about["prover_k"],
+        fingerprints=[about["fingerprint"]],
+    )
+
+
+def _trained(directory: Path) -> _Source:
+    """What a run has trained: its workdir, or the folder of one stage."""
+    root = _root(directory)
+    data = root / "data"
+    folders = [directory] if _is_stage(directory) else _stages(directory)
+    manifests = [runner.read_manifest(folder) for folder in folders]
+    tokens = runner.read_manifest(data)["fingerprint"]
+    for manifest in manifests:
+        if manifest["needs"].get("data") != tokens:
+            raise UserError(
+                f"the verifier {root / manifest['stage']} was not trained on the"
+                f" tokens of {data}; run the experiment again"
+            )
+    settings = artifacts.read_json(root / workdir.SETTINGS)["config"]
+    return _Source(
+        folders=folders,
+        read=load_verifier,
+        fields=manifests[0]["fields"],
+        tokenizer=data / "tokenizer.model",
+        prover_k=settings["verifier.prover_k"],
+        fingerprints=[manifest["fingerprint"] for manifest in manifests],
+    )
+
+
+def _stages(root: Path) -> list[Path]:
+    """The folders of a run's PRM and, if it is trained, ORM."""
+    prm, orm = root / "prm", root / "orm"
+    if not _is_stage(prm):
         raise UserError(
-            f"the prompt has {len(start)} tokens and the response {len(rest)}, together"
-            f" more than the {limit} that the verifier was trained for"
+            f"{root} holds no finished verifier; give the workdir of a run that is"
+            " through with stage prm, or the folder of that stage"
         )
-    stops = step_ends(rest, verifiers.is_step_end)
-    return Encoded(start + rest, len(start) + np.concatenate([[0], stops]))
+    return [prm, orm] if _is_stage(orm) else [prm]
 
 
-def score(
-    verifiers: Verifiers, prompts: Sequence[str], responses: Sequence[str]
-) -> list[Scores]:
-    """Scores responses, each read once by each verifier.
-
-    Args:
-      verifiers: of `Verifiers.load`.
-      prompts: a problem for each response, as the run's own task would put it.
-      responses: steps separated by newlines.
-
-    Returns:
-      The scores, in order.
-
-    Raises:
-      UserError: from `encode`.
-    """
-    pairs = zip(prompts, responses, strict=True)
-    return score_encoded(verifiers, [encode(verifiers, *pair) for pair in pairs])
+def _is_stage(folder: Path) -> bool:
+    return (folder / runner.MANIFEST).exists()
 
 
-def score_encoded(verifiers: Verifiers, encoded: Sequence[Encoded]) -> list[Scores]:
-    """Scores what `encode` made, in order."""
-    widths = [_NARROWEST]
-    while widths[-1] < verifiers.max_tokens:
-        widths.append(min(2 * widths[-1], verifiers.max_tokens))
-    rows = [row.tokens for row in encoded]
-
-    def read(params: Params) -> list[np.ndarray]:
-        return score_rows(
-            params, rows, widths=widths, architecture=verifiers.architecture
-        )
-
-    outcomes = read(verifiers.orm) if verifiers.orm else [None] * len(rows)
-    return [
-        _scores(verifiers, row, q[row.ends - 1], None if o is None else float(o[-1]))
-        for row, q, o in zip(encoded, read(verifiers.prm), outcomes, strict=True)
-    ]
+def _root(directory: Path) -> Path:
+    """The workdir that a verifier's folder is in, or is."""
+    return directory.absolute().parent if _is_stage(directory) else directory
 
 
-def _scores(
-    verifiers: Verifiers, row: Encoded, q: np.ndarray, orm: float | None
-) -> Scores:
-    progress = advantages(best_of_k(q, verifiers.prover_k))
-    texts = [
-        verifiers.tokenizer.decode(row.tokens[start:stop]).rstrip("\n")
-        for start, stop in zip(row.ends, row.ends[1:], strict=False)
-    ]
-    steps = zip(texts, q[1:].tolist(), progress.tolist(), strict=True)
-    return Scores(float(q[0]), tuple(Step(*step) for step in steps), orm)
+@contextlib.contextmanager
+def fetched(directory: str) -> Iterator[Path]:
+    """The folder of a verifier; if it is in a bucket, a copy of what is read of it."""
+    if not buckets.is_remote(directory):
+        yield Path(directory)
+        return
+    if buckets.exists(f"{directory}/{export.ABOUT}"):
+        copy = buckets.to_read(directory)
+    elif buckets.exists(f"{directory}/{runner.MANIFEST}"):
+        copy = buckets.to_read(directory, beside=export.BESIDE)
+    else:
+        copy = buckets.to_read(directory, parts=(*export.BESIDE, "prm", "orm"))
+    with copy as folder:
+        yield folder
+
+
+def mesh_of(directory: Path) -> dict[str, int]:
+    """The `mesh` section of the run that a verifier is of; empty if it has none."""
+    settings = _root(directory) / workdir.SETTINGS
+    if not settings.exists():  # exported
+        return {}
+    values = artifacts.read_json(settings)["config"]
+    return {
+        name.removeprefix("mesh."): size
+        for name, size in values.items()
+        if config_lib.within(name, "mesh") and name != "mesh"
+    }

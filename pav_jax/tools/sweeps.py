@@ -12,15 +12,14 @@ that it sets, by their dotted names:
 
 import dataclasses
 import itertools
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from etils import epath
-
 from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
-from pav_jax.storage import artifacts
+from pav_jax.storage import artifacts, buckets
 
 Point = dict[str, Any]
 _NAME_LENGTH = 120  # file systems allow 255 bytes
@@ -85,10 +84,11 @@ class Run:
         Args:
           root: where the runs' folders are; may be in a bucket.
         """
-        path = epath.Path(root) / self.name / "report" / "results.json"
-        if not path.exists():
+        path = f"{os.fspath(root).rstrip('/')}/{self.name}/report/results.json"
+        if not buckets.exists(path):
             return None
-        results = artifacts.read_json(path)
+        with buckets.to_read(path) as file:
+            results = artifacts.read_json(file)
         return results if results["config"] == self.config else None
 
 

@@ -1,48 +1,42 @@
-"""Scalars as TensorBoard events, written without TensorFlow."""
+"""Scalars for TensorBoard, written without TensorFlow."""
 
 import os
-import socket
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 
 class Events:
-    """An event file, of one attempt at a run.
+    """The event file of one attempt at a run.
 
-    TensorBoard reads all of a folder as one curve: of a step that was done again,
-    the last attempt counts.
+    TensorBoard reads all event files of a folder as one run. Where a step was done
+    again, it shows the last attempt.
 
     Args:
-      directory: gets the file; without one, nothing is written.
-      first: steps done before.
+      directory: gets the file; None to write nothing.
+      first: steps done before; what earlier attempts wrote after them is hidden.
     """
 
     def __init__(self, directory: Path | None, first: int):
-        # `tensorboard.summary` itself would import TensorFlow to open a file.
-        from tensorboard.compat.proto import event_pb2
-        from tensorboard.summary.writer.record_writer import RecordWriter
+        self._writer = None
+        if directory is not None:
+            # Seconds of import, which the other stages can do without.
+            from tensorboardX import SummaryWriter
 
-        self._event = event_pb2.Event
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
-        name = f"{name}.{os.getpid()}.{first}"
-        self._file = (directory / name if directory else Path(os.devnull)).open("ab")
-        self._records = RecordWriter(self._file)
-        self._put(event_pb2.Event(file_version="brain.Event:2"))
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._put(event_pb2.Event(step=first + 1, session_log=start))
+            self._writer = SummaryWriter(
+                str(directory),
+                purge_step=first + 1,
+                flush_secs=1,  # what a kill may cost
+                # Else two attempts in one second would have the same file.
+                filename_suffix=f".{os.getpid()}.{first}",
+            )
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes the scalars of a step down, at once."""
-        event = self._event(step=step)
-        for name, value in scalars.items():
-            event.summary.value.add(tag=name, simple_value=value)
-        self._put(event)
+        """Adds the scalars of a step; they are on disk within about a second."""
+        if self._writer is not None:
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._records.close()
-
-    def _put(self, event) -> None:
-        event.wall_time = time.time()
-        self._records.write(event.SerializeToString())
-        self._records.flush()
+        """Writes what is left."""
+        if self._writer is not None:
+            self._writer.close()

@@ -1,8 +1,8 @@
 """Runs every step function on 8 host devices; prints one line of JSON.
 
 Started by test_mesh.py in a process of its own, since the number of devices cannot
-change once jax has started. Steps are waited for one by one: several sharded programs
-in flight on host devices can wait for each other for ever where cores are few.
+change once jax has started. Steps run one at a time: if there are few cores, several
+sharded programs in flight on host devices can wait for each other for ever.
 """
 
 import functools
@@ -19,14 +19,17 @@ from pav_jax import policy, rollout, verifier
 from pav_jax.core.ledger import Ledger
 from pav_jax.distributed import mesh, sharding
 from pav_jax.gemma import forward
+from pav_jax.gemma import grid as grid_lib
 from pav_jax.gemma.architecture import tiny_gemma2
+from pav_jax.gemma.sampling import SamplingConfig
 from pav_jax.rl import update as rl
-from pav_jax.search import beam as search
-from pav_jax.search import verifier_scorer
+from pav_jax.search import step as search_step
+from pav_jax.search.beam import beam_search
+from pav_jax.search.verifier_scorer import VerifierScorer
 from pav_jax.train.step import init_state, make_optimizer, make_train_step
 
 # More than a chunk of the vocabulary, so that the loss goes by chunks.
-CONFIG = tiny_gemma2(
+ARCHITECTURE = tiny_gemma2(
     16_640, num_layers=2, embed_dim=16, num_heads=4, mlp_dim=24, num_kv_heads=2
 )
 BATCH, LENGTH = 8, 12
@@ -34,14 +37,14 @@ OPTIMIZER = ConfigDict(
     dict(
         steps=10,
         warmup_steps=1,
-        learning_rate=1e-3,  # Adam makes steps of this out of roundings near zero
+        learning_rate=1e-3,  # Adam turns rounding near zero into steps of this size
         final_learning_rate=1.0,
         weight_decay=0.0,
         clip_norm=1.0,
     )
 )
-OBJECTIVE = rl.Objective("progress", "value", 1.0, 4, True, 0.1)
-SAMPLING = rollout.SamplingConfig(max_tokens=6, end_ids=(1,), trunks=8, rows=2)
+OBJECTIVE = rl.Objective("progress", "value", kl=0.1, alpha=1.0, prover_k=4)
+SAMPLING = SamplingConfig(max_tokens=6, end_ids=(1,), trunks=8, rows=2)
 
 
 def batch():
@@ -49,7 +52,7 @@ def batch():
     shape = (BATCH, LENGTH)
     floats = lambda: rng.uniform(size=shape).astype(np.float32)  # noqa: E731
     return {
-        "tokens": rng.integers(2, CONFIG.vocab_size, shape).astype(np.int32),
+        "tokens": rng.integers(2, ARCHITECTURE.vocab_size, shape).astype(np.int32),
         "mask": np.tile(np.arange(LENGTH) >= 4, (BATCH, 1)).astype(np.float32),
         "value": floats(),
         "weight": floats(),
@@ -62,22 +65,24 @@ def batch():
 
 @functools.cache
 def parameters():
-    """A policy's and a verifier's, on the host: made once, and not for each mesh."""
-    params = jax.jit(forward.init_params, static_argnums=1)(jax.random.key(0), CONFIG)
-    prm = verifier.init_verifier(jax.random.key(1), params, CONFIG)
-    head = jax.random.normal(jax.random.key(2), (2, CONFIG.embed_dim))
+    """A policy's and a verifier's, on the host; made once for all meshes."""
+    params = jax.jit(forward.init_params, static_argnums=1)(
+        jax.random.key(0), ARCHITECTURE
+    )
+    prm = verifier.init_verifier(jax.random.key(1), params, ARCHITECTURE)
+    head = jax.random.normal(jax.random.key(2), (2, ARCHITECTURE.embed_dim))
     prm["head"] |= {"value": head[0], "evidence": 0.1 * head[1]}
     return jax.device_get((params, prm))
 
 
 def sft(programs):
-    loss = functools.partial(policy.sft_loss, architecture=CONFIG)
+    loss = functools.partial(policy.sft_loss, architecture=ARCHITECTURE)
     return _train(parameters()[0], loss, programs, "sft")
 
 
 def prm(programs):
     loss = functools.partial(
-        verifier.verifier_loss, architecture=CONFIG, language_weight=0.1
+        verifier.verifier_loss, architecture=ARCHITECTURE, language_weight=0.1
     )
     return _train(parameters()[1], loss, programs, "prm")
 
@@ -96,8 +101,8 @@ def _train(params, loss, programs, name):
 def reinforce(programs):
     params = sharding.place(parameters()[0], sharding.TRAIN)
     optimizers = (make_optimizer(OPTIMIZER), make_optimizer(OPTIMIZER))
-    state = rl.init_state(params, OBJECTIVE, optimizers, architecture=CONFIG)
-    update = rl.make_update(OBJECTIVE, optimizers, architecture=CONFIG, group=2)
+    state = rl.init_state(params, OBJECTIVE, optimizers, architecture=ARCHITECTURE)
+    update = rl.make_update(OBJECTIVE, optimizers, architecture=ARCHITECTURE, group=2)
     programs["reinforce"] = update = update.lower(state, params, batch()).compile()
     for _ in range(2):
         state, metrics = jax.block_until_ready(update(state, params, batch()))
@@ -108,7 +113,7 @@ def decode(programs):
     """Samples of 10 prompts by 3 branches: more than the grid holds."""
     params = sharding.place(parameters()[0], sharding.DECODE)
     rng = np.random.default_rng(1)
-    trunks = rng.integers(2, CONFIG.vocab_size, (10, LENGTH)).tolist()
+    trunks = rng.integers(2, ARCHITECTURE.vocab_size, (10, LENGTH)).tolist()
     requests = [
         rollout.Request(
             trunk=trunk,
@@ -118,13 +123,13 @@ def decode(programs):
         )
         for i, trunk in enumerate(trunks)
     ]
-    static = dict(config=CONFIG, sampling=SAMPLING)
+    static = dict(architecture=ARCHITECTURE, sampling=SAMPLING)
     if not jax.sharding.get_mesh().empty:
-        grid = rollout.empty_grid(16, 16, 8, dtype=jnp.float32, **static)
-        lowered = rollout.run_segment.lower(params, grid, np.int32(0), **static)
+        grid = grid_lib.empty_grid(16, 16, 8, dtype=jnp.float32, **static)
+        lowered = grid_lib.run_segment.lower(params, grid, np.int32(0), **static)
         programs["decode"] = lowered.compile()
-    found = dict(rollout.sample(params, requests, ledger=Ledger(), **static))
-    samples = [found[i] for i in range(len(requests))]
+    by_request = dict(rollout.sample(params, requests, ledger=Ledger(), **static))
+    samples = [by_request[i] for i in range(len(requests))]
     return {
         name: np.stack([getattr(s, name) for s in samples])
         for name in ("tokens", "log_probs", "lengths")
@@ -135,46 +140,46 @@ def score(programs):
     """Q by one pass over rows."""
     params = sharding.place(parameters()[1], sharding.DECODE)
     tokens = batch()["tokens"]
-    values = jax.jit(verifier.step_values, static_argnames="config")
-    values = values.lower(params, tokens, config=CONFIG).compile()
+    values = jax.jit(verifier.step_values, static_argnames="architecture")
+    values = values.lower(params, tokens, architecture=ARCHITECTURE).compile()
     programs["score"] = values
     return {"q": values(params, tokens)}
 
 
 def beams(programs):
-    """Searches of 3 problems, by beams that a mesh shares out by problem and by row."""
+    """Searches of 3 problems, with beams that a mesh divides by problem and by row."""
     params = sharding.place(parameters()[0], sharding.DECODE)
     verifier_params = sharding.place(parameters()[1], sharding.DECODE)
     rng = np.random.default_rng(2)
-    prompts = rng.integers(2, CONFIG.vocab_size, (3, LENGTH)).tolist()
-    scorer = verifier_scorer.VerifierScorer(
-        verifier_params, CONFIG, SAMPLING.max_tokens
-    )
+    prompts = rng.integers(2, ARCHITECTURE.vocab_size, (3, LENGTH)).tolist()
+    scorer = VerifierScorer(verifier_params, ARCHITECTURE, SAMPLING.max_tokens)
     out = []
     for count in (1, 4):
-        beam = search.BeamConfig(
+        beam = search_step.BeamConfig(
             beams=count,
             candidates=2,
             max_tokens=SAMPLING.max_tokens,
             max_steps=3,
             end_ids=(1,),
-            step_end_ids=tuple(range(2, CONFIG.vocab_size, 3)),
+            step_end_ids=tuple(range(2, ARCHITECTURE.vocab_size, 3)),
             rows=8,
         )
-        static = dict(alpha=0.5, seed=0, config=CONFIG, beam=beam)
-        found = search.beam_search(params, scorer, prompts, range(3), **static)
-        out += [(np.array(f.tokens), f.q) for f in found]
+        static = dict(alpha=0.5, seed=0, architecture=ARCHITECTURE, beam=beam)
+        results = beam_search(params, scorer, prompts, range(3), **static)
+        out += [(np.array(result.tokens), result.q) for result in results]
     if not jax.sharding.get_mesh().empty:
-        static = dict(config=CONFIG, beam=beam)
+        static = dict(architecture=ARCHITECTURE, beam=beam)
         lengths = np.full(len(prompts), LENGTH, np.int32)
-        keys, bare = np.zeros((3, 2), np.uint32), np.zeros(3, np.float32)
-        first = search.begin(params, np.array(prompts), lengths, keys, bare, **static)
+        keys, q = np.zeros((3, 2), np.uint32), np.zeros(3, np.float32)
+        first = search_step.init_beams(
+            params, np.array(prompts), lengths, keys, q, **static
+        )
         rows = first.suffix.keys[0]
-        # Of the rows, which hold nearly all there is, each device has its part.
+        # The rows hold nearly all of the memory: each device has an eighth of them.
         assert rows.addressable_shards[0].data.size * 8 == rows.size
         keys = np.zeros((3, 8, 2), np.uint32)
         active = np.ones((3, 8), bool)
-        lowered = search.decode_steps.lower(
+        lowered = search_step.decode_steps.lower(
             params, first, keys, active, width=8, **static
         )
         programs["beams"] = lowered.compile()
@@ -182,7 +187,7 @@ def beams(programs):
 
 
 def gathered(program):
-    """The shapes that all-gathers of a compiled program give, as JSON lists."""
+    """The shapes of the results of a compiled program's all-gathers, as lists."""
     shapes = set()
     for line in program.as_text().splitlines():
         left, is_gather, _ = line.partition(" all-gather")
@@ -214,7 +219,7 @@ def main(meshes):
     shapes = [list(leaf.shape) for leaf in jax.tree.leaves(parameters()[0])]
     whole = {
         "parameters": [shape for shape in shapes if len(shape) > 1],
-        "vocabulary": CONFIG.vocab_size,
+        "vocabulary": ARCHITECTURE.vocab_size,
         "batch": BATCH,
     }
     print(json.dumps({"meshes": report, "whole": whole}))

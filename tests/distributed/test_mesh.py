@@ -31,7 +31,7 @@ MESHES = [
 
 @pytest.fixture(scope="module")
 def report():
-    """What the worker says, by mesh: differences, and shapes that are gathered."""
+    """What the worker prints, by mesh: differences, and shapes that are gathered."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
@@ -63,26 +63,27 @@ def test_eight_devices_compute_what_one_does(report, sizes, job):
 def test_nothing_large_is_gathered(report, sizes, job):
     gathered = report["meshes"][sizes]["gathered"][job]
     if job == "decode" and "tensor" not in sizes:
-        assert not gathered  # rows know nothing of each other
+        assert not gathered  # rows do not depend on each other
     elif job != "score":  # the one that may need no gather at all
         assert gathered
     whole = report["whole"]
     for shape in gathered:
         # The table, or a stack of layers; one layer at a time has to be.
         assert shape not in whole["parameters"]
-        # Nothing of every token of the vocabulary, padded or not: a device has a part.
+        # Nor anything with all tokens of the vocabulary, padded or not.
         assert max(shape, default=0) < whole["vocabulary"]
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="has one core")
 def test_cores_are_devices_of_a_mesh_that_asks_for_them():
-    asks = (
-        "import jax; from pav_jax import mesh; mesh.activate({'mesh': {'data': 2}});"
+    program = (
+        "import jax; from pav_jax.distributed import mesh;"
+        "mesh.activate({'mesh': {'data': 2}});"
         "print(jax.device_count(), jax.sharding.get_mesh().shape['data'])"
     )
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     done = subprocess.run(
-        [sys.executable, "-c", asks], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
     )
     assert done.stdout.split() == ["2", "2"], done.stderr
 
@@ -92,17 +93,17 @@ def test_cores_are_devices_of_a_mesh_that_asks_for_them():
 GEMMA2, GEMMA3 = (sizes.by_name(name) for name in ("gemma2_2b", "gemma3_4b"))
 
 
-def shapes(config):
-    return jax.eval_shape(lambda: forward.init_params(jax.random.key(0), config))
+def shapes(architecture):
+    return jax.eval_shape(lambda: forward.init_params(jax.random.key(0), architecture))
 
 
-def networks(config):
+def networks(architecture):
     """A training state of each kind of network, as shapes."""
 
     def make():
-        model = forward.init_params(jax.random.key(0), config)
-        prm = verifier.init_verifier(jax.random.key(0), model, config)
-        value = update.init_value(model, config)
+        model = forward.init_params(jax.random.key(0), architecture)
+        prm = verifier.init_verifier(jax.random.key(0), model, architecture)
+        value = update.init_value(model, architecture)
         return {
             name: (params, optax.adam(1.0).init(params))
             for name, params in (("policy", model), ("prm", prm), ("value", value))
@@ -111,10 +112,10 @@ def networks(config):
     return jax.eval_shape(make)
 
 
-@pytest.mark.parametrize("config", [GEMMA2, GEMMA3], ids=["gemma2", "gemma3"])
+@pytest.mark.parametrize("architecture", [GEMMA2, GEMMA3], ids=["gemma2", "gemma3"])
 @pytest.mark.parametrize("network", ["policy", "prm", "value"])
-def test_every_parameter_and_its_moments_have_a_rule(config, network):
-    params, moments = networks(config)[network]
+def test_every_parameter_and_its_moments_have_a_rule(architecture, network):
+    params, moments = networks(architecture)[network]
     found = sharding.specs(params, sharding.TRAIN)
     of_moments = sharding.specs(moments, sharding.TRAIN)
     assert of_moments[0].mu == found and of_moments[0].nu == found
@@ -130,7 +131,7 @@ def test_decoding_has_weights_whole_along_fsdp():
     )
 
 
-def test_a_mesh_that_does_not_fit_the_sides_of_a_slice(monkeypatch):
+def test_a_mesh_that_does_not_fit_a_slice(monkeypatch):
     def refuse(*args, **kwargs):
         raise NotImplementedError("remaining assignable mesh [8, 8, 8]")
 
@@ -179,7 +180,7 @@ def test_sizes_of_a_mesh(sizes, shape):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "said"),
+    ("sizes", "message"),
     [
         ({"fsdp": 3}, "there are 8 devices"),
         ({"fsdp": -1, "tensor": 3}, "there are 8 devices"),
@@ -188,13 +189,13 @@ def test_sizes_of_a_mesh(sizes, shape):
         ({"model": 8}, "no axis 'model'"),
     ],
 )
-def test_sizes_that_make_no_mesh(sizes, said):
-    with pytest.raises(UserError, match=said):
+def test_sizes_that_make_no_mesh(sizes, message):
+    with pytest.raises(UserError, match=message):
         mesh.axis_sizes(sizes, 8)
 
 
 @pytest.mark.parametrize(
-    ("sizes", "count", "share"),
+    ("sizes", "count", "local"),
     [
         ((1, 16, 1), 4, (1, 4, 1)),
         ((2, 4, 2), 4, (1, 2, 2)),
@@ -203,9 +204,9 @@ def test_sizes_that_make_no_mesh(sizes, said):
         ((4, 1, 1), 1, (1, 1, 1)),
     ],
 )
-def test_the_mesh_of_one_process_of_many(sizes, count, share):
-    found = mesh.process_sizes(dict(zip(mesh.AXES, sizes, strict=True)), count)
-    assert found == dict(zip(mesh.AXES, share, strict=True))
+def test_the_mesh_of_one_process_of_many(sizes, count, local):
+    sizes_here = mesh.process_sizes(dict(zip(mesh.AXES, sizes, strict=True)), count)
+    assert sizes_here == dict(zip(mesh.AXES, local, strict=True))
 
 
 def test_tensor_stays_within_a_process():

@@ -34,7 +34,7 @@ def _worker(name):
     return module
 
 
-SHARES = Path(__file__).with_name("shares_worker.py")
+COLLECTIVES = Path(__file__).with_name("collectives_worker.py")
 train_worker, rl_worker = _worker("train_worker"), _worker("rl_worker")
 
 # A collective stage, of which process 1 never finishes the shard that it takes.
@@ -334,7 +334,7 @@ def test_weights_and_rows_between_meshes():
     address = f"127.0.0.1:{_port()}"
     both = [
         subprocess.Popen(
-            [sys.executable, SHARES, address, str(index)],
+            [sys.executable, COLLECTIVES, address, str(index)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -436,10 +436,10 @@ def test_devices_of_two_processes(monkeypatch):
     summary = devices.check(
         Coordinator(flags[0], int(flags[1]), int(flags[2])), expect=6, timeout=60
     )
-    assert summary == "6 cpu device(s), 3 of them here, in 2 process(es)"
+    assert summary == "6 cpu devices, 3 of them here, in 2 processes"
     _, err = other.communicate(timeout=_HANGS)
     assert other.returncode == 2
-    assert "there are 6 cpu device(s)" in err and "--expect=5" in err
+    assert "there are 6 cpu devices" in err and "--expect=5" in err
 
 
 def test_devices_that_do_not_answer():

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import jax
 import pytest
+from tiny import byte_tokenizer
 
+from pav_jax import policy
 from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
 from pav_jax.distributed import mesh
 from pav_jax.gemma import forward, sizes
-from pav_jax.gemma.tokenizer import byte_tokenizer
-from pav_jax.pipeline import improvement, stages
+from pav_jax.pipeline import data, rl, stages
 from pav_jax.pipeline.runner import StageContext, _fields_of
-from pav_jax.tasks import make_task, problems
+from pav_jax.tasks import make_task
 from pav_jax.tasks.stored import StoredTask
 from pav_jax.tools.planning import steps
 from pav_jax.train.step import make_optimizer
@@ -34,13 +35,6 @@ PAPER = {
 def _load(name, variant=""):
     file = ROOT / "experiments" / f"{name}_math.py"
     return config_lib.load([f"--config={file}{':' if variant else ''}{variant}"])
-
-
-class Sized:
-    """Stands for a tokenizer, of which only the size is asked."""
-
-    def __init__(self, vocab_size):
-        self.vocab_size = vocab_size
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -65,15 +59,15 @@ def test_the_papers_settings(name):
         sft=None, labels=None, validation=None, test=500, disjoint=False
     )
     _check_stages(config)
-    model = problems.model_config(
-        config.model, Sized(256_000 if name < "gemma3" else 262_144)
-    )
+    vocab_size = 256_000 if name < "gemma3" else 262_144
+    architecture = sizes.from_config(config.model, vocab_size)
     shapes = jax.eval_shape(
-        lambda: problems.initial_policy(
-            config_lib.ConfigDict(dict(dtype=config.model.dtype)), model, seed=0
+        lambda: policy.initial_policy(
+            config_lib.ConfigDict(dict(dtype=config.model.dtype)), architecture, seed=0
         )
     )
-    assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) == model.num_params
+    found = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+    assert found == architecture.num_params
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -82,8 +76,8 @@ def test_the_hardware_that_the_file_names(name):
     config = _load(name, "rl" if PAPER[name][1] else "")
     text = (ROOT / "experiments" / f"{name}_math.py").read_text()
     count, memory = re.search(r"(\d+) accelerators of (\d+) GB", text).groups()
-    sizes = mesh.axis_sizes(config.mesh, int(count))
-    devices = jax.sharding.AbstractMesh(sizes, mesh.AXES)
+    shape = mesh.axis_sizes(config.mesh, int(count))
+    devices = jax.sharding.AbstractMesh(shape, mesh.AXES)
     for step in steps.names(config):
         parts = steps.build(step, config, devices).parts
         assert 0 < sum(parts.values()) < int(memory) * 1e9, (step, parts)
@@ -106,9 +100,9 @@ def test_the_papers_rl(name):
     assert (training.steps, training.warmup_steps) == (steps, steps // 10)
     assert training.problems * training.samples == 32
     assert (training.learning_rate, training.kl) == (1e-7, 0.001)
-    objective = improvement._objective(config, "pav_rl")
+    objective = rl._objective(config, "pav_rl")
     assert (objective.alpha, objective.prover_k) == (alpha, 4)
-    assert not improvement._objective(config, "orm_rl").uses_verifier
+    assert not rl._objective(config, "orm_rl").uses_verifier
     assert config.rl.rft == config.sft
     # The base run's stages do not run again.
     base = {stage.name: stage.fields for stage in stages.stages(_load(name))}
@@ -128,7 +122,7 @@ def test_smoke_is_of_the_same_kind(name):
     _check_stages(config)
     assert config.problems.sft > config.problems.labels > config.problems.validation
     published = sizes.by_name(name)
-    small = problems.model_config(config.model, Sized(300))
+    small = sizes.from_config(config.model, 300)
     assert small.num_params < 100_000
     for field in ("qk_norm", "attn_softcap", "final_softcap", "global_rope_base"):
         assert getattr(small, field) == getattr(published, field)
@@ -142,9 +136,7 @@ def test_smoke_is_of_the_same_kind(name):
         published.query_scale == published.head_dim**-0.5
     )
     tokens = jax.ShapeDtypeStruct((2, 40), "int32")
-    params = jax.eval_shape(
-        lambda: problems.initial_policy(config.model, small, seed=0)
-    )
+    params = jax.eval_shape(lambda: policy.initial_policy(config.model, small, seed=0))
     hidden = jax.eval_shape(
         lambda p, t: forward.hidden_states(p, t, architecture=small), params, tokens
     )
@@ -191,7 +183,7 @@ def _data(tmp_path, **problems) -> dict[str, list[dict]]:
         )
     )
     out = tmp_path / "data"
-    stages.run_data(StageContext("data", config, out, {}))
+    data.run_data(StageContext("data", config, out, {}))
     return {
         path.stem: [json.loads(line) for line in path.read_text().splitlines()]
         for path in out.glob("*.jsonl")
@@ -206,7 +198,7 @@ def test_all_problems_for_both_uses(tmp_path, capsys):
     assert found["labels"] == [p for p in found["sft"] if len(p["prompt"]) < 90]
     assert len(found["labels"]) == len(found["sft"]) - 1
     assert (
-        "1 problems are longer than the limits; not labelled" in capsys.readouterr().err
+        "1 problem longer than config.limits: not labelled" in capsys.readouterr().err
     )
 
 
@@ -219,7 +211,7 @@ def test_problems_apart(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (dict(disjoint=True), "must be numbers, or disjoint=False"),
+        (dict(disjoint=True), "must be numbers, or config.problems.disjoint=False"),
         (dict(test=4), "asked for 4 problems"),
         (dict(validation=8, test=3, labels=0), "none of 0 problems for labels fits"),
     ],
@@ -233,4 +225,4 @@ def test_a_task_without_end_needs_numbers():
     task = make_task(demo := config_lib.load([f"--config={DEMO}"]).task)
     counts = config_lib.ConfigDict(dict(sft=1, labels=1, validation=None, test=1))
     with pytest.raises(UserError, match=f"task {demo.name} has no end"):
-        stages._choose(task, counts)
+        data._choose(task, counts)

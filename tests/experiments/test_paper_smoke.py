@@ -18,11 +18,10 @@ SHAPES = (
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory) -> Path:
-    """A folder with MATH in miniature, and with what one run leaves for the next:
-    prepared data, and compiled programs, of which 2B and 9B have the same."""
-    folder = tmp_path_factory.mktemp("shared")
-    _write_math(folder / "math")
+def math(tmp_path_factory) -> Path:
+    """A folder with MATH in miniature."""
+    folder = tmp_path_factory.mktemp("math")
+    _write_math(folder)
     return folder
 
 
@@ -47,24 +46,19 @@ def _write_math(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemma2_2b", "gemma2_9b", "gemma2_27b", "gemma3_4b"])
-def test_smoke_runs_every_stage(shared, tmp_path, name):
+def test_smoke_runs_every_stage(math, tmp_path, name):
     workdir = tmp_path / "run"
     file = ROOT / "experiments" / f"{name}_math.py"
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pav_jax", "run", f"--config={file}:smoke"),
-            *(f"--workdir={workdir}", f"--config.task.path={shared / 'math'}"),
+            *(f"--workdir={workdir}", f"--config.task.path={math}"),
         ],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env=os.environ
-        | {
-            "TFDS_DATA_DIR": str(shared / "prepared"),
-            "JAX_COMPILATION_CACHE_DIR": str(shared / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # half of the time to compile
-        },
+        # Half of the time to compile.
+        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
     )
     assert done.returncode == 0, done.stderr
     results = json.loads((workdir / "report" / "results.json").read_text())
@@ -83,6 +77,6 @@ def test_smoke_runs_every_stage(shared, tmp_path, name):
         for name in ("sft.jsonl", "labels.jsonl")
     )
     assert labelled == sft[: len(labelled)]  # the same problems, as in the paper
-    verifiers = scoring.Verifiers.load(workdir)
-    (scores,) = scoring.score(verifiers, ["What is $2 + 2$?"], ["We add.\nIt is 4."])
+    verifier = scoring.Verifier.load(workdir)
+    (scores,) = verifier.score(["What is $2 + 2$?"], ["We add.\nIt is 4."])
     assert len(scores.steps) == 2 and 0 < scores.orm < 1

@@ -16,11 +16,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from tiny import random_params
 
 from pav_jax import verifier
 from pav_jax.core.errors import UserError
-from pav_jax.core.types import Params
-from pav_jax.gemma import checkpoint, forward, hugging_face, package_format, sizes
+from pav_jax.gemma import checkpoint, forward
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.storage.checkpoints import save_params
 from pav_jax.tools import export
@@ -49,19 +49,10 @@ GEMMA3 = dataclasses.replace(
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(1, 40, (2, 9)), jnp.int32)
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _logits(params, *, config):
-    hidden = forward.hidden_states(params, TOKENS, architecture=config)
-    return forward.logits(params, hidden, architecture=config)
-
-
-def _random(config: TransformerConfig) -> Params:
-    rng = np.random.default_rng(0)
-    init = functools.partial(forward.init_params, architecture=config)
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype),
-        jax.eval_shape(init, jax.random.key(0)),
-    )
+@functools.partial(jax.jit, static_argnames="architecture")
+def _logits(params, *, architecture):
+    hidden = forward.hidden_states(params, TOKENS, architecture=architecture)
+    return forward.logits(params, hidden, architecture=architecture)
 
 
 def _assert_same(ours, theirs):
@@ -74,11 +65,11 @@ def _assert_same(ours, theirs):
 
 @pytest.fixture(scope="module")
 def reference(package_model):
-    """Makes the package's (parameters, logits) of a config."""
+    """Makes the package's (parameters, logits) of an architecture."""
 
     @functools.cache
-    def make(config):
-        model, variables = package_model(config)
+    def make(architecture):
+        model, variables = package_model(architecture)
         with jax.numpy_rank_promotion("allow"):
             out = model.apply(variables, TOKENS)
         return variables["params"], np.asarray(out.logits)
@@ -100,7 +91,7 @@ def _with_vision(params):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("config", "layout"),
+    ("architecture", "layout"),
     [
         (GROUPED, "nested"),
         (GROUPED, "flat"),
@@ -110,11 +101,11 @@ def _with_vision(params):
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
-def test_reads_what_the_package_writes(gm, reference, tmp_path, config, layout):
+def test_reads_what_the_package_writes(gm, reference, tmp_path, architecture, layout):
     from gemma.gm.ckpts import _checkpoint as package
 
-    params, logits = reference(config)
-    if config is GEMMA3:
+    params, logits = reference(architecture)
+    if architecture is GEMMA3:
         params = _with_vision(params)
     saved = {
         "nested": lambda: params,
@@ -122,73 +113,36 @@ def test_reads_what_the_package_writes(gm, reference, tmp_path, config, layout):
         "stacked": lambda: package._nested_to_stacked(params, 2),
     }[layout]()
     gm.ckpts.save_params(saved, tmp_path / "it", wait_until_finished=True)
-    ours = checkpoint.read(tmp_path / "it", architecture=config)
-    np.testing.assert_allclose(_logits(ours, config=config), logits, atol=1e-4)
+    ours = checkpoint.read(tmp_path / "it", architecture=architecture)
+    np.testing.assert_allclose(
+        _logits(ours, architecture=architecture), logits, atol=1e-4
+    )
     assert logits.std() > 0.5
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [GROUPED, JOINT, GEMMA3], ids=["", "joint", "3"])
-def test_the_package_opens_what_is_written(gm, reference, tmp_path, config):
-    params, logits = reference(config)
+@pytest.mark.parametrize(
+    "architecture", [GROUPED, JOINT, GEMMA3], ids=["", "joint", "3"]
+)
+def test_the_package_opens_what_is_written(gm, reference, tmp_path, architecture):
+    params, logits = reference(architecture)
     gm.ckpts.save_params(params, tmp_path / "theirs", wait_until_finished=True)
-    ours = checkpoint.read(tmp_path / "theirs", architecture=config)
-    checkpoint.write(tmp_path / "ours", ours, architecture=config)
+    ours = checkpoint.read(tmp_path / "theirs", architecture=architecture)
+    checkpoint.write(tmp_path / "ours", ours, architecture=architecture)
     opened = gm.ckpts.load_params(tmp_path / "ours")
     _assert_same(opened, params)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sizes.SIZES)
-def test_the_sizes_are_the_package_s(gm, name):
-    config = sizes.by_name(name)
-    family, size = name.split("_")
-    theirs = getattr(gm.nn, f"{family.capitalize()}_{size.upper()}").config
-    assert config.window == theirs.sliding_window_size
-    assert config.attn_softcap == theirs.attn_logits_soft_cap
-    assert config.final_softcap == theirs.final_logit_softcap
-    kinds = [kind.name.split("_")[0].lower() for kind in theirs.attention_types]
-    assert list(config.layers) == kinds
-    assert config.query_scale == pytest.approx(theirs.query_pre_attn_scalar())
-    assert config.local_rope_base == theirs.local_base_frequency
-    assert config.global_rope_base == theirs.global_base_frequency
-    assert config.local_rope_scale == theirs.local_scale_factor
-    assert config.global_rope_scale == theirs.global_scale_factor
-
-    # Two layers, as tracing all takes long and all have the same shapes.
-    config = dataclasses.replace(config, layers=config.layers[:2])
-    theirs = dataclasses.replace(
-        theirs, attention_types=theirs.attention_types[:2], vision_encoder=None
-    )
-    with jax.numpy_rank_promotion("allow"):
-        variables = jax.eval_shape(
-            gm.nn.Transformer(config=theirs).init,
-            jax.random.key(0),
-            jax.ShapeDtypeStruct((1, 2), jnp.int32),
-        )
-    shapes = {
-        "/".join(key.key for key in path): leaf.shape
-        for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"])
-    }
-    assert {p.name: p.shape for p in package_format.gemma_pieces(config, {})} == shapes
-    assert config.num_params == sum(int(np.prod(s)) for s in shapes.values())
-
-
-def test_an_unknown_size_is_named_with_those_there_are():
-    with pytest.raises(UserError, match="'gemma2_3b'; there are: gemma2_2b, gemma2"):
-        sizes.by_name("gemma2_3b")
 
 
 # Hugging Face's.
 
 
-def _hugging_face(params, config, prefix="model."):
+def _hugging_face(params, architecture, prefix="model."):
     """The tensors as transformers names them, by loops over heads."""
     tensors = {
         f"{prefix}embed_tokens.weight": params["embed"],
         f"{prefix}norm.weight": params["final_norm"],
     }
-    for i in range(config.num_layers):
+    for i in range(architecture.num_layers):
         p = jax.tree.map(lambda a, i=i: np.asarray(a[i]), params["layers"])
         named = {
             "self_attn.q_proj": np.concatenate([w.T for w in p["q"]]),
@@ -203,7 +157,7 @@ def _hugging_face(params, config, prefix="model."):
             "pre_feedforward_layernorm": p["pre_mlp_norm"],
             "post_feedforward_layernorm": p["post_mlp_norm"],
         }
-        if config.qk_norm:
+        if architecture.qk_norm:
             named |= {"self_attn.q_norm": p["q_norm"], "self_attn.k_norm": p["k_norm"]}
         tensors |= {f"{prefix}layers.{i}.{n}.weight": w for n, w in named.items()}
     return {n: np.ascontiguousarray(w) for n, w in tensors.items()}
@@ -250,25 +204,27 @@ def _write_hugging_face(path, tensors, config_json, shards=1):
 
 @pytest.fixture(scope="module")
 def gemma2(tmp_path_factory) -> Path:
-    """A Hugging Face directory of GROUPED, with the weights of `_random`."""
+    """A Hugging Face directory of GROUPED, with the weights of `random_params`."""
     path = tmp_path_factory.mktemp("hf") / "gemma2"
-    _write_hugging_face(path, _hugging_face(_random(GROUPED), GROUPED), HF_GEMMA2)
+    _write_hugging_face(path, _hugging_face(random_params(GROUPED), GROUPED), HF_GEMMA2)
     return path
 
 
 def test_reads_hugging_face_s_gemma2(gemma2):
-    _assert_same(checkpoint.read(gemma2, architecture=GROUPED), _random(GROUPED))
+    _assert_same(checkpoint.read(gemma2, architecture=GROUPED), random_params(GROUPED))
 
 
 @pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
 def test_reads_the_text_model_of_hugging_face_s_gemma3(tmp_path, prefix):
     """In bfloat16, in three files, with spare rows, beside a vision tower."""
-    params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), _random(GEMMA3))
+    params = jax.tree.map(lambda a: a.astype(jnp.bfloat16), random_params(GEMMA3))
     padded = params | {"embed": jnp.pad(params["embed"], ((0, 24), (0, 0)))}
-    tensors = _hugging_face(padded, GEMMA3, prefix) | {
+    tensors = _hugging_face(padded, GEMMA3, prefix)
+    tensors |= {
+        # As some tools write it, though it is the table.
+        "lm_head.weight": tensors[f"{prefix}embed_tokens.weight"].copy(),
         "vision_tower.vision_model.embeddings.position_embedding.weight": np.ones(2),
         "multi_modal_projector.mm_input_projection_weight": np.ones(2),
-        "lm_head.weight": np.ones(2),
     }
     assert tensors[f"{prefix}norm.weight"].dtype == ml_dtypes.bfloat16
     _write_hugging_face(tmp_path / "it", tensors, HF_GEMMA3, shards=3)
@@ -285,125 +241,13 @@ def test_reads_the_text_model_of_hugging_face_s_gemma3(tmp_path, prefix):
 def test_missing_rows_of_the_table_are_the_padding_token_s(gemma2, tmp_path):
     wider = dataclasses.replace(GROUPED, vocab_size=43)
     embed = np.asarray(checkpoint.read(gemma2, architecture=wider)["embed"])
-    np.testing.assert_array_equal(embed[:40], _random(GROUPED)["embed"])
+    np.testing.assert_array_equal(embed[:40], random_params(GROUPED)["embed"])
     np.testing.assert_array_equal(embed[40:], embed[[0, 0, 0]])
     # And the other way about, through a checkpoint with spare rows.
-    checkpoint.write(tmp_path / "it", _random(GROUPED), architecture=wider)
+    checkpoint.write(tmp_path / "it", random_params(GROUPED), architecture=wider)
     _assert_same(checkpoint.read(tmp_path / "it", architecture=wider)["embed"], embed)
     _assert_same(
-        checkpoint.read(tmp_path / "it", architecture=GROUPED), _random(GROUPED)
-    )
-
-
-# What the published config.json files say, and where they leave transformers' defaults.
-_GEMMA3_MM = {
-    "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
-    "sliding_window": 1024,
-    "model_type": "gemma3_text",
-}
-PUBLISHED = {
-    "gemma2_2b": dict(
-        model_type="gemma2",
-        attn_logit_softcapping=50.0,
-        final_logit_softcapping=30.0,
-        head_dim=256,
-        hidden_size=2304,
-        intermediate_size=9216,
-        num_attention_heads=8,
-        num_hidden_layers=26,
-        num_key_value_heads=4,
-        query_pre_attn_scalar=256,
-        rope_theta=10000.0,
-        sliding_window=4096,
-    ),
-    "gemma2_9b": dict(
-        model_type="gemma2",
-        head_dim=256,
-        hidden_size=3584,
-        intermediate_size=14336,
-        num_attention_heads=16,
-        num_hidden_layers=42,
-        num_key_value_heads=8,
-        query_pre_attn_scalar=256,
-        rope_theta=10000.0,
-        sliding_window=4096,
-    ),
-    "gemma2_27b": dict(
-        model_type="gemma2",
-        head_dim=128,
-        hidden_size=4608,
-        intermediate_size=36864,
-        num_attention_heads=32,
-        num_hidden_layers=46,
-        num_key_value_heads=16,
-        query_pre_attn_scalar=144,
-        rope_theta=10000.0,
-        sliding_window=4096,
-    ),
-    "gemma3_1b": dict(
-        model_type="gemma3_text",
-        hidden_size=1152,
-        intermediate_size=6912,
-        num_attention_heads=4,
-        num_hidden_layers=26,
-        num_key_value_heads=1,
-        head_dim=256,
-        query_pre_attn_scalar=256,
-        rope_local_base_freq=10000,
-        rope_scaling=None,
-        rope_theta=1000000,
-        sliding_window=512,
-        sliding_window_pattern=6,
-    ),
-    "gemma3_4b": dict(
-        model_type="gemma3",
-        text_config=_GEMMA3_MM
-        | dict(hidden_size=2560, intermediate_size=10240, num_hidden_layers=34),
-    ),
-    "gemma3_12b": dict(
-        model_type="gemma3",
-        text_config=_GEMMA3_MM
-        | dict(
-            hidden_size=3840,
-            intermediate_size=15360,
-            num_attention_heads=16,
-            num_hidden_layers=48,
-            num_key_value_heads=8,
-        ),
-    ),
-    "gemma3_27b": dict(
-        model_type="gemma3",
-        text_config=_GEMMA3_MM
-        | dict(
-            head_dim=128,
-            hidden_size=5376,
-            intermediate_size=21504,
-            num_attention_heads=32,
-            num_hidden_layers=62,
-            num_key_value_heads=16,
-            query_pre_attn_scalar=168,
-        ),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_config_json_is_understood(name):
-    stated = hugging_face.stated_fields(PUBLISHED[name])
-    expected = dataclasses.asdict(sizes.by_name(name))
-    assert {k: expected[k] for k in stated} == stated
-    assert expected.keys() - stated.keys() == {"vocab_size", "transposed_gate"}
-
-
-def test_config_json_of_transformers_5_is_understood():
-    full = {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0}
-    sliding = {"rope_theta": 10000.0, "rope_type": "default"}
-    new = PUBLISHED["gemma3_4b"]["text_config"] | {
-        "rope_parameters": {"full_attention": full, "sliding_attention": sliding}
-    }
-    del new["rope_scaling"]
-    assert hugging_face.stated_fields(new) == hugging_face.stated_fields(
-        PUBLISHED["gemma3_4b"]
+        checkpoint.read(tmp_path / "it", architecture=GROUPED), random_params(GROUPED)
     )
 
 
@@ -432,9 +276,9 @@ def test_another_architecture_is_named(gemma2, change, message):
 
 @pytest.fixture(scope="module")
 def nested(tmp_path_factory) -> Path:
-    """A nested checkpoint of GROUPED, with the weights of `_random`."""
+    """A nested checkpoint of GROUPED, with the weights of `random_params`."""
     path = tmp_path_factory.mktemp("gemma") / "nested"
-    checkpoint.write(path, _random(GROUPED), architecture=GROUPED)
+    checkpoint.write(path, random_params(GROUPED), architecture=GROUPED)
     return path
 
 
@@ -490,17 +334,20 @@ import functools, pathlib, pickle, sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from pav_jax.gemma import checkpoint, forward
-folder, config = pickle.load(sys.stdin.buffer)
+folder, architecture = pickle.load(sys.stdin.buffer)
 mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("fsdp", "tensor"))
 like = jax.eval_shape(
-    functools.partial(forward.init_params, config=config), jax.random.key(0)
+    functools.partial(forward.init_params, architecture=architecture), jax.random.key(0)
 )
 def place(leaf):
     spec = (None,) * (leaf.ndim - 2) + ("fsdp", "tensor")
     return NamedSharding(mesh, P(*spec) if leaf.ndim > 2 else P())
 shardings = jax.tree.map(place, like) | {"embed": NamedSharding(mesh, P("tensor"))}
 params = checkpoint.read(
-    pathlib.Path(folder), config=config, dtype=jnp.bfloat16, shardings=shardings
+    pathlib.Path(folder),
+    architecture=architecture,
+    dtype=jnp.bfloat16,
+    shardings=shardings,
 )
 jax.tree.map(lambda a, s: 1 / (a.sharding == s), params, shardings)
 down = params["layers"]["down"]
@@ -524,18 +371,18 @@ def test_reads_onto_a_mesh(gemma2, tmp_path):
     assert done.returncode == 0, done.stderr.decode()
     params = pickle.loads((tmp_path / "out").read_bytes())
     _assert_same(
-        params, jax.tree.map(lambda a: a.astype(jnp.bfloat16), _random(GROUPED))
+        params, jax.tree.map(lambda a: a.astype(jnp.bfloat16), random_params(GROUPED))
     )
 
 
 def test_a_verifier_is_a_policy_s_checkpoint_and_a_head(tmp_path, gemma2):
     head = verifier.init_verifier(jax.random.key(1), {}, GROUPED)["head"]
-    params = {"model": _random(GROUPED), "head": head}
-    export.write_verifier(tmp_path / "prm", params, config=GROUPED)
-    _assert_same(export.read_verifier(tmp_path / "prm", config=GROUPED), params)
+    params = {"network": random_params(GROUPED), "head": head}
+    export.write_verifier(tmp_path / "prm", params, architecture=GROUPED)
+    _assert_same(export.read_verifier(tmp_path / "prm", architecture=GROUPED), params)
     policy = checkpoint.read(tmp_path / "prm" / "policy", architecture=GROUPED)
-    _assert_same(policy, params["model"])
+    _assert_same(policy, params["network"])
     # A head on a policy of Hugging Face.
     shutil.copytree(gemma2, tmp_path / "mixed" / "policy")
     save_params(tmp_path / "mixed" / "head", {"head": head})
-    _assert_same(export.read_verifier(tmp_path / "mixed", config=GROUPED), params)
+    _assert_same(export.read_verifier(tmp_path / "mixed", architecture=GROUPED), params)

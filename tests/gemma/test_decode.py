@@ -1,18 +1,16 @@
 """Trunks and branches compute what one uncached pass over the same tokens does."""
 
 import dataclasses
-import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import random_params
 
-from pav_jax.core.types import Params
 from pav_jax.gemma import decode, forward
 from pav_jax.gemma.architecture import TransformerConfig
 
-CONFIG = TransformerConfig(
+ARCHITECTURE = TransformerConfig(
     vocab_size=30,
     embed_dim=16,
     mlp_dim=24,
@@ -25,20 +23,9 @@ CONFIG = TransformerConfig(
     attn_softcap=3.0,
 )
 
-extend = jax.jit(decode.extend, static_argnames="config")
-prefill = jax.jit(decode.prefill, static_argnames="config")
-hidden_states = jax.jit(forward.hidden_states, static_argnames="config")
-
-
-def _params(config: TransformerConfig, seed: int) -> Params:
-    """Random parameters, norm scales included; numpy's, which compile nothing."""
-    rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(
-        functools.partial(forward.init_params, architecture=config), jax.random.key(0)
-    )
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype), shapes
-    )
+extend = jax.jit(decode.extend, static_argnames="architecture")
+prefill = jax.jit(decode.prefill, static_argnames="architecture")
+hidden_states = jax.jit(forward.hidden_states, static_argnames="architecture")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,15 +40,15 @@ class Shape:
 
 
 def _compare(
-    config: TransformerConfig, shape: Shape, *, seed: int, ragged: bool
+    architecture: TransformerConfig, shape: Shape, *, seed: int, ragged: bool
 ) -> None:
     """Fills every suffix to its capacity, and compares each state on the way."""
     rng = np.random.default_rng(seed)
-    params = _params(config, seed)
+    params = random_params(architecture, seed)
     g, m, t, c, s = dataclasses.astuple(shape)
 
     def draw(*size):
-        return rng.integers(0, config.vocab_size, size, dtype=np.int32)
+        return rng.integers(0, architecture.vocab_size, size, dtype=np.int32)
 
     trunk, suffix = draw(g, t), draw(g, m, c)
     # Anywhere on the trunk, both of its ends included.
@@ -72,18 +59,20 @@ def _compare(
         at = leaves[i, j]
         whole[i, j, :at] = trunk[i, :at]
         whole[i, j, at : at + c] = suffix[i, j]
-    expected = hidden_states(params, whole.reshape(g * m, t + c), architecture=config)
+    expected = hidden_states(
+        params, whole.reshape(g * m, t + c), architecture=architecture
+    )
     expected = np.asarray(expected).reshape(g, m, t + c, -1)
     assert expected.std() > 0.5
 
-    kv, trunk_hidden = prefill(params, trunk, architecture=config)
+    kv, trunk_hidden = prefill(params, trunk, architecture=architecture)
     trunk_hidden = np.asarray(trunk_hidden)
     for i, j in np.ndindex(g, m):
         at = leaves[i, j]
         np.testing.assert_allclose(
             trunk_hidden[i, :at], expected[i, j, :at], atol=1e-4, rtol=0
         )
-    cache = decode.empty_suffix(g, m, c, architecture=config)
+    cache = decode.empty_suffix(g, m, c, architecture=architecture)
     length = np.zeros((g, m), np.int32)
     while length.min() < c:
         count = rng.integers(0, s + 1, (g, m)) if ragged else np.full((g, m), s)
@@ -93,7 +82,7 @@ def _compare(
             at = slice(length[i, j], length[i, j] + count[i, j])
             tokens[i, j, : count[i, j]] = suffix[i, j, at]
         cache, hidden = extend(
-            params, kv, cache, tokens, leaves, length, architecture=config
+            params, kv, cache, tokens, leaves, length, architecture=architecture
         )
         hidden = np.asarray(hidden)
         for i, j in np.ndindex(g, m):
@@ -103,7 +92,7 @@ def _compare(
                 expected[i, j, start : start + n],
                 atol=1e-4,
                 rtol=0,
-                err_msg=f"{config=} {shape=} trunk {i}, branch {j}, {length[i, j]=}",
+                err_msg=f"{architecture=} {shape=} {i=} {j=} {length[i, j]=}",
             )
         length += count.astype(np.int32)
 
@@ -120,7 +109,7 @@ def test_random_shapes(seed):
     kv_heads = pick(1, 2, 3)
     head_dim = pick(2, 6, 8)
     gemma3 = bool(seed % 2)
-    config = TransformerConfig(
+    architecture = TransformerConfig(
         vocab_size=30,
         embed_dim=pick(12, 16),
         mlp_dim=20,
@@ -143,7 +132,7 @@ def test_random_shapes(seed):
         suffix=pick(4, 6, 9),
         chunk=pick(1, 2, 4),
     )
-    _compare(config, shape, seed=seed, ragged=bool(rng.integers(2)))
+    _compare(architecture, shape, seed=seed, ragged=bool(rng.integers(2)))
 
 
 @pytest.mark.parametrize("ragged", [False, True], ids=["whole", "ragged"])
@@ -151,19 +140,21 @@ def test_random_shapes(seed):
 def test_chunks(chunk, ragged):
     """A capacity that 3 does not divide: the last pass writes past the end."""
     shape = Shape(groups=2, branches=3, trunk=9, suffix=7, chunk=chunk)
-    _compare(CONFIG, shape, seed=1, ragged=ragged)
+    _compare(ARCHITECTURE, shape, seed=1, ragged=ragged)
 
 
 @pytest.mark.parametrize("window", [1, 2, 4])
 def test_a_window_over_the_border(window):
     """Local layers only, so that what a token sees is all within the window."""
-    config = dataclasses.replace(CONFIG, layers=("local", "local"), window=window)
+    architecture = dataclasses.replace(
+        ARCHITECTURE, layers=("local", "local"), window=window
+    )
     shape = Shape(groups=2, branches=3, trunk=6, suffix=6, chunk=2)
-    _compare(config, shape, seed=2, ragged=False)
+    _compare(architecture, shape, seed=2, ragged=False)
 
     # The trunk token that two local layers just reach from the first token of a
     # branch, and the one just out of reach.
-    params = _params(config, 2)
+    params = random_params(architecture, 2)
     trunk = np.tile(np.arange(1, 7, dtype=np.int32), (2, 1))
     tokens = np.full((2, 3, 2), 7, np.int32)
     leaves = np.full((2, 3), 6, np.int32)
@@ -171,10 +162,10 @@ def test_a_window_over_the_border(window):
     def first_state(changed):
         other = trunk.copy()
         other[:, changed] = 0
-        kv, _ = prefill(params, other, architecture=config)
-        cache = decode.empty_suffix(2, 3, 6, architecture=config)
+        kv, _ = prefill(params, other, architecture=architecture)
+        cache = decode.empty_suffix(2, 3, 6, architecture=architecture)
         _, hidden = extend(
-            params, kv, cache, tokens, leaves, 0 * leaves, architecture=config
+            params, kv, cache, tokens, leaves, 0 * leaves, architecture=architecture
         )
         return np.asarray(hidden)[:, :, 0]
 
@@ -188,25 +179,25 @@ def test_a_window_over_the_border(window):
 
 def test_branches_do_not_see_each_other():
     """Nor the trunk tokens after the place where they leave it."""
-    params, rng = _params(CONFIG, 3), np.random.default_rng(3)
-    trunk = rng.integers(0, CONFIG.vocab_size, (2, 8), dtype=np.int32)
-    tokens = rng.integers(0, CONFIG.vocab_size, (2, 3, 4), dtype=np.int32)
+    params, rng = random_params(ARCHITECTURE, 3), np.random.default_rng(3)
+    trunk = rng.integers(0, ARCHITECTURE.vocab_size, (2, 8), dtype=np.int32)
+    tokens = rng.integers(0, ARCHITECTURE.vocab_size, (2, 3, 4), dtype=np.int32)
     leaves = np.array([[3, 5, 8], [2, 3, 4]], np.int32)
 
     def run(trunk, tokens):
-        kv, _ = prefill(params, trunk, architecture=CONFIG)
-        cache = decode.empty_suffix(2, 3, 4, architecture=CONFIG)
+        kv, _ = prefill(params, trunk, architecture=ARCHITECTURE)
+        cache = decode.empty_suffix(2, 3, 4, architecture=ARCHITECTURE)
         zeros = np.zeros_like(leaves)
         _, hidden = extend(
-            params, kv, cache, tokens, leaves, zeros, architecture=CONFIG
+            params, kv, cache, tokens, leaves, zeros, architecture=ARCHITECTURE
         )
         return np.asarray(hidden)
 
     plain = run(trunk, tokens)
     other = trunk.copy()
-    other[0, 5:] = (other[0, 5:] + 1) % CONFIG.vocab_size
+    other[0, 5:] = (other[0, 5:] + 1) % ARCHITECTURE.vocab_size
     changed = tokens.copy()
-    changed[0, 0] = (changed[0, 0] + 1) % CONFIG.vocab_size
+    changed[0, 0] = (changed[0, 0] + 1) % ARCHITECTURE.vocab_size
     moved = np.abs(run(other, changed) - plain).max(axis=(2, 3))
     assert moved[0, 0] > 1e-4 and moved[0, 2] > 1e-4
     still = np.array([[False, True, False], [True, True, True]])

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import random_params
 
 from pav_jax.core.types import Params
 from pav_jax.gemma import decode, forward
@@ -42,19 +43,19 @@ PROMPT, DECODED = 7, 64  # greedy decoding, far past the window
 
 # What compares our code with itself needs one layer of each kind.
 short_configs = pytest.mark.parametrize(
-    "config",
+    "architecture",
     [dataclasses.replace(c, layers=("local", "global")) for c in (GEMMA2, GEMMA3)],
     ids=["gemma2", "gemma3"],
 )
 
 
-def _scaled_by_embed_dim(config: TransformerConfig) -> TransformerConfig:
-    scale = (config.embed_dim // config.num_heads) ** -0.5
-    return dataclasses.replace(config, query_scale=scale)
+def _scaled_by_embed_dim(architecture: TransformerConfig) -> TransformerConfig:
+    scale = (architecture.embed_dim // architecture.num_heads) ** -0.5
+    return dataclasses.replace(architecture, query_scale=scale)
 
 
-def _transposed(config: TransformerConfig) -> TransformerConfig:
-    return dataclasses.replace(config, transposed_gate=True)
+def _transposed(architecture: TransformerConfig) -> TransformerConfig:
+    return dataclasses.replace(architecture, transposed_gate=True)
 
 
 _GROUPED = dataclasses.replace(GEMMA2, num_kv_heads=2)
@@ -72,13 +73,15 @@ CASES = {
 }
 
 
-def _tokens(config: TransformerConfig, length: int = LENGTH) -> jax.Array:
+def _tokens(architecture: TransformerConfig, length: int = LENGTH) -> jax.Array:
     """Random tokens; not token 0, which the package takes for padding."""
     rng = np.random.default_rng(length)
-    return jnp.asarray(rng.integers(1, config.vocab_size, (BATCH, length)), jnp.int32)
+    return jnp.asarray(
+        rng.integers(1, architecture.vocab_size, (BATCH, length)), jnp.int32
+    )
 
 
-def _stack(tree: dict[str, Any], config: TransformerConfig) -> Params:
+def _stack(tree: dict[str, Any], architecture: TransformerConfig) -> Params:
     """The package's parameters as the tree of `forward.init_params`."""
 
     def one(i):
@@ -89,7 +92,7 @@ def _stack(tree: dict[str, Any], config: TransformerConfig) -> Params:
         else:
             q, kv = attn["q_einsum"]["w"], attn["kv_einsum"]["w"]
         gate = mlp["gating_einsum"]
-        if gate.shape[1:] == (config.mlp_dim, config.embed_dim):
+        if gate.shape[1:] == (architecture.mlp_dim, architecture.embed_dim):
             gate = gate.swapaxes(1, 2)
         layer = {
             "q": q,
@@ -102,12 +105,12 @@ def _stack(tree: dict[str, Any], config: TransformerConfig) -> Params:
             "pre_mlp_norm": block["pre_ffw_norm"]["scale"],
             "post_mlp_norm": block["post_ffw_norm"]["scale"],
         }
-        if config.qk_norm:
+        if architecture.qk_norm:
             layer["q_norm"] = attn["_query_norm"]["scale"]
             layer["k_norm"] = attn["_key_norm"]["scale"]
         return layer
 
-    layers = [one(i) for i in range(config.num_layers)]
+    layers = [one(i) for i in range(architecture.num_layers)]
     return {
         "embed": tree["embedder"]["input_embedding"],
         "final_norm": tree["final_norm"]["scale"],
@@ -120,16 +123,16 @@ def _likeliest(logits):
     return logits[..., 1:].argmax(-1) + 1
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _greedy(params, prompt, *, config):
+@functools.partial(jax.jit, static_argnames="architecture")
+def _greedy(params, prompt, *, architecture):
     """The likeliest token, 64 times, after `prompt [T]`; through the cache."""
-    trunk, hidden = decode.prefill(params, prompt[None], architecture=config)
-    suffix = decode.empty_suffix(1, 1, DECODED, architecture=config)
+    trunk, hidden = decode.prefill(params, prompt[None], architecture=architecture)
+    suffix = decode.empty_suffix(1, 1, DECODED, architecture=architecture)
     trunk_length = jnp.full((1, 1), len(prompt), jnp.int32)
 
     def step(i, carry):
         suffix, hidden, tokens = carry
-        token = _likeliest(forward.logits(params, hidden, architecture=config))
+        token = _likeliest(forward.logits(params, hidden, architecture=architecture))
         suffix, hidden = decode.extend(
             params,
             trunk,
@@ -137,7 +140,7 @@ def _greedy(params, prompt, *, config):
             jnp.full((1, 1, 1), token, jnp.int32),
             trunk_length,
             jnp.full((1, 1), i, jnp.int32),
-            architecture=config,
+            architecture=architecture,
         )
         return suffix, hidden[0, 0, 0], tokens.at[i].set(token)
 
@@ -152,41 +155,41 @@ def _reference(package_model, name: str) -> tuple[Params, Any, Any, Any]:
     The tokens are random in one row; the other is a random prompt, and what our
     cached decoding makes of it.
     """
-    config = CASES[name]
-    model, variables = package_model(config)
+    architecture = CASES[name]
+    model, variables = package_model(architecture)
     weights = dict(variables["params"])
     # Turned around, or else each token is its own likeliest successor, as the table
     # that reads a token in is also the one that writes it out.
     weights["final_norm"] = {"scale": weights["final_norm"]["scale"] - 2}
-    params = _stack(weights, config)
-    tokens = _tokens(config, PROMPT + DECODED)
-    decoded = _greedy(params, tokens[1, :PROMPT], config=config)
+    params = _stack(weights, architecture)
+    tokens = _tokens(architecture, PROMPT + DECODED)
+    decoded = _greedy(params, tokens[1, :PROMPT], architecture=architecture)
     tokens = tokens.at[1, PROMPT:].set(decoded)
     with jax.numpy_rank_promotion("allow"):
         out = model.apply({"params": weights}, tokens, return_hidden_states=True)
     return params, tokens, np.asarray(out.hidden_states), np.asarray(out.logits)
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _jitted(params, tokens, *, config):
+@functools.partial(jax.jit, static_argnames="architecture")
+def _jitted(params, tokens, *, architecture):
     hidden, kv = forward.hidden_states(
-        params, tokens, architecture=config, return_kv=True
+        params, tokens, architecture=architecture, return_kv=True
     )
-    return hidden, kv, forward.logits(params, hidden, architecture=config)
+    return hidden, kv, forward.logits(params, hidden, architecture=architecture)
 
 
-def _run(params, tokens, *, config):
+def _run(params, tokens, *, architecture):
     """Our (hidden states, (keys, values), logits), as numpy arrays."""
-    return jax.device_get(_jitted(params, tokens, config=config))
+    return jax.device_get(_jitted(params, tokens, architecture=architecture))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_gemma_package(package_model, name):
-    config = CASES[name]
+    architecture = CASES[name]
     params, tokens, their_hidden, their_logits = _reference(package_model, name)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    hidden, _, logits = _run(params, tokens, config=config)
+    hidden, _, logits = _run(params, tokens, architecture=architecture)
     np.testing.assert_allclose(hidden, their_hidden, rtol=0, atol=1e-4)
     np.testing.assert_allclose(logits, their_logits, rtol=0, atol=1e-4)
     # The numbers compared are far larger than the tolerance.
@@ -202,16 +205,18 @@ def test_equals_the_gemma_package(package_model, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemma2-qkv", "gemma3"])
 def test_keys_and_values_equal_the_package_s_cache(package_model, name):
-    config = CASES[name]
-    model, variables = package_model(config)
+    architecture = CASES[name]
+    model, variables = package_model(architecture)
     cache = model.config.init_cache(BATCH, jnp.float32, cache_length=LENGTH)
     with jax.numpy_rank_promotion("allow"):
-        cache = model.apply(variables, _tokens(config), cache=cache).cache
-    params = _stack(variables["params"], config)
-    _, (keys, values), _ = _run(params, _tokens(config), config=config)
-    shape = (BATCH, config.num_kv_heads, LENGTH, config.head_dim)
-    assert keys.shape == values.shape == (config.num_layers, *shape)
-    for i in range(config.num_layers):
+        cache = model.apply(variables, _tokens(architecture), cache=cache).cache
+    params = _stack(variables["params"], architecture)
+    _, (keys, values), _ = _run(
+        params, _tokens(architecture), architecture=architecture
+    )
+    shape = (BATCH, architecture.num_kv_heads, LENGTH, architecture.head_dim)
+    assert keys.shape == values.shape == (architecture.num_layers, *shape)
+    for i in range(architecture.num_layers):
         for ours, theirs in ((keys, "k"), (values, "v")):
             np.testing.assert_allclose(
                 ours[i],
@@ -244,31 +249,20 @@ def test_keys_and_values_equal_the_package_s_cache(package_model, name):
 def test_the_comparison_notices_a_wrong_switch(package_model, name, change):
     """So the test above compares what it is there to compare."""
     params, tokens, _, their_logits = _reference(package_model, name)
-    config = dataclasses.replace(CASES[name], **change)
-    _, _, logits = _run(params, tokens, config=config)
+    architecture = dataclasses.replace(CASES[name], **change)
+    _, _, logits = _run(params, tokens, architecture=architecture)
     assert np.abs(logits - their_logits).max() > 1e-2
-
-
-def _random(config: TransformerConfig) -> Params:
-    """Random parameters, norm scales included; numpy's, which compile nothing."""
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(
-        functools.partial(forward.init_params, architecture=config), jax.random.key(0)
-    )
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype), shapes
-    )
 
 
 def test_the_gradient_is_that_of_plain_differentiation(monkeypatch):
     """Of all parameters, where no layer is computed again and jax lays out all."""
-    config = dataclasses.replace(GEMMA2, layers=("local", "global"))
-    params, tokens = _random(config), _tokens(config)
+    architecture = dataclasses.replace(GEMMA2, layers=("local", "global"))
+    params, tokens = random_params(architecture), _tokens(architecture)
 
     def loss(params):
-        hidden = forward.hidden_states(params, tokens, architecture=config)
+        hidden = forward.hidden_states(params, tokens, architecture=architecture)
         log_probs = forward.token_log_probs(
-            params, hidden[:, :-1], tokens[:, 1:], architecture=config
+            params, hidden[:, :-1], tokens[:, 1:], architecture=architecture
         )
         return -jnp.mean(log_probs)
 
@@ -289,12 +283,14 @@ def test_the_gradient_is_that_of_plain_differentiation(monkeypatch):
 
 
 @short_configs
-def test_what_follows_a_token_changes_nothing(config):
+def test_what_follows_a_token_changes_nothing(architecture):
     """Neither more padding nor other padding; and a real change is seen."""
-    params, tokens = _random(config), _tokens(config)
-    plain = _run(params, tokens, config=config)
-    for padding in (jnp.zeros((BATCH, 9), jnp.int32), _tokens(config, 9)):
-        padded = _run(params, jnp.concatenate([tokens, padding], 1), config=config)
+    params, tokens = random_params(architecture), _tokens(architecture)
+    plain = _run(params, tokens, architecture=architecture)
+    for padding in (jnp.zeros((BATCH, 9), jnp.int32), _tokens(architecture, 9)):
+        padded = _run(
+            params, jnp.concatenate([tokens, padding], 1), architecture=architecture
+        )
         hidden, (keys, values), logits = padded
         np.testing.assert_allclose(hidden[:, :LENGTH], plain[0], atol=1e-5)
         np.testing.assert_allclose(keys[:, :, :, :LENGTH], plain[1][0], atol=1e-5)
@@ -302,29 +298,29 @@ def test_what_follows_a_token_changes_nothing(config):
         np.testing.assert_allclose(logits[:, :LENGTH], plain[2], atol=1e-5)
 
     at = 7
-    changed = tokens.at[:, at].set((tokens[:, at] + 1) % config.vocab_size)
-    hidden = _run(params, changed, config=config)[0]
+    changed = tokens.at[:, at].set((tokens[:, at] + 1) % architecture.vocab_size)
+    hidden = _run(params, changed, architecture=architecture)[0]
     np.testing.assert_allclose(hidden[:, :at], plain[0][:, :at], atol=1e-5)
     moved = np.abs(hidden - plain[0]).max(axis=-1)
     assert (moved[:, at:] > 1e-4).all()
 
 
 @short_configs
-def test_asking_for_keys_and_values_changes_nothing_else(config):
-    params, tokens = _random(config), _tokens(config)
-    hidden, (keys, values), _ = _run(params, tokens, config=config)
-    plain = jax.jit(forward.hidden_states, static_argnames="config")(
-        params, tokens, config=config
+def test_asking_for_keys_and_values_changes_nothing_else(architecture):
+    params, tokens = random_params(architecture), _tokens(architecture)
+    hidden, (keys, values), _ = _run(params, tokens, architecture=architecture)
+    plain = jax.jit(forward.hidden_states, static_argnames="architecture")(
+        params, tokens, architecture=architecture
     )
     np.testing.assert_allclose(hidden, plain, atol=1e-6)
     # Position 0 is not rotated, so layer 0 can be written out here.
-    x = params["embed"][tokens[:, 0]] * config.embed_dim**0.5
+    x = params["embed"][tokens[:, 0]] * architecture.embed_dim**0.5
     layer = jax.tree.map(lambda a: a[0], params["layers"])
     x = np.asarray(x, np.float64)
     x = x / np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-6)
     x = x * (1 + np.asarray(layer["pre_attn_norm"])[None])
     key, value = np.einsum("bd,skdh->sbkh", x, np.asarray(layer["kv"]))
-    if config.qk_norm:
+    if architecture.qk_norm:
         key = key / np.sqrt(np.mean(key**2, -1, keepdims=True) + 1e-6)
         key = key * (1 + np.asarray(layer["k_norm"])[None, None])
     np.testing.assert_allclose(keys[0, :, :, 0], key, atol=1e-5)
@@ -332,14 +328,14 @@ def test_asking_for_keys_and_values_changes_nothing_else(config):
 
 
 def test_token_log_probs_are_those_of_the_logits():
-    params, tokens = _random(GEMMA2), _tokens(GEMMA2)
-    hidden, _, logits = _run(params, tokens, config=GEMMA2)
+    params, tokens = random_params(GEMMA2), _tokens(GEMMA2)
+    hidden, _, logits = _run(params, tokens, architecture=GEMMA2)
     targets = tokens[:, ::-1]
     exact = np.asarray(logits, np.float64)
     exact = exact - np.log(np.sum(np.exp(exact), -1, keepdims=True))
     exact = np.take_along_axis(exact, np.asarray(targets)[..., None], -1)[..., 0]
-    ours = jax.jit(forward.token_log_probs, static_argnames="config")(
-        params, hidden, targets, config=GEMMA2
+    ours = jax.jit(forward.token_log_probs, static_argnames="architecture")(
+        params, hidden, targets, architecture=GEMMA2
     )
     np.testing.assert_allclose(ours, exact, atol=1e-5)
 
@@ -347,8 +343,11 @@ def test_token_log_probs_are_those_of_the_logits():
 @pytest.mark.parametrize("chunk", [20, 15], ids=["even", "with-padding"])
 @pytest.mark.parametrize("cap", [3.0, None], ids=["softcap", ""])
 def test_a_vocabulary_in_chunks_gives_the_same_log_probs_and_gradient(chunk, cap):
-    config = dataclasses.replace(GEMMA2, final_softcap=cap)
-    params, targets = {"embed": _random(config)["embed"]}, _tokens(config)
+    architecture = dataclasses.replace(GEMMA2, final_softcap=cap)
+    params, targets = (
+        {"embed": random_params(architecture)["embed"]},
+        _tokens(architecture),
+    )
     rng = np.random.default_rng(1)
     hidden = jnp.asarray(3 * rng.normal(size=(BATCH, LENGTH, 24)), jnp.float32)
     weights = jnp.asarray(rng.normal(size=targets.shape), jnp.float32)
@@ -357,7 +356,7 @@ def test_a_vocabulary_in_chunks_gives_the_same_log_probs_and_gradient(chunk, cap
     def run(params, hidden, chunk):
         def loss(params, hidden):
             log_probs = forward.token_log_probs(
-                params, hidden, targets, architecture=config, chunk=chunk
+                params, hidden, targets, architecture=architecture, chunk=chunk
             )
             return jnp.sum(log_probs * weights), log_probs
 
@@ -386,7 +385,7 @@ def test_a_large_vocabulary_s_logits_are_never_all_there():
 
 
 @pytest.mark.parametrize(
-    "config",
+    "architecture",
     [
         GEMMA2,
         GEMMA3,
@@ -396,8 +395,6 @@ def test_a_large_vocabulary_s_logits_are_never_all_there():
     ],
     ids=["gemma2", "gemma3", "tiny"],
 )
-def test_the_config_counts_its_parameters(config):
-    params = jax.eval_shape(
-        functools.partial(forward.init_params, architecture=config), jax.random.key(0)
-    )
-    assert config.num_params == sum(leaf.size for leaf in jax.tree.leaves(params))
+def test_the_architecture_counts_its_parameters(architecture):
+    params = random_params(architecture)
+    assert architecture.num_params == sum(leaf.size for leaf in jax.tree.leaves(params))

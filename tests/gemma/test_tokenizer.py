@@ -10,9 +10,11 @@ import time
 import numpy as np
 import pytest
 import sentencepiece
+from ml_collections import ConfigDict
+from tiny import byte_tokenizer
 
 from pav_jax.core.errors import UserError
-from pav_jax.gemma.tokenizer import Tokenizer, byte_tokenizer, train_tokenizer
+from pav_jax.gemma.tokenizer import Tokenizer, from_config, train_tokenizer
 
 PIECES = (
     "Ana",
@@ -359,3 +361,14 @@ def test_learns_gsm8k_quickly_and_represents_it(gsm8k_dir):
     assert time.perf_counter() - start < 5
     ids = [tokenizer.encode(text) for text in answers]  # raises if one changed
     assert sum(map(len, ids)) < 0.6 * sum(map(len, answers))
+
+
+def test_a_tokenizer_is_read_or_learnt(tmp_path):
+    byte_tokenizer().save(tmp_path / "it.model")
+    read = from_config(ConfigDict(dict(path=str(tmp_path / "it.model"))), [], ())
+    assert read.encode("ab") == byte_tokenizer().encode("ab")
+    learnt = from_config(ConfigDict(dict(vocab_size=9)), ["ab"], ("a", "b"))
+    assert learnt.encode("ab") == [4, 5]
+    for fields in ({}, dict(path="it.model", vocab_size=9)):
+        with pytest.raises(UserError, match="and not both"):
+            from_config(ConfigDict(fields), [], ())

@@ -119,7 +119,8 @@ def cloud(tmp_path):
 
 RUN = ["--", "--config=demo.py", "--workdir=/mnt/pav/x", "--config.ns=(1, 2)"]
 PLACE = ["--zone=us-central1-a", "--project=mine"]
-TPU = ["--name=demo-1", "--type=v5litepod-16", *PLACE, "--poll=0"]
+NFS = "--nfs=10.0.0.2:/pav"
+TPU = ["--name=demo-1", "--type=v5litepod-16", *PLACE, NFS, "--poll=0"]
 GKE = ["--name=demo-1", "--type=v5p-128", *PLACE, "--cluster=big", "--image=gcr.io/x"]
 
 
@@ -163,7 +164,21 @@ def test_sweep_runs_with_what_make_setup_made():
         ("tpu_vm.sh", ["--name=x", *RUN], "--zone=... is missing"),
         ("tpu_vm.sh", [*TPU, "--type=h100-8", *RUN], "--type=h100-8 is none of"),
         ("tpu_vm.sh", [*TPU, "--", "--config=demo.py"], "give --workdir"),
-        ("gke.sh", [*GKE, "--name=Demo_1", *RUN], "--name=Demo_1 has more than"),
+        ("tpu_vm.sh", [*TPU, "--nfs=", *RUN], "v5litepod-16 has 4 workers"),
+        (
+            "tpu_vm.sh",
+            [*TPU, "--", "--config=demo.py", "--workdir=runs/x"],
+            "--workdir=runs/x has to be below --mount=/mnt/pav",
+        ),
+        (
+            "tpu_vm.sh",
+            [*TPU, "--name=1st", *RUN],
+            "--name=1st must begin with a letter",
+        ),
+        ("gke.sh", [*GKE, "--name=Demo_1", *RUN], "--name=Demo_1 must begin with"),
+        ("gke.sh", [*GKE, "--name=1demo", *RUN], "--name=1demo must begin with"),
+        ("gke.sh", [*GKE, "--name=demo-", *RUN], "--name=demo- must begin with"),
+        ("gke.sh", [*GKE, f"--name={'x' * 41}", *RUN], "has 41 characters; at most 40"),
         ("gke.sh", [*GKE, "--image=", *RUN], "--image=... is missing"),
     ],
 )
@@ -631,15 +646,15 @@ contents_of_bucket = pytest.fixture(contents)
 def test_sweep_on_other_machines(config, cloud, tmp_path):
     common = [f"--config={config}", f"--root={tmp_path / 'root'}", "--dry_run"]
     done = cloud.run(
-        "sweep.py", *common, "--on=tpu_vm", "--workdirs=/mnt/s", "--", *TPU[1:]
+        "sweep.py", *common, "--on=tpu_vm", "--workdirs=/mnt/pav/s", "--", *TPU[1:]
     )
     assert done.returncode == 0, done.stderr
     created = [line for line in done.stdout.splitlines() if " create " in line]
     names = [run.short_name for run in sweeps.load(str(config))]
     assert [shlex.split(line)[5] for line in created] == names
-    assert "--workdir=/mnt/s/seed=0,model.layers=2,model.width=16" in done.stdout
+    assert "--workdir=/mnt/pav/s/seed=0,model.layers=2,model.width=16" in done.stdout
     done = cloud.run(
-        "sweep.py", *common, "--on=gke", "--workdirs=/mnt/s", "--", *GKE[1:]
+        "sweep.py", *common, "--on=gke", "--workdirs=/mnt/pav/s", "--", *GKE[1:]
     )
     assert done.returncode == 0, done.stderr
     for name in names:

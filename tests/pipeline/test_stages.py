@@ -1,7 +1,6 @@
 """The whole pipeline at its smallest size, as a user runs it."""
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -51,16 +50,7 @@ def _numbers(workdir: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory) -> Path:
-    """One place for what jax compiles, so that each run here need not do it anew."""
-    path = tmp_path_factory.mktemp("compiled")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(path)
-    yield path
-    del os.environ["JAX_COMPILATION_CACHE_DIR"]
-
-
-@pytest.fixture(scope="module")
-def finished(compiled, tmp_path_factory) -> Path:
+def finished(tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("demo") / "run"
     _run(workdir)
     return workdir
@@ -156,7 +146,7 @@ def test_two_processes_make_the_same_labels(finished, tmp_path):
         assert ours["files"] == theirs["files"]
 
 
-def test_a_terminated_run_says_so(compiled, tmp_path):
+def test_a_terminated_run_says_so(tmp_path):
     process = subprocess.Popen(
         _command(tmp_path / "run"), cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
@@ -179,7 +169,7 @@ def test_a_terminated_run_says_so(compiled, tmp_path):
         (["--config.sft.warmup_steps=99"], "warmup_steps"),
     ],
 )
-def test_bad_input_is_told_in_a_paragraph(compiled, tmp_path, changes, words):
+def test_bad_input_is_told_in_a_paragraph(tmp_path, changes, words):
     done = subprocess.run(
         _command(tmp_path / "run", *changes), cwd=ROOT, capture_output=True, text=True
     )
@@ -190,7 +180,7 @@ def test_bad_input_is_told_in_a_paragraph(compiled, tmp_path, changes, words):
     assert "Traceback" not in done.stderr
 
 
-def test_gsm8k_goes_through_every_stage(compiled, tmp_path, gsm8k_dir):
+def test_gsm8k_goes_through_every_stage(tmp_path, gsm8k_dir):
     config = ROOT / "experiments" / "gsm8k_tiny.py"
     _run(tmp_path / "run", f"--config.task.path={gsm8k_dir}", config=config)
     results = _numbers(tmp_path / "run")
@@ -198,7 +188,7 @@ def test_gsm8k_goes_through_every_stage(compiled, tmp_path, gsm8k_dir):
     assert results["task"] == "gsm8k"
 
 
-def test_missing_gsm8k_is_told(compiled, tmp_path):
+def test_missing_gsm8k_is_told(tmp_path):
     config = ROOT / "experiments" / "gsm8k_tiny.py"
     command = _command(tmp_path / "run", "--config.task.path=nowhere", config=config)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

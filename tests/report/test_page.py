@@ -269,14 +269,13 @@ def responses():
 
 
 @pytest.fixture(scope="module")
-def markup(tmp_path_factory):
-    """The page of an unchanged run, written once."""
-    directory = tmp_path_factory.mktemp("report")
-    return _read(_results(), _responses(), directory)
+def markup():
+    """The page of an unchanged run, drawn once."""
+    return _page(_results(), _responses())
 
 
-def _read(results, responses, directory):
-    return page.write_report(results, responses, directory).read_text("utf-8")
+def _page(results, responses):
+    return page.page(page.plain(results), page.plain(responses))
 
 
 def _words(markup):
@@ -382,7 +381,7 @@ def test_every_number_is_on_the_page(results, responses, markup):
     assert not missing
 
 
-def test_hostile_text_is_only_text(results, responses, tmp_path):
+def test_hostile_text_is_only_text(results, responses):
     responses[0]["prompt"] = responses[0]["answer"] = _HOSTILE
     responses[0]["steps"][0]["text"] = _HOSTILE + "\x00\x1b\ud800\u202eabc"
     results["task"] = results["description"] = _HOSTILE
@@ -397,7 +396,7 @@ def test_hostile_text_is_only_text(results, responses, tmp_path):
     results["base"]["failures"][_HOSTILE] = 0.01
     results["base"]["grades"][_HOSTILE] = 1
     results["verifier"]["oracle"][_HOSTILE] = 0.5
-    markup = _read(results, responses, tmp_path)
+    markup = _page(results, responses)
     tags = []
 
     class Reader(html.parser.HTMLParser):
@@ -435,19 +434,14 @@ def test_figures_take_their_colours_and_font_from_the_page(markup):
     assert set(re.findall(r"var\((--[\w-]+)\)", body)) <= defined
 
 
-def test_results_round_trip_as_strict_json(results, responses, tmp_path):
+def test_results_round_trip_as_strict_json(results):
     results["base"]["accuracy"] = math.nan
     results["search"][3]["ci"] = (math.nan, math.inf)
     results["verifier"]["brier"] = np.float32(0.25)
     results["problems"] = np.int64(256)
     results["verifier"]["auc_within_problem"]["by_step"] = np.array([0.5, np.nan])
-    _read(results, responses, tmp_path)
-
-    def refuse(constant):
-        raise AssertionError(constant)
-
-    written = (tmp_path / "results.json").read_text("utf-8")
-    found = json.loads(written, parse_constant=refuse)
+    written = json.dumps(page.plain(results), allow_nan=False)
+    found = json.loads(written)
     assert list(found) == list(results)
     assert found["base"]["accuracy"] is None
     assert found["search"][3]["ci"] == [None, None]
@@ -457,22 +451,20 @@ def test_results_round_trip_as_strict_json(results, responses, tmp_path):
     assert found["search"][0] == results["search"][0]
 
 
-def test_same_results_same_bytes(results, responses, markup, tmp_path):
-    assert _read(results, responses, tmp_path) == markup
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["index.html", "results.json"]
+def test_same_results_same_bytes(results, responses, markup):
+    assert _page(results, responses) == markup
 
 
 _OPTIONAL = ("theory", "ledger", "versions", "seeds", "description", "problems")
 
 
-def test_optional_entries_may_be_missing(results, tmp_path):
+def test_optional_entries_may_be_missing(results):
     for key in _OPTIONAL:
         del results[key]
     del results["base"]["failures"], results["base"]["grades"]
     del results["verifier"]["oracle"]
     del results["compute_efficiency"]["points_ci"]
-    markup = _read(results, [], tmp_path)
+    markup = _page(results, [])
     words = _words(markup)
     assert "None" not in words and "nan" not in words
     assert not re.findall(r'<section id="(prover|steps|base)"', markup)
@@ -483,8 +475,8 @@ def test_optional_entries_may_be_missing(results, tmp_path):
     "key",
     "base verifier search alpha compute_efficiency theory stages ledger config".split(),
 )
-def test_every_entry_can_stand_alone(results, tmp_path, key):
-    words = _words(_read({"task": "bare", key: results[key]}, [], tmp_path))
+def test_every_entry_can_stand_alone(results, key):
+    words = _words(_page({"task": "bare", key: results[key]}, []))
     assert "None" not in words and "nan" not in words
 
 
@@ -497,10 +489,10 @@ def _nothing(value):
     return math.nan if isinstance(value, float | int) else value
 
 
-def test_numbers_may_all_be_nan(results, responses, tmp_path):
+def test_numbers_may_all_be_nan(results, responses):
     for key in ("config", "seeds"):
         del results[key]
-    words = _words(_read(_nothing(results), _nothing(responses), tmp_path))
+    words = _words(_page(_nothing(results), _nothing(responses)))
     assert "None" not in words and "nan" not in words
 
 
@@ -527,6 +519,29 @@ def test_the_summary_says_when_the_beam_never_gets_there(results):
     said = summary.paragraph(results)
     assert "does not reach best-of-N&#x27;s best 44.7%" in said
     assert "with 2.0× more tokens" in said
+
+
+def test_nouns_agree_with_their_numbers(results, markup):
+    improvement = results["improvement"]
+    results["problems"] = improvement["problems"] = improvement["curve_problems"] = 1
+    del improvement["seeds"][1:]
+    one, many = _words(_page(results, [])), _words(markup)
+    assert "of 1 test problem with one sample" in one
+    assert "of 256 test problems with one sample" in many
+    assert one.count("over 1 test problem.") == 4  # three of search, one of policies
+    assert many.count("over 256 test problems.") == 3
+    assert "over 1 seed," in one and "over 2 seeds," in many
+
+
+def test_the_page_speaks_of_an_arrow_only_where_there_is_one(results, markup):
+    efficiency = results["compute_efficiency"] | {"beam_pav": None}
+    without = {"search": results["search"], "compute_efficiency": efficiency}
+    assert "The arrow" in _words(markup)
+    assert "The arrow" not in _words(_page(without, []))
+
+
+def test_the_page_calls_no_verifier_fixed(markup):
+    assert not re.search(r"frozen|stays fixed", _words(markup))
 
 
 def test_numbers_are_written_plainly():

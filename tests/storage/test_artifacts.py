@@ -1,4 +1,4 @@
-"""Files on disk: what comes back, what damage is told, what a failed write leaves."""
+"""Files on disk: what comes back, errors on damage, what a failed write leaves."""
 
 import os
 import random
@@ -57,7 +57,7 @@ def test_same_bytes_for_the_same_value(kind, tmp_path):
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
 
-def test_nothing_recorded_is_not_an_empty_file(tmp_path):
+def test_no_records_are_not_an_empty_file(tmp_path):
     artifacts.write_jsonl(tmp_path / "x.jsonl", [])
     assert artifacts.read_jsonl(tmp_path / "x.jsonl") == []
     assert (tmp_path / "x.jsonl").stat().st_size > 0
@@ -100,7 +100,7 @@ def test_changed_byte_never_changes_an_array(tmp_path):
     path = tmp_path / "x.npz"
     artifacts.write_arrays(path, ARRAYS)
     whole = path.read_bytes()
-    told = 0
+    detected = 0
     positions = range(0, len(whole), 3)
     for position in positions:
         changed = bytearray(whole)
@@ -109,13 +109,13 @@ def test_changed_byte_never_changes_an_array(tmp_path):
         try:
             arrays = artifacts.read_arrays(path)
         except UserError:
-            told += 1
+            detected += 1
         else:  # A date or the like, which nobody reads.
             assert_same(arrays, ARRAYS)
-    assert told > 0.5 * len(positions)
+    assert detected > 0.5 * len(positions)
 
 
-def test_values_a_file_would_not_give_back_are_refused(tmp_path):
+def test_values_that_a_file_cannot_hold_are_refused(tmp_path):
     ml_dtypes = pytest.importorskip("ml_dtypes")
     for dtype in (object, ml_dtypes.bfloat16):
         with pytest.raises(TypeError, match="'a'"):
@@ -142,7 +142,7 @@ def test_failed_write_leaves_the_old_file_and_no_other(tmp_path, error):
     assert path.read_bytes() == b"old"
 
 
-def test_disk_that_does_not_take_it_is_told(tmp_path):
+def test_a_write_that_the_disk_refuses_is_an_error(tmp_path):
     def write(file):
         raise OSError(28, "No space left on device")
 

@@ -4,7 +4,7 @@ import pytest
 from stand_in import Bucket, Lost, contents
 
 from pav_jax.core.errors import UserError
-from pav_jax.storage import buckets, mirror
+from pav_jax.storage import buckets
 
 bucket = pytest.fixture(autouse=True)(contents)
 RUN = "gs://bucket/run"
@@ -14,6 +14,31 @@ def put(**files):
     for name, content in files.items():
         path = f"{RUN}/{name.replace('__', '/')}"
         Bucket().pipe_file(path, content.encode())
+
+
+def test_names_of_files(tmp_path, monkeypatch):
+    kept = {"a", "b/c", "b/d.e"}
+    for name in kept | {".hidden", "b/.x/y", "7.orbax-checkpoint-tmp/z", "b/.partial"}:
+        Bucket().pipe_file(f"{RUN}/{name}", b"")
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for folder in (RUN, f"{RUN}/", tmp_path):
+        assert set(buckets.files(folder)) == kept
+    assert buckets.files(f"{RUN}/b/c") == buckets.files(tmp_path / "a") == [""]
+    assert buckets.files(f"{RUN}/none") == buckets.files(tmp_path / "none") == []
+    # Objects that stand for folders, as gcsfs lists them.
+    listed = ["/bucket/run/", "/bucket/run/b/", "/bucket/run/b/c"]
+    monkeypatch.setattr(Bucket, "find", lambda self, path: listed)
+    assert buckets.files(RUN) == ["b/c"]
+
+
+def test_a_bucket_that_does_not_answer_is_not_an_empty_one(monkeypatch):
+    def fail(self, path, **_):
+        raise Lost
+
+    monkeypatch.setattr(Bucket, "info", fail)
+    with pytest.raises(UserError, match="cannot use gs://bucket/run: Lost"):
+        buckets.exists(RUN)
 
 
 def test_what_is_read_of_a_run(tmp_path):
@@ -29,7 +54,7 @@ def test_what_is_read_of_a_run(tmp_path):
     assert found == {
         "config": "c", "data/test": "d", "prm/manifest": "m", "prm/deep/part": "p"
     }  # fmt: skip
-    assert not list(mirror.scratch_root().iterdir())
+    assert not list(buckets.scratch_root().iterdir())
     with buckets.to_read(RUN, parts=("config", "orm", "prm")) as folder:
         assert {path.name for path in folder.iterdir()} == {"config", "prm"}
     with buckets.to_read(f"{RUN}/config") as file:
@@ -87,7 +112,7 @@ def test_another_machine_goes_on_with_a_file(bucket):
     for _ in range(2):
         with pytest.raises(Lost):
             attempt(ends=False)
-        mirror.local_folder(f"{RUN}/out.partial").unlink()  # another machine
+        buckets.local_folder(f"{RUN}/out.partial").unlink()  # another machine
     assert bucket() == {"out.partial": b"line\nline\n"}
     attempt(ends=True)
     assert bucket() == {"out": b"line\n" * 3}

@@ -14,7 +14,7 @@ from stand_in import Bucket, Lost, contents
 from pav_jax.core.errors import UserError
 from pav_jax.pipeline import runner
 from pav_jax.pipeline.runner import Stage, run_stages
-from pav_jax.storage import artifacts, mirror
+from pav_jax.storage import artifacts, buckets, mirror
 
 REMOTE = "gs://bucket/run"
 bucket = pytest.fixture(autouse=True)(contents)
@@ -22,7 +22,7 @@ bucket = pytest.fixture(autouse=True)(contents)
 
 def lose_machine():
     """The local folder is gone; the bucket works again."""
-    shutil.rmtree(mirror.local_folder(REMOTE), ignore_errors=True)
+    shutil.rmtree(buckets.local_folder(REMOTE), ignore_errors=True)
     Bucket.left = 10**9
 
 
@@ -54,7 +54,7 @@ def make_stages(did, sync=lambda: None):
 def test_the_bucket_has_what_the_folder_has(bucket):
     did = []
     run_stages(make_stages(did), config(), REMOTE)
-    local = mirror.local_folder(REMOTE)
+    local = buckets.local_folder(REMOTE)
     found = bucket()
     assert found.pop("owner.txt")
     assert found == {
@@ -124,7 +124,7 @@ def test_a_machine_lost_at_any_moment(bucket, monkeypatch, change):
                 assert stage not in done
                 assert f"{stage}/shard-{number}.json" not in found
         assert complete(bucket()) == {"first", "second"}
-        manifest = runner.read_manifest(mirror.local_folder(REMOTE) / "second")
+        manifest = runner.read_manifest(buckets.local_folder(REMOTE) / "second")
         assert len(manifest["files"]) == 2 * size
     assert moments > 15
 
@@ -150,12 +150,12 @@ def test_a_run_that_another_took_over_writes_no_more(bucket, monkeypatch, tmp_pa
     with pytest.raises(UserError, match="another process has begun to work in gs://"):
         ours.sync()
     assert bucket().keys() == {"owner.txt"}
-    # It is told by SIGTERM.
-    told = threading.Event()
-    monkeypatch.setattr(mirror.os, "kill", lambda *_: told.set())
+    # The thread that follows ends the process by SIGTERM.
+    killed = threading.Event()
+    monkeypatch.setattr(mirror.os, "kill", lambda *_: killed.set())
     monkeypatch.setattr(mirror, "_SECONDS", 0.0)
     ours.follow(threading.Event())
-    assert told.is_set()
+    assert killed.is_set()
 
 
 def test_a_bucket_with_other_things(bucket):

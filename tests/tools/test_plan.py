@@ -233,7 +233,7 @@ def test_what_cannot_be_told(config, compiler):
     compiler["decode"] = RuntimeError("no libtpu")
     found = plan.make_plan(config, topology.parse("v5e:4x4"))
     assert found.code == plan.UNKNOWN
-    assert "decode: could not be told: no libtpu" in plan.text(found)
+    assert "decode: not known: no libtpu" in plan.text(found)
     assert found.as_json()["fits"] is None
 
 

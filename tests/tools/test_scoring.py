@@ -1,7 +1,9 @@
 """`pav score` and `pav show`: numbers, files, and what a kill or a bad line leaves."""
 
+import doctest
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,21 +17,20 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from stand_in import Bucket, contents
+from tiny import byte_tokenizer
 
-from pav_jax import evaluation, verifier
+from pav_jax import policy, verifier
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.types import Response
 from pav_jax.distributed.processes import Processes
 from pav_jax.gemma import checkpoint as published
-from pav_jax.gemma import forward
-from pav_jax.gemma.tokenizer import byte_tokenizer
+from pav_jax.gemma import forward, sizes
 from pav_jax.main import main
 from pav_jax.pipeline import workers
 from pav_jax.pipeline.runner import Stage, run_stages
-from pav_jax.storage import checkpoints, mirror
-from pav_jax.tasks import problems
-from pav_jax.tools import score_file, scoring
+from pav_jax.storage import buckets, checkpoints
+from pav_jax.tools import jsonl, score_file, scoring
 
 CONFIG = ConfigDict(
     dict(
@@ -50,21 +51,23 @@ TEXTS = [
 ]
 
 
+ARCHITECTURE = sizes.from_config(CONFIG.model, byte_tokenizer().vocab_size)
+
+
 def _data(context):
     byte_tokenizer().save(context.directory / "tokenizer.model")
 
 
 def _network(context):
     """Random parameters, large enough for values that differ."""
-    model = problems.model_config(CONFIG.model, byte_tokenizer())
     rng = np.random.default_rng(ord(context.stage[0]))
 
     def init():
         key = jax.random.key(0)
-        params = forward.init_params(key, model)
+        params = forward.init_params(key, ARCHITECTURE)
         if context.stage == "sft":
             return params
-        return verifier.init_verifier(key, params, model)
+        return verifier.init_verifier(key, params, ARCHITECTURE)
 
     params = jax.tree.map(
         lambda leaf: jnp.asarray(0.25 * rng.normal(size=leaf.shape), leaf.dtype),
@@ -89,29 +92,30 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def verifiers(run):
-    return scoring.Verifiers.load(run)
+def trained(run):
+    """The run's PRM and ORM."""
+    return scoring.Verifier.load(run)
 
 
-_step_values = jax.jit(verifier.step_values, static_argnames="config")
+_step_values = jax.jit(verifier.step_values, static_argnames="architecture")
 
 
-def _alone(params, text: str) -> np.ndarray:
+def _q_of_one(params, text: str) -> np.ndarray:
     """Q at each byte of a text, by itself, after the token that begins it."""
     tokenizer = byte_tokenizer()
     ids = [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id]
     assert len(ids) == len(text) + 2  # so that places are those of characters
-    model = problems.model_config(CONFIG.model, tokenizer)
-    return np.asarray(_step_values(params, jnp.array([ids]), config=model)[0])
+    q = _step_values(params, jnp.array([ids]), architecture=ARCHITECTURE)
+    return np.asarray(q[0])
 
 
-def test_scores_are_those_of_each_response_alone(run, verifiers):
-    found = scoring.score(verifiers, *zip(*TEXTS, strict=True))
+def test_scores_are_those_of_each_response_alone(run, trained):
+    found = trained.score(*zip(*TEXTS, strict=True))
     for (prompt, response), scores in zip(TEXTS, found, strict=True):
         start = prompt.rstrip("\n") + "\n"
         lines = response.rstrip("\n").split("\n")
         text = start + "\n".join(lines)
-        q = _alone(verifiers.prm, text)
+        q = _q_of_one(trained.prm, text)
         # After the newline of each step; after the end token that ends the last.
         places = len(start) + np.cumsum([len(line) + 1 for line in lines])
         assert places[-1] == len(text) + 1
@@ -126,19 +130,29 @@ def test_scores_are_those_of_each_response_alone(run, verifiers):
             (1 - expected[:-1]) ** 4 - (1 - expected[1:]) ** 4,
             atol=1e-5,
         )
-        assert scores.orm == pytest.approx(_alone(verifiers.orm, text)[-1], abs=1e-5)
+        assert scores.orm == pytest.approx(_q_of_one(trained.orm, text)[-1], abs=1e-5)
     assert len({step.q for scores in found for step in scores.steps}) > 20
 
 
-def test_one_verifier_and_another_prover(run, verifiers):
-    (both,) = scoring.score(verifiers, *zip(TEXTS[0], strict=True))
-    alone = scoring.Verifiers.load(run / "prm", prover_k=1)
-    (one,) = scoring.score(alone, *zip(TEXTS[0], strict=True))
+def test_one_verifier_and_another_prover(run, trained):
+    (with_orm,) = trained.score(*zip(TEXTS[0], strict=True))
+    alone = scoring.Verifier.load(run / "prm", prover_k=1)
+    (one,) = alone.score(*zip(TEXTS[0], strict=True))
     assert one.orm is None
-    assert [step.q for step in one.steps] == [step.q for step in both.steps]
+    assert [step.q for step in one.steps] == [step.q for step in with_orm.steps]
     q = [one.prompt_q, *(step.q for step in one.steps)]
     np.testing.assert_allclose([s.advantage for s in one.steps], np.diff(q), atol=1e-6)
-    assert alone.fingerprint != verifiers.fingerprint
+    assert alone.fingerprint != trained.fingerprint
+
+
+def test_the_example_in_the_docstring(run, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(run)
+    monkeypatch.chdir(tmp_path)
+    finder = doctest.DocTestFinder(recurse=False)
+    (example,) = finder.find(scoring.Verifier, globs={"Verifier": scoring.Verifier})
+    failed, attempted = doctest.DocTestRunner().run(example)
+    assert (failed, attempted) == (0, 4)
 
 
 def _export(stage, output) -> int:
@@ -147,26 +161,59 @@ def _export(stage, output) -> int:
 
 def test_an_exported_verifier_scores_alike(run, tmp_path):
     assert _export(run / "prm", tmp_path / "out") == 0
-    exported = scoring.Verifiers.load(tmp_path / "out")
-    alone = scoring.Verifiers.load(run / "prm")
+    exported = scoring.Verifier.load(tmp_path / "out")
+    alone = scoring.Verifier.load(run / "prm")
     assert exported.orm is None
-    for name in ("model", "max_tokens", "prover_k", "fingerprint"):
+    for name in ("architecture", "max_tokens", "prover_k", "fingerprint"):
         assert getattr(exported, name) == getattr(alone, name)
     texts = list(zip(*TEXTS, strict=True))
-    assert scoring.score(exported, *texts) == scoring.score(alone, *texts)
-    assert scoring.Verifiers.load(tmp_path / "out", prover_k=2).prover_k == 2
+    assert exported.score(*texts) == alone.score(*texts)
+    assert scoring.Verifier.load(tmp_path / "out", prover_k=2).prover_k == 2
+
+
+# A verifier's head, as it was written before it was a flax module.
+OLD_HEAD = {
+    "hidden": (16, 16),
+    "hidden_bias": (16,),
+    "value": (16,),
+    "value_bias": (),
+    "evidence": (16,),
+}
+
+
+def test_a_head_that_was_exported_before_still_loads(run, tmp_path):
+    assert _export(run / "prm", tmp_path / "out") == 0
+    rng = np.random.default_rng(0)
+    old = {name: rng.normal(size=shape) for name, shape in OLD_HEAD.items()}
+    old = jax.tree.map(lambda values: jnp.asarray(values, jnp.float32), old)
+    shutil.rmtree(tmp_path / "out" / "head")
+    checkpoints.save_params(tmp_path / "out" / "head", {"head": old})
+    loaded = scoring.Verifier.load(tmp_path / "out")
+    jax.tree.map(np.testing.assert_array_equal, loaded.prm["head"], old)
+
+
+def test_a_verifier_of_an_old_workdir_is_an_error(trained, tmp_path):
+    """Its network was called "model"; the message says what to do."""
+    params = {"model": trained.prm["network"], "head": trained.prm["head"]}
+    checkpoints.save_params(tmp_path / "prm" / "params", params)
+    words = (
+        r"prm/params lacks network/\S+, .* and more and has model/\S+, .* and more,"
+        r" .* an earlier version of this program wrote it;"
+        r" if so, delete \S+/prm and run its stage again"
+    )
+    with pytest.raises(UserError, match=words):
+        verifier.load_verifier(tmp_path / "prm", ARCHITECTURE, jnp.float32)
 
 
 def test_an_exported_policy_is_a_checkpoint(run, tmp_path, capsys):
     assert _export(run / "sft", tmp_path / "out") == 0
-    model = problems.model_config(CONFIG.model, byte_tokenizer())
     jax.tree.map(
         np.testing.assert_array_equal,
-        published.read(tmp_path / "out" / "policy", architecture=model),
-        problems.load_policy(run / "sft", CONFIG.model, model),
+        published.read(tmp_path / "out" / "policy", architecture=ARCHITECTURE),
+        policy.load_policy(run / "sft", ARCHITECTURE, jnp.float32),
     )
     with pytest.raises(UserError, match="out holds no verifier"):
-        scoring.Verifiers.load(tmp_path / "out")
+        scoring.Verifier.load(tmp_path / "out")
     assert _export(run / "sft", tmp_path / "out") == 2
     assert _export(run / "data", tmp_path / "new") == 2
     said = capsys.readouterr().err
@@ -206,7 +253,7 @@ def test_a_mesh_changes_no_score(run, tmp_path):
     assert "{'data': 4, 'fsdp': 1, 'tensor': 1}" in done.stdout
     assert "{'data': 1, 'fsdp': 2, 'tensor': 2}" in done.stdout
     for out, folder in (("a", run), ("b", run / "prm")):
-        one = scoring.score(scoring.Verifiers.load(folder), *zip(*TEXTS, strict=True))
+        one = scoring.Verifier.load(folder).score(*zip(*TEXTS, strict=True))
         lines = (tmp_path / out).read_text().splitlines()
         for line, scores in zip(lines, one, strict=True):
             said = json.loads(line)["pav"]
@@ -218,40 +265,40 @@ def test_a_mesh_changes_no_score(run, tmp_path):
             )
 
 
-def test_few_shapes(verifiers, monkeypatch):
+def test_few_shapes(trained, monkeypatch):
     shapes = []
-    values = evaluation._step_values
+    values = verifier._step_values
 
-    def noting(params, tokens, *, config):
+    def noting(params, tokens, *, architecture):
         shapes.append(tokens.shape)
-        return values(params, tokens, config=config)
+        return values(params, tokens, architecture=architecture)
 
-    monkeypatch.setattr(evaluation, "_step_values", noting)
+    monkeypatch.setattr(verifier, "_step_values", noting)
     prompts = ["?"] * 90
-    found = scoring.score(verifiers, prompts, ["x" * n for n in range(90)])
+    found = trained.score(prompts, ["x" * n for n in range(90)])
     assert set(shapes) == {(256, 32), (128, 64), (64, 100)}
     assert len(shapes) == 6  # each once for each verifier
     assert [scores.steps[0].text for scores in found] == ["x" * n for n in range(90)]
 
 
-def test_responses_of_a_run_are_scored_alike(verifiers):
+def test_responses_of_a_run_are_scored_alike(trained):
     """The stages' way, by token ids, gives what a user gets for the texts."""
-    encoded = [scoring.encode(verifiers, *pair) for pair in TEXTS]
+    encoded = [trained.encode(*pair) for pair in TEXTS]
     starts = [row.ends[0] for row in encoded]
     responses = [
         Response(0, tuple(row.tokens[:start]), tuple(row.tokens[start:]), (), False)
         for row, start in zip(encoded, starts, strict=True)
     ]
     ledger = Ledger()
-    found = evaluation.score_responses(
-        verifiers.prm,
+    found = verifier.score_responses(
+        trained.prm,
         responses,
         [row.ends - start for row, start in zip(encoded, starts, strict=True)],
-        architecture=verifiers.model,
+        architecture=ARCHITECTURE,
         ledger=ledger,
     )
     assert ledger.scored == sum(len(row.tokens) for row in encoded)
-    for q, scores in zip(found, scoring.score_encoded(verifiers, encoded), strict=True):
+    for q, scores in zip(found, trained.score_encoded(encoded), strict=True):
         expected = [scores.prompt_q, *(step.q for step in scores.steps)]
         np.testing.assert_allclose(q, expected, atol=1e-5)
 
@@ -265,16 +312,16 @@ def test_responses_of_a_run_are_scored_alike(verifiers):
         ("?", "\ud800", "cannot represent"),
     ],
 )
-def test_what_cannot_be_scored_is_told(verifiers, prompt, response, words):
+def test_what_cannot_be_scored_is_an_error(trained, prompt, response, words):
     with pytest.raises(UserError, match=words):
-        scoring.score(verifiers, [prompt], [response])
+        trained.score([prompt], [response])
 
 
-def test_what_holds_no_verifier_is_told(run, tmp_path):
+def test_what_holds_no_verifier_is_an_error(run, tmp_path):
     with pytest.raises(UserError, match="no finished verifier; give the workdir"):
-        scoring.Verifiers.load(tmp_path)
+        scoring.Verifier.load(tmp_path)
     with pytest.raises(UserError, match="prover_k=0"):
-        scoring.Verifiers.load(run, prover_k=0)
+        scoring.Verifier.load(run, prover_k=0)
     # Data made anew, as by another config, while the verifier is the old one.
     other = tmp_path / "run"
     limits = CONFIG.copy_and_resolve_references().unlock()
@@ -282,7 +329,7 @@ def test_what_holds_no_verifier_is_told(run, tmp_path):
     run_stages([Stage("data", _data, (), ("limits",))], limits, other)
     (other / "prm").symlink_to(run / "prm")
     with pytest.raises(UserError, match="not trained on the tokens"):
-        scoring.Verifiers.load(other)
+        scoring.Verifier.load(other)
 
 
 # Files.
@@ -316,11 +363,11 @@ def source(tmp_path):
     return path
 
 
-def test_a_line_for_a_line(verifiers, source, tmp_path, capsys):
+def test_a_line_for_a_line(trained, source, tmp_path, capsys):
     target = tmp_path / "new" / "scored.jsonl"
-    tally = score_file.score_file(verifiers, source, target)
+    tally = score_file.score_file(trained, source, target)
     assert (tally.scored, tally.bad) == (16 - len(BAD), len(BAD))
-    told = capsys.readouterr().err
+    shown = capsys.readouterr().err
     records = [json.loads(line) for line in target.read_text().splitlines()]
     given = source.read_bytes().split(b"\n")
     assert len(records) == len(given) == 16
@@ -329,13 +376,13 @@ def test_a_line_for_a_line(verifiers, source, tmp_path, capsys):
         assert said["line"] == number
         if number in BAD:
             assert BAD[number][1] in said["error"]
-            assert f"line {number}: " in told
+            assert f"line {number}: " in shown
             assert "steps" not in said
             continue
         row = json.loads(given[number - 1])
         row.pop("pav")
         assert record == row
-        (scores,) = scoring.score(verifiers, [row["prompt"]], [row["response"]])
+        (scores,) = trained.score([row["prompt"]], [row["response"]])
         assert said["orm"] == pytest.approx(scores.orm, abs=1e-5)
         assert said["prompt_q"] == pytest.approx(scores.prompt_q, abs=1e-5)
         for ours, step in zip(said["steps"], scores.steps, strict=True):
@@ -349,27 +396,27 @@ def test_a_line_for_a_line(verifiers, source, tmp_path, capsys):
 
 
 def test_a_killed_run_goes_on_after_the_last_whole_line(
-    verifiers, source, tmp_path, monkeypatch
+    trained, source, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(score_file, "_CHUNK_LINES", 3)
+    monkeypatch.setattr(jsonl, "_CHUNK_LINES", 3)
     target = tmp_path / "scored.jsonl"
     partial = tmp_path / "scored.jsonl.partial"
-    score_file.score_file(verifiers, source, target)
+    score_file.score_file(trained, source, target)
     whole = target.read_bytes()
     ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
     seen = []
-    encode = scoring.encode
+    encode = scoring.Verifier.encode
 
-    def noting(verifiers, prompt, response):
+    def noting(verifier, prompt, response):
         seen.append(prompt)
-        return encode(verifiers, prompt, response)
+        return encode(verifier, prompt, response)
 
-    monkeypatch.setattr(scoring, "encode", noting)
+    monkeypatch.setattr(scoring.Verifier, "encode", noting)
     for cut in (0, 5, ends[0], ends[0] + 1, ends[3] - 1, ends[8], len(whole)):
         target.unlink()
         partial.write_bytes(whole[:cut])
         seen.clear()
-        tally = score_file.score_file(verifiers, source, target)
+        tally = score_file.score_file(trained, source, target)
         assert target.read_bytes() == whole
         assert tally.lines == 16 and not partial.exists()
         done = sum(end <= cut for end in ends)
@@ -377,15 +424,15 @@ def test_a_killed_run_goes_on_after_the_last_whole_line(
         readable = {number for number in range(1, 17) if number not in BAD} | {12, 13}
         assert len(seen) == sum(number > done for number in readable)
     seen.clear()
-    again = score_file.score_file(verifiers, source, target)  # nothing left to do
+    again = score_file.score_file(trained, source, target)  # nothing left to do
     assert again == tally and not seen
 
 
-def test_another_files_work_is_left_alone(run, verifiers, source, tmp_path):
-    def refused(words, target, verifiers=verifiers, source=source):
+def test_another_files_work_is_left_alone(run, trained, source, tmp_path):
+    def refused(words, target, verifier=trained, source=source):
         before = target.read_bytes()
         with pytest.raises(UserError, match=words):
-            score_file.score_file(verifiers, source, target)
+            score_file.score_file(verifier, source, target)
         assert target.read_bytes() == before
 
     refused("is the input", source)
@@ -394,9 +441,9 @@ def test_another_files_work_is_left_alone(run, verifiers, source, tmp_path):
     refused("line 1 of .*notes.txt was not written by pav score", foreign)
 
     target = tmp_path / "scored.jsonl"
-    score_file.score_file(verifiers, source, target)
-    refused("another verifier", target, scoring.Verifiers.load(run, prover_k=2))
-    refused("another verifier", target, scoring.Verifiers.load(run / "orm"))
+    score_file.score_file(trained, source, target)
+    refused("another verifier", target, scoring.Verifier.load(run, prover_k=2))
+    refused("another verifier", target, scoring.Verifier.load(run / "orm"))
     lines = source.read_bytes().split(b"\n")
     other = tmp_path / "other.jsonl"
     other.write_bytes(b"\n".join([*lines, lines[0]]))
@@ -406,16 +453,16 @@ def test_another_files_work_is_left_alone(run, verifiers, source, tmp_path):
     partial = tmp_path / "second.jsonl.partial"
     target.rename(partial)
     with pytest.raises(UserError, match="line 2 of .*partial is of another input"):
-        score_file.score_file(verifiers, other, tmp_path / "second.jsonl")
+        score_file.score_file(trained, other, tmp_path / "second.jsonl")
     assert partial.exists()
     with pytest.raises(UserError, match="cannot use .*absent"):
-        score_file.score_file(verifiers, tmp_path / "absent", target)
+        score_file.score_file(trained, tmp_path / "absent", target)
 
 
-def test_no_line_is_held_that_is_too_long(verifiers, source, tmp_path, monkeypatch):
-    monkeypatch.setattr(score_file, "_LONGEST", 200)
+def test_no_line_is_held_that_is_too_long(trained, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(jsonl, "_LONGEST", 200)
     target = tmp_path / "scored.jsonl"
-    score_file.score_file(verifiers, source, target)
+    score_file.score_file(trained, source, target)
     said = [json.loads(line)["pav"] for line in target.read_text().splitlines()]
     assert len(said) == 16
     assert "longer than 200 bytes" in said[10]["error"]
@@ -424,24 +471,24 @@ def test_no_line_is_held_that_is_too_long(verifiers, source, tmp_path, monkeypat
 
 
 @pytest.fixture
-def share(verifiers, source, monkeypatch):
+def together(trained, source, monkeypatch):
     """Scores `source` as three processes that are threads; what each returned."""
     local = threading.local()
     monkeypatch.setattr(workers, "_broadcast", lambda run: local.meet(run))
     monkeypatch.setattr(workers, "_POLL_SECONDS", 0.01)
-    monkeypatch.setattr(score_file, "_CHUNK_LINES", 3)
+    monkeypatch.setattr(jsonl, "_CHUNK_LINES", 3)
 
     def run(target, **others):
-        told = Future()
+        drawn = Future()
 
         def meet(run):
             if local.index == 0:
-                told.set_result(run)
-            return told.result(timeout=60)
+                drawn.set_result(run)
+            return drawn.result(timeout=60)
 
         def process(index):
             local.index, local.meet = index, meet
-            given = {"verifiers": verifiers, "source": source} | others.get(
+            given = {"verifier": trained, "source": source} | others.get(
                 f"process_{index}", {}
             )
             return score_file.score_file(
@@ -456,64 +503,66 @@ def share(verifiers, source, monkeypatch):
     return run
 
 
-def test_processes_share_out_a_file(share, verifiers, source, tmp_path, monkeypatch):
+def test_processes_divide_a_file(together, trained, source, tmp_path, monkeypatch):
     alone, target = tmp_path / "alone.jsonl", tmp_path / "out" / "scored.jsonl"
-    tally = score_file.score_file(verifiers, source, alone)
+    tally = score_file.score_file(trained, source, alone)
     pieces = {}
-    score_chunk = score_file._score_chunk
+    score_lines = score_file._score_lines
 
-    def noting(verifiers, lines, first):
+    def noting(verifier, lines, first):
         assert first not in pieces  # nothing is scored twice
-        pieces[first] = share.index()
+        pieces[first] = together.index()
         time.sleep(0.05)
-        return score_chunk(verifiers, lines, first)
+        return score_lines(verifier, lines, first)
 
-    monkeypatch.setattr(score_file, "_score_chunk", noting)
-    assert share(target) == [tally, None, None]
+    monkeypatch.setattr(score_file, "_score_lines", noting)
+    assert together(target) == [tally, None, None]
     assert sorted(pieces) == [1, 4, 7, 10, 13, 16] and len(set(pieces.values())) > 1
     assert target.read_bytes() == alone.read_bytes()
     assert [path.name for path in target.parent.iterdir()] == ["scored.jsonl"]
-    assert share(target) == [tally, None, None]  # there is nothing left to do
+    assert together(target) == [tally, None, None]  # there is nothing left to do
 
 
-def test_one_that_fails_loses_no_piece(share, verifiers, source, tmp_path, monkeypatch):
+def test_one_that_fails_loses_no_chunk(
+    together, trained, source, tmp_path, monkeypatch
+):
     """What others had done by then waits in pieces, which the next run takes."""
     target, done = tmp_path / "scored.jsonl", []
-    score_chunk = score_file._score_chunk
+    score_lines = score_file._score_lines
 
-    def failing(verifiers, lines, first):
+    def failing(verifier, lines, first):
         if first == 1:
             while len(done) < 3:
                 time.sleep(0.01)
             raise UserError("the dog ate it")
         done.append(first)
-        return score_chunk(verifiers, lines, first)
+        return score_lines(verifier, lines, first)
 
-    monkeypatch.setattr(score_file, "_score_chunk", failing)
-    errors = share(target)
+    monkeypatch.setattr(score_file, "_score_lines", failing)
+    errors = together(target)
     assert all("the dog ate it" in str(error) for error in errors), errors
     kept = list((tmp_path / "scored.jsonl.parts").glob("0*"))
     assert len(kept) == len(done) >= 3
 
     scored = []
 
-    def noting(verifiers, lines, first):
+    def noting(verifier, lines, first):
         scored.append(first)
-        return score_chunk(verifiers, lines, first)
+        return score_lines(verifier, lines, first)
 
-    monkeypatch.setattr(score_file, "_score_chunk", noting)
-    tally = score_file.score_file(verifiers, source, target)  # by one process
+    monkeypatch.setattr(score_file, "_score_lines", noting)
+    tally = score_file.score_file(trained, source, target)  # by one process
     assert sorted(scored + done) == [1, 4, 7, 10, 13, 16]
     whole = target.read_bytes()
     target.unlink()
-    assert score_file.score_file(verifiers, source, target) == tally
+    assert score_file.score_file(trained, source, target) == tally
     assert target.read_bytes() == whole
 
 
-def test_one_that_was_given_another_file(share, tmp_path):
+def test_one_that_was_given_another_file(together, tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_text("{}\n")
-    errors = share(tmp_path / "scored.jsonl", process_2={"source": other})
+    errors = together(tmp_path / "scored.jsonl", process_2={"source": other})
     assert type(errors.pop(2)) is UserError
     assert all("another --input" in str(error) for error in errors)
 
@@ -524,7 +573,7 @@ def test_two_real_processes_score(run, source, tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     target = tmp_path / "scored.jsonl"
-    both = [
+    started = [
         subprocess.Popen(
             [sys.executable, "-m", "pav_jax", "score", f"--verifier={run}"]
             + [f"--input={source}", f"--output={target}", "--num_processes=2"]
@@ -536,11 +585,30 @@ def test_two_real_processes_score(run, source, tmp_path):
         )
         for index in range(2)
     ]
-    said = [process.communicate(timeout=240) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert f"{16 - len(BAD)} responses scored" in said[0][0]
-    assert "scored" not in said[1][0]
+    outputs = [process.communicate(timeout=240) for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    assert f"{16 - len(BAD)} responses scored" in outputs[0][0]
+    assert "scored" not in outputs[1][0]
     assert len(target.read_text().splitlines()) == 16
+
+
+@pytest.mark.parametrize(
+    ("tally", "text"),
+    [
+        (score_file.Tally(1, 0), "1 response scored"),
+        (score_file.Tally(1200, 0), "1,200 responses scored"),
+        (
+            score_file.Tally(0, 1),
+            "0 responses scored; 1 line could not be, and has a pav.error there",
+        ),
+        (
+            score_file.Tally(2, 3),
+            "2 responses scored; 3 lines could not be, and have a pav.error there",
+        ),
+    ],
+)
+def test_numbers_agree_with_their_nouns(tally, text):
+    assert str(tally) == text
 
 
 bucket = pytest.fixture(contents)
@@ -549,7 +617,7 @@ bucket = pytest.fixture(contents)
 def test_the_commands_in_a_bucket(run, bucket, tmp_path, capsys):
     """They write there what they write here; of a run only what they need is read."""
     there = "gs://bucket/run"
-    for name in mirror.files(run):
+    for name in buckets.files(run):
         if name.split("/")[0] != "sft":
             Bucket().pipe_file(f"{there}/{name}", (run / name).read_bytes())
     row = {"prompt": "a?", "response": "b\nc"}
@@ -576,7 +644,7 @@ def test_the_commands_in_a_bucket(run, bucket, tmp_path, capsys):
         json.loads(bucket()[name])["pav"] for name in ("out.jsonl", "again.jsonl")
     )
     assert first["steps"] == again["steps"] and again["orm"] is None
-    assert not list(mirror.scratch_root().iterdir())
+    assert not list(buckets.scratch_root().iterdir())
 
 
 def test_the_commands(run, tmp_path, capsys):
@@ -590,7 +658,7 @@ def test_the_commands(run, tmp_path, capsys):
     flags = [f"--verifier={run}", f"--input={source}", f"--output={target}"]
     assert main(["score", *flags]) == 0
     out, err = capsys.readouterr()
-    assert "3 responses scored; 1 lines could not be" in out
+    assert "3 responses scored; 1 line could not be, and has a pav.error there" in out
     assert "line 4: not JSON" in err
 
     assert main(["show", f"--input={target}"]) == 0
@@ -608,7 +676,7 @@ def test_the_commands(run, tmp_path, capsys):
     ):  # where nobody graded it, in the first line too
         orm = json.loads(target.read_text().splitlines()[line])["pav"]["orm"]
         assert html.count(f"ORM {orm:.2f}") >= times
-    assert "3 responses" in html and "1 lines could not be scored" in html
+    assert "3 responses" in html and "1 line could not be scored" in html
 
     assert main(["show", f"--input={target}", "--count=1", f"--output={source}.h"]) == 0
     fewer = (tmp_path / "it.jsonl.h").read_text()

@@ -1,4 +1,4 @@
-"""Compiles one step function for a TPU that is not there, and says what came of it.
+"""Compiles one step function for a TPU that is not there, and reports what it takes.
 
 Run as a program of its own, which reads a request as JSON and prints an answer as JSON:
 the compiler's settings go through the environment, and its memory is given back.
@@ -22,7 +22,7 @@ from pav_jax.tools.planning.topology import parse
 _SETTINGS = {
     "JAX_PLATFORMS": "cpu",
     "JAX_OPTIMIZATION_LEVEL": "O1",  # five times faster; memory within 3% of O2
-    # Else libtpu looks for the machine that it is on.
+    # Otherwise libtpu looks for the machine that it is on.
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -34,7 +34,7 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "": 1}
 def compile_step(
     name: str, config: ConfigDict, topology: str, sizes: dict[str, int]
 ) -> dict[str, Any]:
-    """What compiling a step function told; see `_compile`.
+    """What compiling a step function says; see `_compile`.
 
     Args:
       name: one of `steps.names`.
@@ -44,7 +44,7 @@ def compile_step(
 
     Raises:
       UserError: the mesh does not divide something.
-      RuntimeError: it could not be told; says why.
+      RuntimeError: it could not be compiled for another reason; says which.
     """
     if importlib.util.find_spec("libtpu") is None:
         missing = "the TPU compiler, libtpu, is not installed"
@@ -59,7 +59,7 @@ def compile_step(
     )
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
-        last = (done.stderr.strip().splitlines() or ["no word of why"])[-1]
+        last = (done.stderr.strip().splitlines() or ["it did not say why"])[-1]
         raise RuntimeError(f"the compiler stopped with code {done.returncode}: {last}")
     answer = json.loads(lines[-1])
     if "wrong" in answer:
@@ -104,41 +104,44 @@ def _compile(name: str, config: str, topology: str, sizes: dict[str, int]) -> di
         try:
             compiled = traced.lower(lowering_platforms=("tpu",)).compile()
         except jax.errors.JaxRuntimeError as error:
-            found = re.search(
-                r"\(([\d.]+)([KMGT]?)\) exceeds available \S+ \(([\d.]+)([KMGT]?)\)",
-                str(error),
-            )
-            if not found:
-                return {"unknown": f"{name} does not compile: {error}"}
-            needed, limit = (float(found[i]) * _UNITS[found[i + 1]] for i in (1, 3))
-            answer |= {"fits": False, "needed": needed, "limit": limit}
+            answer |= _refused(name, error)
         else:
-            memory = compiled.memory_analysis()
             moved = program.traffic(compiled.as_text(), mesh)
-            total = (
-                memory.argument_size_in_bytes
-                + memory.output_size_in_bytes
-                - memory.alias_size_in_bytes
-                + memory.temp_size_in_bytes
-            )
-            limit = parse(topology).chip.hbm
-            # At O1 the compiler has been seen to accept more than there is.
-            answer |= (
-                {
-                    "fits": True,
-                    "temporaries": memory.temp_size_in_bytes,
-                    "total": total,
-                    "collectives": moved.collectives,
-                    "copies": moved.copies,
-                }
-                if total <= limit
-                else {"fits": False, "needed": total, "limit": limit}
-            )
+            answer |= _memory(compiled.memory_analysis(), parse(topology).chip.hbm)
+            answer |= {"collectives": moved.collectives, "copies": moved.copies}
     used = resource.getrusage(resource.RUSAGE_SELF)
     return answer | {
         "seconds": time.monotonic() - started,
         "cpu_seconds": used.ru_utime + used.ru_stime,
         "peak": used.ru_maxrss * 1024,
+    }
+
+
+def _refused(name: str, error: Exception) -> dict[str, Any]:
+    """What a refusal of the compiler says: the memory needed, or that it is unknown."""
+    size = r"\(([\d.]+)([KMGT]?)\)"
+    found = re.search(rf"{size} exceeds available \S+ {size}", str(error))
+    if not found:
+        return {"unknown": f"{name} does not compile: {error}"}
+    needed, limit = (float(found[i]) * _UNITS[found[i + 1]] for i in (1, 3))
+    return {"fits": False, "needed": needed, "limit": limit}
+
+
+def _memory(memory: Any, limit: float) -> dict[str, Any]:
+    """Whether a compiled program fits a device of `limit` bytes, and what it takes."""
+    total = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+    # At O1 the compiler has been seen to accept more than there is.
+    if total > limit:
+        return {"fits": False, "needed": total, "limit": limit}
+    return {
+        "fits": True,
+        "temporaries": memory.temp_size_in_bytes,
+        "total": total,
     }
 
 

@@ -1,8 +1,8 @@
 """How long a step takes and an experiment costs: modelled, not measured.
 
 Times are ranges. The low end lets computing, memory and links work at once, each at
-what the maker publishes; the high end lets them wait for each other, each at the share
-of it that large programs reach.
+what the maker publishes; the high end lets them wait for each other, each at the
+fraction of it that large programs reach.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from pav_jax.core.errors import UserError
 from pav_jax.tools.planning.topology import Topology
 
 _REACHED = {"flops": 0.4, "bandwidth": 0.6, "link": 0.5}
-# A response is at most `max_tokens` long, and at least about this share of it.
+# A response is at most `max_tokens` long, and at least about this fraction of it.
 _SHORTEST = 0.3
 
 # Training problems of published tasks: MATH less MATH-500, GSM8K.
@@ -70,6 +70,39 @@ def tokens_per_second(answer: dict[str, Any], topology: Topology) -> Range:
     return answer["tokens"] / high, answer["tokens"] / low
 
 
+class _Work:
+    """Collects the stages of an experiment, with the hours that each takes.
+
+    Args:
+      answers: of `compiled.compile_step` for each step function; all fit.
+      topology: the slice that all stages run on.
+    """
+
+    def __init__(self, answers: dict[str, dict[str, Any]], topology: Topology):
+        self.stages: list[Stage] = []
+        self._answers, self._chips = answers, topology.chips
+        self._seconds = {name: step_seconds(a, topology) for name, a in answers.items()}
+
+    def trains(self, name: str, step: str, count: int) -> None:
+        """A stage of `count` training steps."""
+        self._add(name, f"{count:,} steps", count, count, step)
+
+    def samples(
+        self, name: str, what: str, tokens: float, step: str = "decode"
+    ) -> None:
+        """A stage that samples at most so many tokens."""
+        # Rows are refilled, so that nearly all of them are always at work.
+        most = tokens / self._answers[step]["tokens"]
+        work = f"{what}, at most {tokens / 1e6:,.1f} M tokens"
+        self._add(name, work, _SHORTEST * most, most, step)
+
+    def _add(self, name: str, work: str, low: float, high: float, step: str) -> None:
+        seconds = self._seconds[step]
+        hours = low * seconds[0] / 3600, high * seconds[1] / 3600
+        chip_hours = self._chips * hours[0], self._chips * hours[1]
+        self.stages.append(Stage(name, work, hours, chip_hours))
+
+
 def stages(
     config: ConfigDict, answers: dict[str, dict[str, Any]], topology: Topology
 ) -> list[Stage]:
@@ -83,67 +116,50 @@ def stages(
     Returns:
       The stages that train or sample much, in order.
     """
-    found = []
-    seconds = {name: step_seconds(a, topology) for name, a in answers.items()}
-
-    def trains(name: str, step: str, count: int) -> None:
-        found.append(_stage(name, f"{count:,} steps", count, count, step))
-
-    def samples(name: str, what: str, tokens: float, step: str = "decode") -> None:
-        # Rows are refilled, so that nearly all of them are always at work.
-        most = tokens / answers[step]["tokens"]
-        work = f"{what}, at most {tokens / 1e6:,.1f} M tokens"
-        found.append(_stage(name, work, _SHORTEST * most, most, step))
-
-    def _stage(name: str, work: str, low: float, high: float, step: str) -> Stage:
-        hours = low * seconds[step][0] / 3600, high * seconds[step][1] / 3600
-        chips = topology.chips
-        return Stage(name, work, hours, (chips * hours[0], chips * hours[1]))
-
-    problems = {use: _problems(config, use) for use in ("labels", "validation", "test")}
+    work = _Work(answers, topology)
+    problems = {
+        split: _problems(config, split) for split in ("labels", "validation", "test")
+    }
     rollouts, limits = config.rollouts, config.limits
     search, most = config.search, config.limits.max_tokens
     responses = problems["labels"] * rollouts.n_orm
-    trains("sft", "sft", config.sft.steps)
-    samples("rollouts", f"{responses:,} responses", responses * most)
+    work.trains("sft", "sft", config.sft.steps)
+    work.samples("rollouts", f"{responses:,} responses", responses * most)
     prefixes = problems["labels"] * rollouts.n_cov * limits.max_steps
     # A continuation of the h-th of H prefixes has the rest of the response left.
-    share = (limits.max_steps + 1) / (2 * limits.max_steps)
-    samples(
+    rest = (limits.max_steps + 1) / (2 * limits.max_steps)
+    work.samples(
         "labels",
         f"{prefixes * config.labels.n_mc:,} continuations of {prefixes:,} prefixes",
-        prefixes * config.labels.n_mc * most * share,
+        prefixes * config.labels.n_mc * most * rest,
     )
-    trains("prm", "verifier", config.verifier.prm.steps)
-    trains("orm", "verifier", config.verifier.orm.steps)
-    samples(
-        "samples",
-        f"{problems['test'] * search.samples:,} responses",
-        problems["test"] * search.samples * most,
-    )
+    work.trains("prm", "verifier", config.verifier.prm.steps)
+    work.trains("orm", "verifier", config.verifier.orm.steps)
+    samples = problems["test"] * search.samples
+    work.samples("samples", f"{samples:,} responses", samples * most)
     beams = problems["test"] * 2 * sum(search.beams)
     beams += problems["validation"] * len(search.alphas) * search.alpha_beams
     beams *= search.candidates
-    samples("search", f"{beams:,} candidate beams", beams * most, "search")
+    work.samples("search", f"{beams:,} candidate beams", beams * most, "search")
     if "rl" in config:
         training = config.rl.training
         runs = len(config.rl.methods) * len(config.rl.seeds) * training.steps
         drawn = runs * training.problems * training.samples
-        samples("rl: sampling", f"{drawn:,} responses", drawn * most)
-        trains("rl: updates", "rl", runs)
-    return found
+        work.samples("rl: sampling", f"{drawn:,} responses", drawn * most)
+        work.trains("rl: updates", "rl", runs)
+    return work.stages
 
 
-def _problems(config: ConfigDict, use: str) -> int:
-    """Problems of a use; of a published task, where the config takes all there are."""
-    if config.problems[use] is not None:
-        return config.problems[use]
+def _problems(config: ConfigDict, split: str) -> int:
+    """Problems of a split, also where the config takes all of a published task's."""
+    if config.problems[split] is not None:
+        return config.problems[split]
     if config.task.name not in _PUBLISHED:
         raise UserError(
-            f"config.problems.{use} is None, all that there are, which cannot be known"
-            " without the data; give a number"
+            f"config.problems.{split} is None, which means all, and how many that is"
+            " cannot be known without the data; give a number"
         )
     held_out = int(_PUBLISHED[config.task.name] * config.task.validation_fraction)
-    if use == "validation":
+    if split == "validation":
         return held_out
     return _PUBLISHED[config.task.name] - held_out

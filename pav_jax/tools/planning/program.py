@@ -42,11 +42,11 @@ def flops(jaxpr: Any) -> float:
 
 
 def _shares(equation: Any) -> int:
-    """How many devices each have a share of what a `shard_map` is given."""
+    """How many devices each have a part of what a `shard_map` is given."""
     inside = equation.params["jaxpr"].invars
     return max(
-        whole.aval.size // share.aval.size
-        for whole, share in zip(equation.invars, inside, strict=True)
+        whole.aval.size // part.aval.size
+        for whole, part in zip(equation.invars, inside, strict=True)
     )
 
 
@@ -165,12 +165,12 @@ def _is_offload(line: str) -> bool:
 
 def _sent(kind: str, size: int, devices: int) -> float:
     """Bytes that a device sends, in a ring, for a result of `size` bytes."""
-    share = (devices - 1) / devices
+    others = (devices - 1) / devices
     return {
-        "all-gather": size * share,
-        "all-reduce": 2 * size * share,
+        "all-gather": size * others,
+        "all-reduce": 2 * size * others,
         "reduce-scatter": size * (devices - 1),
-        "all-to-all": size * share,
+        "all-to-all": size * others,
         "collective-permute": float(size),
     }[kind]
 

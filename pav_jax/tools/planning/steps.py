@@ -10,19 +10,23 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from pav_jax import policy, rollout, verifier
+from pav_jax import policy, verifier
 from pav_jax.core.errors import UserError
 from pav_jax.distributed import mesh as mesh_lib
 from pav_jax.distributed import sharding
 from pav_jax.distributed.mesh import BATCH
 from pav_jax.distributed.sharding import DECODE, TRAIN
 from pav_jax.gemma import forward, sizes
+from pav_jax.gemma import grid as grid_lib
 from pav_jax.gemma.architecture import TransformerConfig
+from pav_jax.gemma.sampling import SamplingConfig
+from pav_jax.pipeline.search import beam_config
 from pav_jax.rl import update as rl
 from pav_jax.rl.rewards import Objective
-from pav_jax.search import beam as search
-from pav_jax.search import rows as candidates
-from pav_jax.search import verifier_scorer
+from pav_jax.search import rows as rows_lib
+from pav_jax.search import step as search_step
+from pav_jax.search.beam import groups_per_batch
+from pav_jax.search.verifier_scorer import keep_rows, read_prompts, read_steps
 from pav_jax.train.step import TrainState, make_optimizer, make_train_step
 
 _ALIGNED = 16  # what the engine rounds trunks and suffixes up to
@@ -54,7 +58,7 @@ def names(config: ConfigDict) -> list[str]:
 
 
 def architecture(config: ConfigDict) -> TransformerConfig:
-    """The architecture, of which no tokenizer is needed."""
+    """The architecture; no tokenizer is needed for its shapes."""
     is_published = "name" in config.model
     vocab_size = None if is_published else config.tokenizer.vocab_size
     return sizes.from_config(config.model, vocab_size)
@@ -85,15 +89,15 @@ def build(name: str, config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
     Raises:
       UserError: the mesh does not divide the batch or a parameter.
     """
-    share = mesh_lib.row_shards(mesh)
+    shards = mesh_lib.row_shards(mesh)
     count = rows(name, config)
     what, of = "the batch size", "data x fsdp"
     if name == "decode":
         what, of = "sampling.trunks", f"{of} x sampling.trunks_per_group"
-        share *= config.sampling.get("trunks_per_group", 1)
-    if count is not None and count % share:
+        shards *= config.sampling.get("trunks_per_group", 1)
+    if count is not None and count % shards:
         raise UserError(
-            f"{name}: {what} {count} has to be a multiple of {of} = {share};"
+            f"{name}: {what} {count} has to be a multiple of {of} = {shards};"
             " data x fsdp devices share out its rows"
         )
     model = architecture(config)
@@ -165,7 +169,7 @@ def _rl(params, batch, config, model, mesh) -> Step:
 def _decode(params, config, model, mesh) -> Step:
     """The engine's loop while it labels: trunks hold a prompt and a response."""
     limits, grid = config.limits, config.sampling
-    sampling = rollout.SamplingConfig(
+    sampling = SamplingConfig(
         max_tokens=limits.max_tokens,
         end_ids=(1,),
         temperature=config.rollouts.temperature,
@@ -173,10 +177,10 @@ def _decode(params, config, model, mesh) -> Step:
         rows=grid.rows,
         trunks_per_group=grid.get("trunks_per_group", 1),
     )
-    static = dict(config=model, sampling=sampling)
+    static = dict(architecture=model, sampling=sampling)
     queue = limits.max_steps * config.labels.n_mc
     empty = functools.partial(
-        rollout.empty_grid,
+        grid_lib.empty_grid,
         -(-length(config) // _ALIGNED) * _ALIGNED,
         -(-limits.max_tokens // _ALIGNED) * _ALIGNED,
         queue,
@@ -187,7 +191,7 @@ def _decode(params, config, model, mesh) -> Step:
     grid = jax.tree.map(
         lambda leaf, spec: _at(leaf, NamedSharding(mesh, spec)),
         shapes,
-        rollout.grid_specs(shapes),
+        grid_lib.grid_specs(shapes),
     )
     params = _placed(params, DECODE, mesh)
     patience = jax.ShapeDtypeStruct((), jnp.int32)
@@ -199,89 +203,76 @@ def _decode(params, config, model, mesh) -> Step:
     }
     arguments = (params, grid, patience)
     rows = sampling.trunks * sampling.rows
-    return Step(rollout.run_segment, arguments, static, parts, rows)
+    return Step(grid_lib.run_segment, arguments, static, parts, rows)
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "beam"),
-    donate_argnames=("beams", "reading"),
+    static_argnames=("architecture", "beam"),
+    donate_argnames=("beams", "state"),
 )
-def _search_step(params, prm, beams, reading, alpha, *, config, beam):
-    """What `search.beam_search` does at a step, as one program.
+def _search_step(params, prm, beams, state, alpha, *, architecture, beam):
+    """One step of `search.beam.beam_search` with a `VerifierScorer`, as one program.
 
-    There it is several, of which each leaves what only the others need where it is; so
-    the memory of this one is that of the stage, but for a fourth of the rows at most,
-    of which there is a second copy while they go on without the others.
+    The search itself runs several programs. Each leaves the arrays that only the others
+    need in place, so this one needs the memory of the stage, but for a copy of a
+    quarter of the rows at most: those that go on without the others.
     """
     width = beams.done.shape[1]
-    beams, keys = search.start_steps(beams)
-    beams, left, _ = search.decode_steps(
-        params, beams, keys, ~beams.done, architecture=config, beam=beam, width=width
+    static = dict(architecture=architecture, width=width)
+    beams, keys = search_step.start_steps(beams)
+    beams, active, _ = search_step.decode_steps(
+        params, beams, keys, ~beams.done, beam=beam, **static
     )
-    reading, q, read, _ = verifier_scorer.read_steps(
-        prm, reading, beams.q, beams.start, beams, architecture=config, width=width
-    )
-    beams, parents, used, done = search.select(beams, q, alpha, beam=beam)
-    return beams, verifier_scorer.keep_rows(reading, parents, used), left, read, done
+    state, q, read, _ = read_steps(prm, state, beams.q, beams.start, beams, **static)
+    beams, parents, used, done = search_step.select(beams, q, alpha, beam=beam)
+    return beams, keep_rows(state, parents, used), active, read, done
 
 
 def _search(params, config, model, mesh) -> Step:
     """A step of the widest beams, the policy and the verifier side by side."""
-    limits = config.limits
-    beam = search.BeamConfig(
-        beams=max(config.search.beams),
-        candidates=config.search.candidates,
-        max_tokens=limits.max_tokens,
-        max_steps=limits.max_steps,
-        end_ids=(1,),
-        step_end_ids=(2,),
-        temperature=config.search.temperature,
-        prover_k=config.verifier.prover_k,
+    # No tokenizer is loaded here; which tokens end a step does not change the program.
+    beam = beam_config(
+        config, max(config.search.beams), end_ids=(1,), step_end_ids=(2,)
     )
     prm = _placed(_verifier(params, model), DECODE, mesh)
     params = _placed(params, DECODE, mesh)
-    static = dict(config=model, beam=beam)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        groups, rows = search.groups_at_once(beam), beam.beams * beam.candidates
-        width = -(-limits.max_prompt_tokens // _ALIGNED) * _ALIGNED
-        prompts = jax.ShapeDtypeStruct((groups, width), jnp.int32)
-        lengths = jax.ShapeDtypeStruct((groups,), jnp.int32)
-        reading, bare = jax.eval_shape(
-            functools.partial(
-                verifier_scorer.read_prompts,
-                rows=rows,
-                max_tokens=limits.max_tokens,
-                architecture=model,
-            ),
-            prm,
-            prompts,
-            lengths,
-        )
-        beams = jax.eval_shape(
-            functools.partial(search.begin, **static),
-            params,
-            prompts,
-            lengths,
-            jax.ShapeDtypeStruct((groups, 2), jnp.uint32),
-            bare,
-        )
-        beams, reading = (
+        groups, rows = groups_per_batch(beam), beam.beams * beam.candidates
+        beams, state = (
             jax.tree.map(
                 lambda leaf, spec: _at(leaf, NamedSharding(mesh, spec)),
-                state,
-                candidates.specs(state, groups, rows),
+                shapes,
+                rows_lib.partition_specs(shapes, groups, rows),
             )
-            for state in (beams, reading)
+            for shapes in _search_shapes(params, prm, config, model, beam, groups)
         )
-    cache = (beams.trunk, beams.suffix, reading.trunk, reading.suffix)
+    cache = (beams.trunk, beams.suffix, state.trunk, state.suffix)
     parts = {
         "weights": _bytes((params, prm)),
         "cache": _bytes(cache),
-        "data": _bytes((beams, reading)) - _bytes(cache),
+        "data": _bytes((beams, state)) - _bytes(cache),
     }
-    arguments = (params, prm, beams, reading, jax.ShapeDtypeStruct((), jnp.float32))
+    arguments = (params, prm, beams, state, jax.ShapeDtypeStruct((), jnp.float32))
+    static = dict(architecture=model, beam=beam)
     return Step(_search_step, arguments, static, parts, groups * rows)
+
+
+def _search_shapes(params, prm, config, model, beam, groups):
+    """Shapes of the beams and of the verifier's state before the first step."""
+    width = -(-config.limits.max_prompt_tokens // _ALIGNED) * _ALIGNED
+    prompts = jax.ShapeDtypeStruct((groups, width), jnp.int32)
+    lengths = jax.ShapeDtypeStruct((groups,), jnp.int32)
+    read = functools.partial(
+        read_prompts,
+        rows=beam.beams * beam.candidates,
+        max_tokens=beam.max_tokens,
+        architecture=model,
+    )
+    state, q = jax.eval_shape(read, prm, prompts, lengths)
+    init = functools.partial(search_step.init_beams, architecture=model, beam=beam)
+    keys = jax.ShapeDtypeStruct((groups, 2), jnp.uint32)
+    return jax.eval_shape(init, params, prompts, lengths, keys, q), state
 
 
 def _batch(rows: int, length: int, mesh: jax.sharding.Mesh) -> dict[str, Any]:

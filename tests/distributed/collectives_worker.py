@@ -1,9 +1,10 @@
 """Checks `distributed.collectives` in one of two processes of four devices each.
 
-Started by test_processes.py: `shares_worker.py ADDRESS INDEX`. Prints "all is well".
+Started by test_processes.py as `collectives_worker.py ADDRESS INDEX`; prints "all is
+well".
 
-The mesh has devices in an order in which each pair along `tensor` is of both processes,
-as the topology of a TPU slice may want it.
+In the mesh, each pair of devices along `tensor` belongs to both processes, as the
+topology of a TPU slice may require.
 """
 
 import sys
@@ -17,7 +18,7 @@ from pav_jax.distributed import collectives, mesh, processes, sharding
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import tiny_gemma2
 
-MODEL = tiny_gemma2(
+ARCHITECTURE = tiny_gemma2(
     16, num_layers=1, embed_dim=8, num_heads=2, mlp_dim=8, num_kv_heads=2
 )
 
@@ -30,9 +31,8 @@ def main(address, index):
         assert collectives.process_count() == 2 and collectives.is_primary() == (
             index == 0
         )
-        assert [range(7)[collectives.process_slice(7)]] == [
-            [range(3), range(3, 7)][index]
-        ]
+        mine = range(7)[collectives.process_slice(7)]
+        assert mine == [range(3), range(3, 7)][index]
         check_weights()
         check_rows(index)
     print("all is well")
@@ -40,7 +40,9 @@ def main(address, index):
 
 def check_weights():
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: forward.init_params(jax.random.key(0), MODEL))
+    shapes = jax.eval_shape(
+        lambda: forward.init_params(jax.random.key(0), ARCHITECTURE)
+    )
     host = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)
     host = jax.tree.map(lambda leaf: leaf.astype(np.float32), host)
     trained = sharding.place(host, sharding.TRAIN)
@@ -58,9 +60,9 @@ def check_weights():
             assert a.sharding == place
             np.testing.assert_array_equal(a, b)
         # It can be computed with.
-        logits = jax.jit(forward.hidden_states, static_argnames="config")
+        logits = jax.jit(forward.hidden_states, static_argnames="architecture")
         tokens = np.arange(2, 8).reshape(2, 3)
-        assert np.isfinite(logits(ours, tokens, architecture=MODEL)).all()
+        assert np.isfinite(logits(ours, tokens, architecture=ARCHITECTURE)).all()
 
 
 def check_rows(index):
@@ -76,13 +78,11 @@ def check_rows(index):
     except UserError as error:
         assert "a batch of 6 rows is not a multiple of data x fsdp = 4" in str(error)
     else:
-        raise AssertionError("six rows on four devices")
+        raise AssertionError("six rows were put on four devices")
     uneven = whole[: index + 2].astype(np.float32) + index
-    found = collectives.all_gather_rows({"x": uneven, "y": np.arange(index + 2)})
-    np.testing.assert_array_equal(
-        found["x"], np.concatenate([whole[:2], whole[:3] + 1])
-    )
-    np.testing.assert_array_equal(found["y"], [0, 1, 0, 1, 2])
+    rows = collectives.all_gather_rows({"x": uneven, "y": np.arange(index + 2)})
+    np.testing.assert_array_equal(rows["x"], np.concatenate([whole[:2], whole[:3] + 1]))
+    np.testing.assert_array_equal(rows["y"], [0, 1, 0, 1, 2])
 
 
 if __name__ == "__main__":

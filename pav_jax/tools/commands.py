@@ -1,0 +1,141 @@
+"""What each `pav` command does with its arguments.
+
+Each imports what it needs when it runs, so that `pav --help` is quick. They return an
+exit code, or None for 0; `main.py` reports what they raise.
+"""
+
+import argparse
+import json
+import os
+
+from pav_jax.core.errors import UserError
+
+
+def _coordinator(arguments: argparse.Namespace):
+    from pav_jax.distributed.processes import Coordinator
+
+    return Coordinator.of(
+        arguments.coordinator, arguments.num_processes, arguments.process_id
+    )
+
+
+def run(arguments: argparse.Namespace, changes: list[str]) -> None:
+    from pav_jax.core import config as config_lib
+    from pav_jax.storage import buckets
+
+    coordinator = _coordinator(arguments)
+    config = config_lib.load([f"--config={arguments.config}", *changes])
+
+    # jax keeps what it compiled, so that a rerun or a like stage need not do so again.
+    compiled = buckets.local_folder(arguments.workdir) / ".compiled"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled))
+    # After the config, so that a mistake in it is reported before jax loads.
+    from pav_jax.distributed import mesh, processes
+    from pav_jax.pipeline import runner, stages
+
+    joined = processes.join(coordinator)
+    mesh.activate(config)
+    runner.run_stages(
+        stages.stages(config),
+        config,
+        arguments.workdir,
+        until=arguments.until,
+        processes=joined,
+    )
+
+
+def plan(arguments: argparse.Namespace, changes: list[str]) -> int:
+    from pav_jax.core import config as config_lib
+
+    config = config_lib.load([f"--config={arguments.config}", *changes])
+    from pav_jax.tools import plan
+    from pav_jax.tools.planning import topology
+
+    target = topology.parse(arguments.topology)
+    if arguments.search:
+        plans = plan.search(config, target)
+    else:
+        plans = [plan.make_plan(config, target)]
+    if arguments.json:
+        print(json.dumps([found.as_json() for found in plans]))
+    else:
+        print("\n\n".join(map(plan.text, plans)))
+    return plans[0].code
+
+
+def devices(arguments: argparse.Namespace, _: list[str]) -> None:
+    from pav_jax.distributed import devices
+
+    found = devices.check(
+        _coordinator(arguments), expect=arguments.expect, timeout=arguments.timeout
+    )
+    print(found)
+
+
+def report(arguments: argparse.Namespace, _: list[str]) -> None:
+    from pav_jax.pipeline import stages
+    from pav_jax.storage import buckets
+
+    with buckets.to_read(arguments.workdir, parts=("report",)) as workdir:
+        page = stages.report(workdir)
+        if buckets.is_remote(arguments.workdir):
+            place = f"{arguments.workdir.rstrip('/')}/report/{page.name}"
+            buckets.upload(page, place)
+
+
+def score(arguments: argparse.Namespace, _: list[str]) -> None:
+    from pav_jax.distributed import mesh, processes
+    from pav_jax.storage import buckets
+    from pav_jax.tools import score_file, scoring
+
+    joined = processes.join(_coordinator(arguments))
+    if joined.count > 1 and buckets.is_remote(arguments.output):
+        raise UserError(
+            f"several processes need a place that all see, which {arguments.output} is"
+            " not; give an --output there"
+        )
+    with scoring.fetched(arguments.verifier) as folder:
+        if arguments.mesh is None:
+            try:
+                mesh.activate({"mesh": scoring.mesh_of(folder)})
+            except UserError as error:
+                raise UserError(
+                    f"{error}; or give a --mesh of these devices"
+                ) from error
+        else:
+            mesh.activate({"mesh": mesh.parse(arguments.mesh)})
+        verifier = scoring.Verifier.load(folder, arguments.prover_k)
+    with (
+        buckets.to_read(arguments.input) as source,
+        buckets.to_resume(arguments.output, score_file.PARTIAL) as target,
+    ):
+        tally = score_file.score_file(verifier, source, target, joined)
+    if tally is None:  # the primary process reports
+        return
+    print(f"{arguments.output}: {tally}")
+
+
+def export(arguments: argparse.Namespace, _: list[str]) -> None:
+    from pav_jax.storage import buckets
+    from pav_jax.tools import export
+
+    if buckets.exists(arguments.output):
+        raise UserError(f"{arguments.output} exists; give another --output")
+    with (
+        buckets.to_read(arguments.stage, beside=export.BESIDE) as folder,
+        buckets.to_write(arguments.output, last=export.ABOUT) as output,
+    ):
+        export.export_stage(folder, output)
+    print(arguments.output)
+
+
+def show(arguments: argparse.Namespace, _: list[str]) -> None:
+    from pav_jax.report import steps_page
+    from pav_jax.storage import buckets
+
+    name = arguments.output or f"{os.path.splitext(arguments.input)[0]}.html"
+    if name == arguments.input:
+        raise UserError(f"{name} is the input; give another --output")
+    with buckets.to_read(arguments.input) as source, buckets.to_write(name) as target:
+        steps_page.write(source, target, count=arguments.count)
+    print(name)

@@ -1,0 +1,108 @@
+"""Curves: what points cost, and beam search against best-of-N."""
+
+import numpy as np
+import pytest
+
+from pav_jax.metrics import mean_interval
+from pav_jax.pipeline import curves
+from pav_jax.pipeline.curves import Point
+from pav_jax.storage import artifacts
+
+
+def _point(method, n, correct, tokens):
+    """A point whose problems cost `tokens` each, all of them decoded."""
+    correct = np.asarray(correct, float)
+    return Point(method, n, correct, np.array([[tokens, 0.0, 0.0]] * len(correct)))
+
+
+# Best-of-N: 100 tokens and 1/4, 400 tokens and 1/2, 1600 tokens and 3/4.
+_REFERENCE = [
+    _point("best_of_n_orm", 1, [1, 0, 0, 0], 100.0),
+    _point("best_of_n_orm", 4, [1, 1, 0, 0], 400.0),
+    _point("best_of_n_orm", 16, [1, 1, 1, 0], 1600.0),
+]
+
+
+def test_a_sample_costs_its_tokens_and_one_that_is_scored_its_prompt_again():
+    samples = {
+        "correct": np.array([[True, False], [False, False]]),
+        "length": np.array([[3, 5], [7, 7]]),
+        "prompt_length": np.array([10, 20]),
+        "greedy": np.array([True, False]),
+        "greedy_length": np.array([3, 9]),
+        "orm": np.array([[0.9, 0.1], [0.5, 0.2]]),
+        "prm": np.array([[0.1, 0.9], [0.5, 0.2]]),
+    }
+    answers = [["1", "2"], [None, "3"]]
+    points = curves.sample_points(samples, answers, (2,), seed=0)
+    found = {point.method: point for point in points}
+    unscored = [[8, 10, 0], [14, 20, 0]]
+    scored = [[8, 10, 28], [14, 20, 54]]
+    np.testing.assert_array_equal(found["greedy"].tokens, [[3, 10, 0], [9, 20, 0]])
+    for method, correct, tokens in (
+        ("majority", [None, 0], unscored),  # one vote each: the first answer drawn
+        ("pass_at_n", [1, 0], unscored),
+        ("best_of_n_orm", [1, 0], scored),
+        ("best_of_n_pav", [0, 0], scored),
+    ):
+        np.testing.assert_array_equal(found[method].tokens, tokens)
+        for got, wanted in zip(found[method].correct, correct, strict=True):
+            assert wanted is None or got == wanted
+    row = found["best_of_n_orm"].row()
+    assert row["accuracy"] == 0.5 and row["n"] == 2
+    assert [row[key] for key in ("decoded", "prefilled", "scored")] == [11, 15, 41]
+    assert row["tokens"] == 67
+
+
+def test_beams_are_those_on_disk(tmp_path):
+    for name in ("beam_pav-4", "beam_q-2", "beam_q-1"):
+        artifacts.write_json(tmp_path / f"{name}.json", [[1, 5, 6, 7], [0, 1, 2, 3]])
+    points = curves.beam_points(tmp_path, (1, 2, 4))
+    assert [(p.method, p.n) for p in points] == [
+        ("beam_q", 1),
+        ("beam_q", 2),
+        ("beam_pav", 4),
+    ]
+    assert points[0].accuracy == 0.5 and points[0].mean_tokens == 12
+    np.testing.assert_array_equal(points[0].correct, [1, 0])
+    np.testing.assert_array_equal(points[0].tokens, [[5, 6, 7], [1, 2, 3]])
+
+
+def test_equal_accuracy_is_of_the_smallest_beam_that_reaches_it():
+    beams = [
+        _point("beam_pav", 1, [1, 1, 0, 0], 150.0),
+        _point("beam_pav", 2, [1, 1, 1, 0], 320.0),
+        _point("beam_pav", 4, [1, 1, 1, 1], 640.0),
+        _point("beam_q", 1, [1, 0, 0, 0], 150.0),
+    ]
+    found = curves.efficiency(_REFERENCE + beams)
+    assert found["accuracy"] == 0.75 and found["tokens"] == 1600.0
+    assert found["beam_pav"] == 1600 / 320
+    assert found["beam_q"] is None
+
+
+def test_equal_tokens_are_between_the_points_of_best_of_n():
+    # 200 tokens are half-way, in the logarithm, from 100 to 400.
+    expected = np.array([1, 0.5, 0, 0])
+    low, high = np.array([1, 1, 0, 1]), np.array([1, 1, 1, 1])
+    beams = [
+        _point("beam_pav", 1, [0, 0, 0, 0], 99.0),  # out of range
+        _point("beam_pav", 2, low, 200.0),
+        _point("beam_pav", 4, high, 1600.0),
+        _point("beam_pav", 8, [0, 0, 0, 0], 1601.0),  # out of range
+    ]
+    found = curves.efficiency(_REFERENCE + beams)
+    differences = [low - expected, high - np.array([1, 1, 1, 0])]
+    assert [row["n"] for row in found["by_point"]] == [2, 4]
+    for row, difference in zip(found["by_point"], differences, strict=True):
+        assert row["points"] == pytest.approx(difference.mean(), rel=1e-12)
+    mean, interval = mean_interval(np.mean(differences, axis=0))
+    assert found["points_at_equal_tokens"] == {"beam_pav": pytest.approx(mean)}
+    assert found["points_ci"]["beam_pav"] == pytest.approx(interval)
+
+
+def test_the_order_of_ns_does_not_matter():
+    beam = [_point("beam_q", 2, [1, 1, 0, 1], 200.0)]
+    assert curves.efficiency(_REFERENCE[::-1] + beam) == curves.efficiency(
+        _REFERENCE + beam
+    )
