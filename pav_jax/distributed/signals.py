@@ -1,10 +1,11 @@
-"""Being stopped: SIGTERM unwinds the program, training saves first, and exit codes.
+"""SIGTERM, which lets training save before it unwinds the program; and exit codes.
 
-Clusters send SIGTERM and, half a minute later, SIGKILL. What the exit code says:
+Clusters send SIGTERM and, half a minute later, SIGKILL. The exit codes are:
 
     0         done
-    2         the user can mend it (`UserError`); the same command would fail again
-    75, 143   stopped from outside; the same command goes on from there
+    2         an error that the user can fix (`UserError`); the same command would fail
+              again
+    75, 143   stopped from outside; the same command resumes
     other     a bug, or killed
 """
 
@@ -19,7 +20,7 @@ AGAIN = 75  # EX_TEMPFAIL of sysexits.h: another process of the run stopped.
 TERMINATED = 128 + signal.SIGTERM  # 143, as shells call it
 INTERRUPTED = 128 + signal.SIGINT
 
-# How long a deferred SIGTERM may wait; clusters allow 30 s in all.
+# How long SIGTERM may be deferred; clusters allow 30 s in all.
 _GRACE_SECONDS = 20.0
 _CHECK_SECONDS = 2.0
 
@@ -29,19 +30,19 @@ _unwinding = False
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: to be treated like Ctrl-C by whatever cleans up after that."""
+    """SIGTERM; a KeyboardInterrupt, so that libraries clean up as after Ctrl-C."""
 
 
 class PeerStopped(Exception):
-    """Another process of the run stopped, so this one cannot go on."""
+    """Another process of the run failed or was stopped, so this one cannot go on."""
 
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Lets SIGTERM unwind the program as Ctrl-C does, so that files get closed.
+    """Within, SIGTERM unwinds the program as Ctrl-C does, so that files are closed.
 
-    Python drops what is raised while it calls back (a weak reference's callback, say),
-    so it is raised again each second for as long as nothing unwinds.
+    Python drops an exception that is raised in a callback, such as that of a weak
+    reference. So `Terminated` is raised again every second until one unwinds.
     """
     global _unwinding
     _unwinding = False
@@ -73,18 +74,21 @@ def terminable() -> Iterator[None]:
 
 
 def is_unwinding() -> bool:
-    """Whether SIGTERM has come, so that what fails may fail for that: a library that is
-    interrupted while it reads a file says that the file cannot be read."""
+    """Whether SIGTERM is unwinding the program.
+
+    Errors may then come from that: a library that is interrupted while it reads a file
+    reports that the file cannot be read.
+    """
     return _unwinding
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
-    """Within, SIGTERM waits for a good moment, though not for long.
+    """Within, SIGTERM does not raise `Terminated` at once.
 
     Yields:
-      Whether it came. At the next good moment, save and leave the block: `Terminated`
-      is raised there. It is raised anywhere if that takes longer than clusters wait.
+      A function that returns whether the signal came. The block should then save and
+      end soon: `Terminated` is raised at its end, or after 20 s wherever it is.
     """
     global _deferring, _asked
     _deferring, _asked = True, False
@@ -98,13 +102,13 @@ def deferred() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def unstuck(check: Callable[[], None]) -> Iterator[None]:
-    """Within, the process ends if it waits for ever for one that has stopped.
+    """Within, the process exits if it waits forever for one that has stopped.
 
-    A computation of several processes, one of which is gone, cannot be interrupted; so
-    the process is ended from beside it, as `AGAIN`.
+    A computation of several processes cannot be interrupted when one of them is gone.
+    So a thread ends this process, with exit code `AGAIN`.
 
     Args:
-      check: raises PeerStopped if another process has stopped; is called from a thread.
+      check: raises PeerStopped if another process has stopped; called from the thread.
     """
     left = threading.Event()
 
@@ -125,5 +129,5 @@ def unstuck(check: Callable[[], None]) -> Iterator[None]:
 
 
 def again(error: BaseException | str) -> str:
-    """What to say of a stop from outside."""
+    """The message of a stop from outside."""
     return f"{error}; the same command goes on from here"

@@ -14,7 +14,6 @@ from pav_jax.core.progress import progress
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Params
 from pav_jax.metrics import best_of_n, mean_interval, pass_at_n
-from pav_jax.pipeline.rl import read_lines
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
 from pav_jax.policy import load_policy
@@ -141,9 +140,9 @@ def _compared(
 def _curve(folder: Path) -> dict[str, list[float]]:
     """Test accuracy of one run against iterations and tokens sampled for training."""
     decoded = np.cumsum(
-        [0] + [x["decoded"] for x in read_lines(folder / "metrics.jsonl")]
+        [0] + [x["decoded"] for x in artifacts.read_jsonl(folder / "metrics.jsonl")]
     )
-    rows = read_lines(folder / "accuracy.jsonl")
+    rows = artifacts.read_jsonl(folder / "accuracy.jsonl")
     return {
         "step": [row["step"] for row in rows],
         "tokens": [int(decoded[row["step"]]) for row in rows],

@@ -1,14 +1,12 @@
-"""Stages `rft` and `rl-METHOD-SEED`: the policy is improved (Sec. 5, App. E).
+"""Stages `rft` and `rl-METHOD-SEED`, which improve the policy (Sec. 5, App. E).
 
-A method is an entry of `config.rl.methods`; each of its seeds is a stage of its own,
-so that a method can be added or changed without running the others again.
+A method is an entry of `config.rl.methods`. Each of its seeds is a stage, so a method
+can be added or changed without running the others again.
 """
 
 import functools
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -21,9 +19,9 @@ from pav_jax.distributed import collectives, sharding
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
 from pav_jax.pipeline.training import run_training, together
+from pav_jax.rl.rewards import Objective
 from pav_jax.rl.trainer import Trainer
-from pav_jax.rl.update import Objective
-from pav_jax.storage import checkpoints, records
+from pav_jax.storage import artifacts, checkpoints, records
 from pav_jax.tasks.problems import Problems
 from pav_jax.verifier import load_verifier
 
@@ -43,10 +41,7 @@ def run_rft(context: StageContext) -> None:
 
 @together
 def run_rl(context: StageContext, *, method: str, seed: int) -> None:
-    """One RL run from the RFT policy (Sec. 5).
-
-    The verifier is frozen, unless the method has `refresh_every`.
-    """
+    """One RL run from the RFT policy (Sec. 5)."""
     final = context.directory / "params"
     if collectives.all_gather(final.exists())[0]:  # killed before the manifest
         return
@@ -70,7 +65,7 @@ def run_rl(context: StageContext, *, method: str, seed: int) -> None:
     state = trainer.fit()
     if context.worker.is_primary:
         ledger = Ledger()
-        for row in read_lines(context.directory / "metrics.jsonl"):
+        for row in artifacts.read_jsonl(context.directory / "metrics.jsonl"):
             for name in ("decoded", "prefilled", "scored", "trained"):
                 setattr(ledger, name, getattr(ledger, name) + row[name])
         write_ledger(context.directory, ledger)
@@ -82,19 +77,24 @@ def run_rl(context: StageContext, *, method: str, seed: int) -> None:
 def _load_verifier(
     problems: Problems, directory: Path, objective: Objective
 ) -> Params | None:
-    """The verifier, placed where `Trainer` wants it; None if the method reads none."""
+    """The verifier, placed where `Trainer` wants it; None if the method uses none."""
     load = functools.partial(
         load_verifier, directory, problems.architecture, problems.dtype
     )
     if objective.refresh_every:
         return load(sharding.TRAIN)
-    if not objective.reads_verifier:
+    if not objective.uses_verifier:
         return None
     with collectives.local_mesh():
         return load()
 
 
 def _objective(config: ConfigDict, method: str) -> Objective:
+    """The objective of an entry of `config.rl.methods`.
+
+    Raises:
+      UserError: it has unknown fields, or lacks some, or its values do not go together.
+    """
     try:
         return Objective(kl=config.rl.training.kl, **config.rl.methods[method])
     except TypeError as error:
@@ -103,8 +103,3 @@ def _objective(config: ConfigDict, method: str) -> Objective:
             " prover_k, trust_outcome, n_mc and refresh_every, and nothing else:"
             f" {error}"
         ) from error
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of metrics, which RL appends to."""
-    return [json.loads(line) for line in path.read_text().splitlines()]

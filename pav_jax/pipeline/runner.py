@@ -1,15 +1,15 @@
-"""Runs the stages of an experiment; what is done already is skipped.
+"""Runs the stages of an experiment, and skips those that are done.
 
-A stage works in `workdir/<name>.new`, and the folder takes its place at
-`workdir/<name>` when the stage is complete, so a run that fails or is killed loses
-nothing that was finished before. Two files say what a folder is:
+A stage works in `workdir/<name>.new`. When it is complete, the folder is renamed to
+`workdir/<name>`, so a run that fails or is killed loses nothing that was finished
+before. Two files describe a folder:
 
-- `started.json`, in a folder that is being worked in: the config fields and the
-  fingerprints of the inputs that it is being made with, and the seconds so far. The
-  same stage under the same terms goes on from the files in the folder; under any
-  other, it starts with an empty one.
-- `manifest.json`, written last: the same terms, the size and hash of every file, and
-  a fingerprint of all this, which the stages that need this one write down in turn.
+- `started.json`, in an unfinished folder: the terms of the stage, which are its config
+  fields and the fingerprints of its inputs, and the seconds so far. The same stage
+  resumes from the files in the folder if its terms are the same, and else starts with
+  an empty one.
+- `manifest.json`, written last: the terms, the size and hash of every file, and a
+  fingerprint of all this, which is part of the terms of later stages.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ MANIFEST = "manifest.json"
 _STARTED = "started.json"
 _ABSENT = object()  # The value of a config field that is not there.
 
-_TICK_SECONDS = 5.0  # As much of a killed attempt's time may go uncounted.
+_TICK_SECONDS = 5.0  # At most so much of a killed attempt's time is not counted.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +48,14 @@ class Stage:
 
     Attributes:
       name: the name of its folder.
-      run: does the work: writes its files into `context.directory`, and may find there
-        files of its own from an attempt that was stopped.
+      run: writes its files into `context.directory`, where it may find files of its
+        own from an attempt that was stopped.
       needs: the earlier stages whose folders it reads.
-      fields: the config fields that it reads, by name ("seed"), by section ("sft"),
-        dotted ("sft.steps"), or all of them ("").
-      shared: whether all processes of a run run it at once, since `in_shards` is all
-        that it does, or it trains `together`; else process 0 does and the others wait.
+      fields: the config fields that it reads: a name ("seed"), a section ("sft"), a
+        dotted name ("sft.steps"), or all of them ("").
+      collective: whether all processes run it at once, since all that it does is
+        `in_shards`, or it trains `together`. Else the primary process runs it, and the
+        others wait.
     """
 
     name: str
@@ -70,11 +71,11 @@ class StageContext:
 
     Attributes:
       stage: the name of the stage.
-      config: the fields that the stage declared and no others, since the result may
-        depend on nothing that does not make the stage run again.
-      directory: the folder to write into. It is moved when the stage is complete.
+      config: only the fields that the stage declared: when one of them changes, the
+        stage runs again, and so the result may depend on no other.
+      directory: the folder to write into; renamed when the stage is complete.
       inputs: the folders of the stages that this one needs.
-      worker: the processes that run it.
+      worker: this process among those of the run.
     """
 
     stage: str
@@ -88,13 +89,13 @@ class StageContext:
         return self.inputs[stage]
 
     def log(self, message: str) -> None:
-        """Prints a line about this stage; one process does that for all."""
+        """Prints a line about this stage, from the primary process."""
         if self.worker.is_primary:
             log(f"{self.stage}: {message}")
 
 
 def log(message: str) -> None:
-    """Prints a line to stderr, above the progress bar if there is one."""
+    """Prints a line to stderr, above a progress bar if there is one."""
     tqdm.write(message, file=sys.stderr)
 
 
@@ -105,18 +106,19 @@ def run_stages(
     until: str | None = None,
     processes: Processes = Processes(),  # noqa: B008
 ) -> None:
-    """Runs, in order, the stages whose results are not there yet.
+    """Runs the stages in order, except those whose results are there.
 
     Args:
       stages: each after the ones it needs.
-      config: has the experiment's `name`, which the folder then belongs to.
-      workdir: the folder of the experiment; made if need be.
-      until: the last stage to run, if not all.
-      processes: those of the run, which all call this with the same arguments.
+      config: has the experiment's `name`, to which the folder then belongs.
+      workdir: the folder of the experiment; made if it is not there.
+      until: the last stage to run; None runs all.
+      processes: those of the run; all call this with the same arguments.
 
     Raises:
-      UserError: the folder is another's or in use, or the config lacks a field.
-      PeerStopped: another process of the run failed.
+      UserError: the folder belongs to another experiment or is in use, or the config
+        lacks a field, or there is no stage `until`.
+      PeerStopped: another process of the run failed or was stopped.
     """
     _check(stages)
     names = [stage.name for stage in stages]
@@ -141,11 +143,11 @@ def run_stages(
                     "needs": {need: fingerprints[need] for need in stage.needs},
                 }
                 fingerprints[stage.name] = _bring_up_to_date(stage, terms, context)
-                worker.end(stage.name)
+                worker.finish(stage.name)
             else:
-                if worker.await_begin(stage.name) and stage.collective:
+                if worker.wait_for_start(stage.name) and stage.collective:
                     stage.run(context)
-                worker.await_end(stage.name)
+                worker.wait_for_end(stage.name)
             if stage.name == until:
                 break
 
@@ -154,9 +156,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished stage.
 
     Returns:
-      stage; fields: the config values it depended on; needs: the fingerprints of the
-      stages it read; files: bytes and sha256 by relative path; fingerprint; seconds:
-      the time that all attempts took together; version: of pav_jax.
+      `stage`; `fields`, the config values that it depends on; `needs`, the fingerprints
+      of its inputs; `files`, bytes and sha256 by relative path; `fingerprint`;
+      `seconds`, of all attempts together; `version`, of pav_jax.
 
     Raises:
       UserError: it is missing or damaged.
@@ -174,7 +176,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check(stages: Sequence[Stage]) -> None:
-    """Stops at an order of stages that cannot be run, which is a bug."""
+    """Raises ValueError if the stages cannot be run in this order, which is a bug."""
     before: set[str] = set()
     for stage in stages:
         if stage.name in before:
@@ -201,7 +203,7 @@ def _fields_of(stage: Stage, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _bring_up_to_date(stage: Stage, terms: dict, context: StageContext) -> str:
-    """Runs the stage unless its folder is good as it is; returns the fingerprint."""
+    """Runs the stage unless its result is there; returns the fingerprint."""
     new = context.directory
     folder = new.with_name(stage.name)
     _settle(folder)
@@ -224,7 +226,7 @@ def _bring_up_to_date(stage: Stage, terms: dict, context: StageContext) -> str:
         _discard(new)
 
     with _Clock(new / _STARTED, terms, seconds or 0.0) as clock:
-        context.worker.begin(stage.name)
+        context.worker.open_stage(stage.name)
         stage.run(context)
     manifest = {"stage": stage.name, **terms, "files": _inventory(new)}
     manifest["fingerprint"] = _fingerprint(manifest)
@@ -236,7 +238,7 @@ def _bring_up_to_date(stage: Stage, terms: dict, context: StageContext) -> str:
 
 
 def _why_not_done(folder: Path, terms: dict) -> str:
-    """What is wrong with the finished folder, for "since ..."; empty if nothing is."""
+    """Why the stage has to run, for "since ..."; empty if its result is there."""
     if not (folder / MANIFEST).exists():
         return f"its {MANIFEST} is missing"
     try:
@@ -247,7 +249,7 @@ def _why_not_done(folder: Path, terms: dict) -> str:
 
 
 def _progress(new: Path, terms: dict) -> tuple[float | None, str]:
-    """Seconds spent on files that can be gone on from, or what speaks against that."""
+    """Seconds of earlier attempts if they can be resumed; else None, and why not."""
     if not new.exists() or not any(new.iterdir()):
         return None, ""
     try:
@@ -259,7 +261,7 @@ def _progress(new: Path, terms: dict) -> tuple[float | None, str]:
 
 
 def _difference(old: dict, terms: dict) -> str:
-    """What changed between two terms of the same stage; empty if nothing did."""
+    """What changed between two terms of a stage; empty if nothing did."""
     changes = []
     for name in sorted(old["fields"].keys() | terms["fields"].keys()):
         before, now = (t["fields"].get(name, _ABSENT) for t in (old, terms))
@@ -279,7 +281,8 @@ def _difference(old: dict, terms: dict) -> str:
 
 
 def _damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str:
-    """The first file that is not as the manifest says, and how; sizes come first."""
+    """The first file that is not as in the manifest, and how; sizes are checked first,
+    since hashing takes long."""
     for name, expected in files.items():
         path = folder / name
         if not path.is_file():
@@ -305,13 +308,13 @@ def _inventory(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _fingerprint(manifest: Mapping[str, Any]) -> str:
-    """Of all that makes the result what it is: not of the time it took."""
+    """A digest of everything in a manifest but the time it took and the version."""
     keys = ("stage", "fields", "needs", "files")
     return config_lib.digest({key: manifest[key] for key in keys})
 
 
 class _Clock:
-    """Counts the seconds of a stage, all attempts together, in its `started.json`."""
+    """Counts the seconds of a stage, over all attempts, in its `started.json`."""
 
     def __init__(self, path: Path, terms: dict, seconds: float):
         self._path = path
@@ -333,7 +336,7 @@ class _Clock:
     def __exit__(self, *_) -> None:
         self._stop.set()
         self._thread.join()
-        with contextlib.suppress(UserError):  # Hides no error of the stage.
+        with contextlib.suppress(UserError):  # it must not hide an error of the stage
             self._write()
 
     def _tick(self) -> None:
@@ -345,7 +348,7 @@ class _Clock:
         artifacts.write_json(self._path, self._terms | {"seconds": self.seconds})
 
 
-# Folders. A kill may come at any point of these two, and the next run puts it right.
+# Folders. These two may be killed at any point; the next run completes them.
 
 
 def _new(folder: Path) -> Path:
@@ -353,7 +356,7 @@ def _new(folder: Path) -> Path:
 
 
 def _settle(folder: Path) -> None:
-    """Puts a complete new folder in its place, if a kill did not leave it there."""
+    """Renames a new folder if it is complete."""
     new = _new(folder)
     if (new / MANIFEST).exists():
         (new / _STARTED).unlink(missing_ok=True)
@@ -363,7 +366,7 @@ def _settle(folder: Path) -> None:
 
 
 def _discard(new: Path) -> None:
-    """Removes an unfinished folder; first what makes it look fit to go on from."""
+    """Removes an unfinished folder; first the file that would let a run resume it."""
     (new / _STARTED).unlink(missing_ok=True)
     shutil.rmtree(new)
 

@@ -1,4 +1,4 @@
-"""Long stages in pieces: a piece that is on disk is not done again."""
+"""Long stages in shards: a shard that is on disk is not done again."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,75 +11,95 @@ from pav_jax.storage import artifacts, records
 
 
 def write_ledger(directory: Path, ledger: Ledger) -> None:
+    """Writes the `ledger.json` of a stage."""
     artifacts.write_json(directory / "ledger.json", vars(ledger))
 
 
 def read_ledger(directory: Path) -> Ledger:
+    """The ledger that `write_ledger` wrote.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
     return Ledger(**artifacts.read_json(directory / "ledger.json"))
 
 
+# (indices, shard to write, ledger to add to, to be called after each index)
+Work = Callable[[list[int], Path, Ledger, Callable[[], Any]], None]
+
+
 def in_shards(
-    context: StageContext,
-    indices: Sequence[int],
-    size: int,
-    unit: str,
-    work: Callable[[list[int], Path, Ledger, Callable[[], Any]], None],
+    context: StageContext, indices: Sequence[int], size: int, unit: str, work: Work
 ) -> None:
     """Does the work shard by shard, and sums the ledgers.
 
-    With several processes, each shard is done by the one that comes to it first.
+    With several processes, a shard is done by the worker that claims it first.
 
     Args:
       context: of the stage.
-      indices: what to share out.
+      indices: what to work on.
       size: indices in a shard.
       unit: what the progress bar counts.
-      work: does (indices, shard to write, ledger to add to, call after each).
+      work: writes a shard.
     """
-    worker = context.worker
-    parts = {
+    shards = {
         records.shard_path(context.directory, number): list(indices[at : at + size])
         for number, at in enumerate(range(0, len(indices), size))
     }
-    paid = {path: path.with_suffix(".json") for path in parts}
-    with progress(
+    worker = context.worker
+    bar = progress(
         total=len(indices), unit=unit, desc=context.stage, disable=not worker.is_primary
-    ) as bar:
-
-        def advance() -> None:
-            bar.update()
-            worker.check()
-
-        def claim_of(path: Path) -> str:
-            return f"{context.stage}-{path.stem}"
-
-        others = []
-        for path, part in parts.items():
-            if not worker.claim(claim_of(path)):
-                others.append(path)
-                continue
-            # The ledger is written last: with it the shard is complete.
-            if paid[path].exists():
-                bar.update(len(part))
-            else:
-                ledger = Ledger()
-                work(part, path, ledger, advance)
-                artifacts.write_json(paid[path], vars(ledger))
-            worker.close(claim_of(path))
+    )
+    with bar:
+        claimed_by_others = _work_on_claims(context, shards, work, bar)
         if not worker.is_primary:
             return
-        for path in others:
-            while not worker.closed(claim_of(path)):
-                worker.pause()
-            bar.update(len(parts[path]))
+        for path in claimed_by_others:
+            while not worker.is_finished(_name(context, path)):
+                worker.wait()
+            bar.update(len(shards[path]))
     total = Ledger()
-    for path in parts:
-        total += Ledger(**artifacts.read_json(paid[path]))
+    for path in shards:
+        total += Ledger(**artifacts.read_json(_ledger_path(path)))
     write_ledger(context.directory, total)
 
 
+def _work_on_claims(
+    context: StageContext, shards: dict[Path, list[int]], work: Work, bar: Any
+) -> list[Path]:
+    """Does the shards that this worker can claim; returns those of others."""
+    worker, others = context.worker, []
+
+    def advance() -> None:
+        bar.update()
+        worker.check()
+
+    for path, part in shards.items():
+        if not worker.claim(_name(context, path)):
+            others.append(path)
+            continue
+        # The ledger is written last: with it the shard is complete.
+        if _ledger_path(path).exists():
+            bar.update(len(part))
+        else:
+            ledger = Ledger()
+            work(part, path, ledger, advance)
+            artifacts.write_json(_ledger_path(path), vars(ledger))
+        worker.finish(_name(context, path))
+    return others
+
+
+def _name(context: StageContext, path: Path) -> str:
+    """Of a shard, among the workers."""
+    return f"{context.stage}-{path.stem}"
+
+
+def _ledger_path(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
 def once(path: Path, make: Callable[[], Any]) -> Any:
-    """The JSON at `path`, made first if it is not there."""
+    """The JSON at `path`; made first if it is not there."""
     if not path.exists():
         artifacts.write_json(path, make())
     return artifacts.read_json(path)

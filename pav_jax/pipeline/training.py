@@ -1,4 +1,4 @@
-"""A stage that trains: it resumes, and leaves its parameters, metrics and ledger."""
+"""A stage that trains: it resumes, and writes parameters, metrics and its ledger."""
 
 import functools
 import shutil
@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pav_jax.core.ledger import Ledger
-from pav_jax.distributed import mesh
+from pav_jax.distributed import mesh, sharding
 from pav_jax.distributed.collectives import all_gather
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
@@ -21,10 +21,10 @@ from pav_jax.train.step import Loss, init_state, make_optimizer, make_train_step
 
 
 def together(run: Callable[..., None]) -> Callable[..., None]:
-    """What a stage that trains runs: all processes at once, as one program.
+    """Lets all processes run a stage that trains at once, as one program.
 
-    Without a mesh of all their devices the leader trains alone, as in a run of one.
-    The stage is to be `shared`.
+    Without a mesh of all their devices the primary process trains alone, as in a run of
+    one process. The stage has to be `collective`.
     """
 
     @functools.wraps(run)
@@ -49,9 +49,9 @@ def run_training(
     rows: dict[str, np.ndarray],
     config: ConfigDict,
 ) -> None:
-    """Trains, and leaves `params/`, `metrics.jsonl` and `ledger.json`.
+    """Trains, and writes `params/`, `metrics.jsonl` and `ledger.json`.
 
-    On a mesh of several processes all call this with the same arguments.
+    On a mesh of several processes all call it with the same arguments.
 
     Args:
       context: of the stage.
@@ -61,12 +61,13 @@ def run_training(
       config: the optimizer's, with `batch_size`.
     """
     optimizer = make_optimizer(config)
+    train_step = make_train_step(loss, optimizer)
+    batches = Batches(rows, batch_size=config.batch_size, seed=context.config.seed)
     final = context.directory / "params"
     if not all_gather(final.exists())[0]:
         state = loop.fit(
             init_state(params, optimizer),
-            make_train_step(loss, optimizer),
-            Batches(rows, batch_size=config.batch_size, seed=context.config.seed),
+            lambda state, step: train_step(state, sharding.place_batch(batches(step))),
             steps=config.steps,
             directory=context.directory,
             description=context.stage,

@@ -1,17 +1,18 @@
-"""Several processes at one experiment: process 0 leads, the others help with shards.
+"""Several processes at one experiment: process 0 is the primary, the others help.
 
-The leader owns the workdir: it alone takes the lock, decides which stages run, writes
-manifests and runs the stages that cannot be shared out. The others wait for it, and
-where a stage is `shared` they run it too: whoever claims a shard first writes it, and
-training is one program of all. Who does what goes through small files in
-`workdir/.worker-RUN`, so that nobody waits for anybody in between; jax only tells the
-others which RUN it is.
+The primary process owns the workdir. It alone takes the lock, decides which stages run,
+writes manifests, and runs the stages that are not collective. The others wait for it.
+They run collective stages too: a shard is written by the worker that claims it first,
+and training is one program of all. They coordinate by small files in
+`workdir/.workers-RUN`, so that none waits for another in between; jax tells the others
+only which RUN it is.
 
-    STAGE.open, STAGE.done    the leader began it, or found it or made it complete
-    NAME.claim, NAME.done     a shard that one process took, and has dealt with
-    left-I                    process I is through, or stopped; it says why
+    STAGE.open, STAGE.done    the primary began the stage; it is complete
+    NAME.claim, NAME.done     a worker took the shard; it is on disk
+    left-I                    process I has ended; why, if it failed or was stopped
 
-`pav score` shares out a file in the same way; its folder lies beside the output.
+`pav score` splits a file among its processes in the same way, with a folder beside its
+output.
 """
 
 import contextlib
@@ -34,61 +35,58 @@ from pav_jax.storage.workdir import SETTINGS, claim
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.3
-# How long the leader, when it fails, waits for the others to hear of that: with it ends
-# the service that they are connected to, and jax would then end them in its own way.
+# How long a primary process that failed waits for the others to see that. When it ends,
+# so does the service that they are connected to, and jax would abort them.
 _FAREWELL_SECONDS = 10.0
 
 
 class Worker:
-    """A run of one process, which has all shards to itself."""
+    """The only process of a run, which does everything."""
 
     is_primary = True
     count = 1
 
     def claim(self, name: str) -> bool:
-        """Whether the shard is this process's to write; no other will get it."""
+        """Whether the shard is this process's to write; only one process gets it."""
         return True
 
-    def close(self, name: str) -> None:
-        """Says that a shard is on disk."""
+    def finish(self, name: str) -> None:
+        """Tells the others that a shard is on disk, or a stage complete."""
 
-    def closed(self, name: str) -> bool:
-        """Whether a shard is on disk."""
+    def is_finished(self, name: str) -> bool:
+        """Whether a shard is on disk, or a stage complete."""
         return True
 
-    def pause(self) -> None:
-        """Waits a moment for others."""
+    def wait(self) -> None:
+        """Waits a moment for others; raises PeerStopped as `check`."""
 
     def check(self) -> None:
-        """Stops if another process has.
+        """Returns if all processes are at work.
 
         Raises:
-          PeerStopped: one has.
+          PeerStopped: another one failed or was stopped.
         """
 
     def lockstep(self) -> contextlib.AbstractContextManager[None]:
-        """Within, all processes compute as one, and wait for each other inside of jax.
+        """A block in which all processes compute as one program, and wait in jax.
 
         Raises:
           PeerStopped: another process is gone.
         """
         return contextlib.nullcontext()
 
-    def begin(self, stage: str) -> None:
-        """The leader: lets others help with a stage."""
+    def open_stage(self, stage: str) -> None:
+        """From the primary process: lets the others start with a stage."""
 
-    def end(self, stage: str) -> None:
-        """The leader: a stage is complete."""
-
-    def tidy(self) -> None:
-        """After `meet`: the leader removes what they went by, once all have left."""
+    def remove_folder(self) -> None:
+        """After `join_workers`: removes the folder of the run, once all have left."""
 
 
 class PeerWorker(Worker):
-    """This process's view of what the processes of a run do.
+    """One of several processes of a run.
 
     Args:
-      folder: of the run; all see the same one.
+      folder: of the run; all processes see it.
       processes: which one this is.
     """
 
@@ -107,13 +105,13 @@ class PeerWorker(Worker):
             return False
         return True
 
-    def close(self, name: str) -> None:
+    def finish(self, name: str) -> None:
         (self._folder / f"{name}.done").touch()
 
-    def closed(self, name: str) -> bool:
+    def is_finished(self, name: str) -> bool:
         return (self._folder / f"{name}.done").exists()
 
-    def pause(self) -> None:
+    def wait(self) -> None:
         time.sleep(_POLL_SECONDS)
         self.check()
 
@@ -138,47 +136,46 @@ class PeerWorker(Worker):
             if lost or isinstance(error, jax.errors.JaxRuntimeError):
                 self._checked = 0.0
                 self.check()
-            # On CPUs this is heard at once; elsewhere jax ends this process when the
-            # lost one has been silent for a minute.
+            # CPUs report the loss at once. On other devices jax ends this process when
+            # the lost one has been silent for a minute.
             if lost:
-                raise PeerStopped("another process is gone without a word") from error
+                raise PeerStopped(
+                    "another process is gone, and left no message"
+                ) from error
             raise
 
-    def begin(self, stage: str) -> None:
+    def open_stage(self, stage: str) -> None:
         (self._folder / f"{stage}.open").touch()
 
-    def end(self, stage: str) -> None:
-        self.close(stage)
-
-    def tidy(self) -> None:
+    def remove_folder(self) -> None:
         if self.is_primary:
-            self._await_others()
+            self._wait_for_others()
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def await_begin(self, stage: str) -> bool:
-        """Waits until a stage is begun or complete; returns whether it is to be run."""
-        while not self.closed(stage):
+    def wait_for_start(self, stage: str) -> bool:
+        """Waits until a stage is open or complete; returns whether it is to be run."""
+        while not self.is_finished(stage):
             if (self._folder / f"{stage}.open").exists():
                 return True
-            self.pause()
+            self.wait()
         return False
 
-    def await_end(self, stage: str) -> None:
+    def wait_for_end(self, stage: str) -> None:
         """Waits until a stage is complete."""
-        while not self.closed(stage):
-            self.pause()
+        while not self.is_finished(stage):
+            self.wait()
 
     def leave(self, why: str = "") -> None:
-        """Says that this process does no more; for a reason if it failed."""
+        """Tells the others that this process ends; and why, if it failed."""
         with contextlib.suppress(UserError, OSError):
             text = " ".join(why.split())
             text = text if len(text) <= 300 else f"{text[:297]}..."
             left = self._left(self._index)
             artifacts.write_atomically(left, lambda file: file.write(text.encode()))
         if why and self.is_primary:
-            self._await_others()
+            self._wait_for_others()
 
-    def _await_others(self) -> None:
+    def _wait_for_others(self) -> None:
         end = time.monotonic() + _FAREWELL_SECONDS
         while time.monotonic() < end and not all(
             self._left(other).exists() for other in self._others
@@ -190,50 +187,43 @@ class PeerWorker(Worker):
 
 
 @contextlib.contextmanager
-def meet(
+def join_workers(
     place: Path,
     processes: Processes,
     claim: Callable[[], contextlib.AbstractContextManager[T]],
     *,
     flag: str,
 ) -> Iterator[tuple[Worker, T | None]]:
-    """Those who work at one thing, and what the leader holds of it meanwhile.
+    """This process as one of the workers at a place; and, in the primary, its claim.
 
-    All processes of the run come here at about the same time.
+    All processes of the run call it at about the same time.
 
     Args:
-      place: a path that all see; folders called so, and -RUN, are made beside it.
+      place: a path that all processes see; the folder of the run is PLACE-RUN.
       processes: those of the run.
-      claim: the leader's hold on the thing.
-      flag: what the user gave as the place.
+      claim: keeps other runs away from the place; the primary process holds it.
+      flag: how the user gave the place, for messages.
 
     Raises:
-      UserError: as `claim`; or this process does not see the leader's folder.
-      PeerStopped: the leader could not claim it.
+      UserError: as `claim`; or this process does not see the primary's folder.
+      PeerStopped: the primary process could not claim the place.
     """
     if processes.count == 1:
         with claim() as held:
             yield Worker(), held
         return
     with contextlib.ExitStack() as stack:
-        held, run = None, 0  # which tells the others that there is none
+        held = None
         if processes.index == 0:
-            try:
-                held = stack.enter_context(claim())
-                for old in place.parent.glob(f"{glob.escape(place.name)}-*"):
-                    shutil.rmtree(old)
-                run = 1 + secrets.randbelow(2**31 - 1)
-                _folder(place, run).mkdir()
-            finally:
-                _broadcast(run)
+            held, run = _start_run(place, claim, stack)
         elif not (run := _broadcast(0)):
             raise PeerStopped(f"process 0 could not claim {flag}")
         folder = _folder(place, run)
         if not folder.is_dir():
             raise UserError(
-                f"{flag} is not what process 0 works at; all processes need a folder"
-                " that they all see, such as an NFS mount (for a workdir in a bucket,"
-                " PAV_SCRATCH has to be there)"
+                f"{flag} is not the folder that process 0 works in; all processes need"
+                " a folder that they all see, such as an NFS mount (for a workdir in a"
+                " bucket, PAV_SCRATCH has to be there)"
             )
         worker = PeerWorker(folder, processes)
         try:
@@ -244,6 +234,25 @@ def meet(
         worker.leave()
 
 
+def _start_run(
+    place: Path,
+    claim: Callable[[], contextlib.AbstractContextManager[T]],
+    stack: contextlib.ExitStack,
+) -> tuple[T, int]:
+    """The primary's claim and the number of the run, whose folder is then there."""
+    run = 0  # tells the others that there is no run
+    try:
+        held = stack.enter_context(claim())
+        for old in place.parent.glob(f"{glob.escape(place.name)}-*"):
+            shutil.rmtree(old)
+        number = 1 + secrets.randbelow(2**31 - 1)
+        _folder(place, number).mkdir()
+        run = number
+        return held, run
+    finally:
+        _broadcast(run)
+
+
 @contextlib.contextmanager
 def open_workdir(
     workdir: str | os.PathLike[str],
@@ -251,14 +260,22 @@ def open_workdir(
     values: dict[str, Any],
     processes: Processes,
 ) -> Iterator[tuple[Path, Worker]]:
-    """The claimed workdir, and who works in it; see `workdir.claim` and `meet`.
+    """The claimed workdir, and this process as a worker in it.
+
+    Args:
+      workdir: as `workdir.claim`.
+      name: the experiment's name.
+      values: its config, flattened.
+      processes: those of the run.
 
     Raises:
-      UserError: as these; or this process was given another config than the leader.
+      UserError: as `claim` and `join_workers`; or this process was given another config
+        than the primary.
+      PeerStopped: as `join_workers`.
     """
     root = local_folder(workdir)
-    with meet(
-        root / ".worker",
+    with join_workers(
+        root / ".workers",
         processes,
         lambda: claim(workdir, name, values),
         flag=f"--workdir={workdir}",
@@ -274,7 +291,7 @@ def _folder(place: Path, run: int) -> Path:
 
 
 def _broadcast(value: int) -> int:
-    """The leader's value, in every process."""
+    """The primary's value, in every process."""
     import numpy as np
     from jax.experimental import multihost_utils
 

@@ -1,13 +1,11 @@
-"""A verifier that follows the policy in RL: trained on, on fresh labelled rollouts.
+"""A verifier that follows the policy in RL: trained further, on fresh rollouts.
 
 A frozen verifier knows the responses of the policy that it was trained on. RL leaves
-these, and leaves them for those that the verifier takes for better than they are.
+these behind, and moves towards responses that the verifier overrates.
 """
 
 import functools
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -18,16 +16,20 @@ from pav_jax.core.types import Params
 from pav_jax.distributed import collectives, sharding
 from pav_jax.tasks.problems import Problems
 from pav_jax.train.batches import Batches
+from pav_jax.train.loop import run_steps
 from pav_jax.train.step import init_state, make_optimizer, make_train_step
 
 
 class Refresher:
-    """Trains a verifier on, from where it is.
+    """Trains a verifier further.
+
+    A refresh is part of one RL iteration, so it has no checkpoints of its own.
 
     Args:
-      problems: of fresh rollouts.
-      settings: of the optimizer, with `batch_size` and `language_weight`; `problems`,
-        one response to each; `n_mc` continuations of each of its prefixes.
+      problems: of the fresh rollouts.
+      settings: `config.rl.refresh`: the optimizer's, with `batch_size` and
+        `language_weight`; `problems`, one response to each; `n_mc` continuations of
+        each of its prefixes.
     """
 
     def __init__(self, problems: Problems, settings: ConfigDict):
@@ -38,19 +40,19 @@ class Refresher:
             architecture=problems.architecture,
             language_weight=settings.language_weight,
         )
-        self._step = make_train_step(loss, self._optimizer)
+        self._train_step = make_train_step(loss, self._optimizer)
 
     def __call__(
         self, params: Params, policy: Params, *, seed: int, ledger: Ledger
     ) -> Params:
         """The verifier after training on rollouts of `policy`.
 
-        Processes share out the rollouts, and train together.
+        Each process samples and labels a slice of the rollouts; they train together.
 
         Args:
-          params: the verifier so far; stays usable.
-          policy: whose `Q` it shall predict; on this process's own mesh.
-          seed: names problems, draws and the order of rows.
+          params: the verifier so far; donated.
+          policy: whose `Q` it is to predict; on this process's own mesh.
+          seed: of problems, draws and the order of rows.
           ledger: this process's counts are added to it.
         """
         settings = self._settings
@@ -62,14 +64,15 @@ class Refresher:
             own = self._label(policy, chosen, seed, ledger)
         rows = collectives.all_gather_rows(own)
         batches = Batches(rows, batch_size=settings.batch_size, seed=seed)
-        state = init_state(jax.tree.map(jnp.copy, params), self._optimizer)
-        for step in range(settings.steps):
+
+        def step_fn(state, step):
             batch = batches(step)
             if collectives.is_primary():
                 ledger.trained += int(np.count_nonzero(batch["tokens"]))
-            state, _ = self._step(state, sharding.place_batch(batch))
-            jax.block_until_ready(state)  # many at once can block each other on CPUs
-        return state.params
+            return self._train_step(state, sharding.place_batch(batch))
+
+        state = init_state(params, self._optimizer)
+        return run_steps(state, step_fn, steps=settings.steps).params
 
     def _label(
         self, policy: Params, indices: list[int], seed: int, ledger: Ledger
@@ -86,7 +89,7 @@ class Refresher:
             sampling=labels.sampling_for(problems, 1.0, branches=1),
             ledger=ledger,
         )
-        found = labels.label_steps(
+        labelled = labels.label_steps(
             policy,
             problems,
             responses,
@@ -97,8 +100,8 @@ class Refresher:
             ),
             ledger=ledger,
         )
-        steps = [verifier.labelled_steps(x) for x in found]
+        steps = [verifier.labelled_steps(x) for x in labelled]
         rows = verifier.verifier_rows(responses, steps, balance=False)
-        # As wide as can be: one shape, and so one compilation.
+        # As wide as can be: one shape, so one compilation.
         spare = limits.max_prompt_tokens + limits.max_tokens - rows["tokens"].shape[1]
         return {name: np.pad(x, ((0, 0), (0, spare))) for name, x in rows.items()}

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from pav_jax.core.errors import UserError
 from pav_jax.core.progress import progress
 from pav_jax.distributed.processes import Processes
-from pav_jax.pipeline.workers import Worker, meet
+from pav_jax.pipeline.workers import Worker, join_workers
 from pav_jax.storage import artifacts
 from pav_jax.tools import jsonl
 from pav_jax.tools.scoring import Verifier
@@ -97,20 +97,22 @@ def score_file(
       PeerStopped: if another process failed.
     """
     source, target = Path(source), Path(target)
-    place, flag = target.with_name(f".{target.name}.worker"), f"--output={target}"
+    place, flag = target.with_name(f".{target.name}.workers"), f"--output={target}"
     try:
-        with meet(place, processes, lambda: _claim(source, target), flag=flag) as (
+        with join_workers(
+            place, processes, lambda: _claim(source, target), flag=flag
+        ) as (
             worker,
             claimed,
         ):
             job, tally = _Job(verifier, source, target, worker), None
             if worker.is_primary:
                 tally = job.run_as_primary(*claimed)
-                worker.end(_STAGE)
-            elif worker.await_begin(_STAGE):
+                worker.finish(_STAGE)
+            elif worker.wait_for_start(_STAGE):
                 job.help()
-                worker.await_end(_STAGE)
-        worker.tidy()
+                worker.wait_for_end(_STAGE)
+        worker.remove_folder()
     except OSError as error:
         raise UserError(
             f"cannot use {error.filename or target}: {error.strerror}"
@@ -171,7 +173,7 @@ class _Job:
             self._parts.mkdir()
             artifacts.write_json(self._parts / _TERMS, terms)
         artifacts.write_json(self._parts / _START, tally.lines)
-        self._worker.begin(_STAGE)
+        self._worker.open_stage(_STAGE)
         self._score_rest(out, tally, survey.lines)
         partial.replace(self._target)
         shutil.rmtree(self._parts)
@@ -233,11 +235,11 @@ class _Job:
                     waiting.append(chunk.name)
                 else:
                     append(self._score(chunk))
-                while waiting and worker.closed(waiting[0]):
+                while waiting and worker.is_finished(waiting[0]):
                     append_next()
             while waiting:
-                while not worker.closed(waiting[0]):
-                    worker.pause()
+                while not worker.is_finished(waiting[0]):
+                    worker.wait()
                 append_next()
 
     def _write(self, chunk: jsonl.Chunk) -> None:
@@ -246,7 +248,7 @@ class _Job:
         if not path.exists():
             text = self._score(chunk)
             artifacts.write_atomically(path, lambda file: file.write(text))
-        self._worker.close(chunk.name)
+        self._worker.finish(chunk.name)
 
     def _score(self, chunk: jsonl.Chunk) -> bytes:
         """The lines of the output for a chunk of the input."""

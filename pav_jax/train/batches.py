@@ -1,4 +1,4 @@
-"""Batches as a pure function of the step, so that the step is the position."""
+"""Batches as a pure function of the step, so that a checkpoint needs no data state."""
 
 import numpy as np
 
@@ -11,10 +11,10 @@ class Batches:
     Args:
       arrays: name -> array `[N, ...]`.
       batch_size: rows in a batch.
-      seed: names the permutations.
+      seed: of the permutations.
 
     Raises:
-      UserError: there are fewer rows than a batch needs.
+      UserError: there are fewer rows than `batch_size`.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], *, batch_size: int, seed: int):
@@ -31,7 +31,7 @@ class Batches:
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
             rng = np.random.default_rng((self._seed, epoch))
-            # A batch may straddle two epochs; no more are needed at once.
+            # A batch can reach into a second epoch, but not into a third.
             kept = {e: o for e, o in self._orders.items() if e == epoch - 1}
             self._orders = kept | {epoch: rng.permutation(self._count)}
         return self._orders[epoch]

@@ -1,117 +1,251 @@
-"""The training loop: resumes, logs, saves, and stops on NaN."""
+"""The training loop of SFT, verifiers and RL: it logs, saves, resumes, and stops.
 
+`fit` has one rule for each:
+
+- It logs a line of metrics every `log_every` steps, and stops before it writes one that
+  is not finite.
+- It saves after a step, every 30 seconds or when SIGTERM asks it to leave. Processes
+  that train as one program do both after the same step (`distributed/agreement.py`).
+- It resumes from the newest checkpoint, and drops the lines of steps that it will do
+  again. What a step does is a function of the state and of its number, so a run that
+  was interrupted ends with the same bits.
+
+What else a training does, such as measuring accuracy, is a `Monitor`. `run_steps` is
+the bare loop, for a training that is part of another one's step.
+"""
+
+import collections
 import contextlib
 import json
 import math
-import os
 import pathlib
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
+from pav_jax.core.errors import UserError
 from pav_jax.core.progress import progress
-from pav_jax.core.types import Batch
-from pav_jax.distributed import sharding, signals
+from pav_jax.distributed import signals
 from pav_jax.distributed.agreement import Agreement, Word
+from pav_jax.distributed.collectives import is_primary
 from pav_jax.storage import artifacts
 from pav_jax.storage.checkpoints import Checkpoints
-from pav_jax.train.step import TrainState
 
 _SAVE_EVERY = 30.0  # seconds: what a kill may cost
-_AHEAD = 2  # steps dispatched while one runs; a save waits for as many
+
+State = TypeVar("State")  # has `step`, an int32 scalar: the steps done
+# (state, number of the step, from 0) -> (state, scalars to log); donates the state
+StepFn = Callable[[State, int], tuple[State, Mapping[str, Any]]]
+
+
+class Monitor:
+    """Watches a training, and may stop it; this one never does.
+
+    Processes that train as one program call its methods after the same steps, and must
+    get the same answers.
+    """
+
+    advice = "Lower the learning rate"  # what the user can do if training was stopped
+
+    def resume(self, state: Any) -> None:
+        """Before the first step of an attempt, from a checkpoint or from the start."""
+
+    def check(self, metrics: Mapping[str, float]) -> str:
+        """Why training must stop, before metrics are logged; "" if it need not."""
+        return ""
+
+    def after(self, state: Any, metrics: Mapping[str, float]) -> str:
+        """Why training must stop, once metrics are logged; "" if it need not."""
+        return ""
 
 
 def fit(
-    state: TrainState,
-    step_fn: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]],
-    batches: Callable[[int], dict[str, np.ndarray]],
+    state: State,
+    step_fn: StepFn,
     *,
     steps: int,
     directory: pathlib.Path,
     description: str,
+    unit: str = "step",
+    ahead: int = 2,
     log_every: int = 50,
-) -> TrainState:
+    shown: str = "loss",
+    monitor: Monitor = Monitor(),  # noqa: B008
+) -> State:
     """Trains to `steps`, from the newest checkpoint in `directory` if there is one.
-
-    Resuming gives the same bits as never having stopped: the batch is a
-    function of the step, and the state holds everything else. On a mesh of several
-    processes all call this; process 0 writes the metrics.
 
     Args:
       state: where to start if there is no checkpoint; donated.
-      step_fn: from `make_train_step`.
-      batches: the batch of a step.
-      steps: optimizer steps in all.
-      directory: gets `checkpoints/` and `metrics.jsonl`.
-      description: what the progress bar says.
+      step_fn: one step; all processes that train as one program call it.
+      steps: steps in all.
+      directory: gets `checkpoints/` and, from the primary process, `metrics.jsonl`.
+      description: names the training, in messages and on the progress bar.
+      unit: what a step is called there.
+      ahead: steps that are dispatched while one runs; a save waits for as many.
       log_every: steps between lines of metrics, each a mean over those steps.
-
-    Returns:
-      The state after the last step.
+      shown: the metric on the progress bar.
+      monitor: what else to do.
 
     Raises:
-      FloatingPointError: the loss stopped being finite; names the steps.
-      Terminated: on SIGTERM, once the steps done are saved.
-      PeerStopped: another process got SIGTERM; likewise.
+      UserError: a metric is not finite, or the monitor stopped the training.
+      Terminated, PeerStopped: on SIGTERM, here or elsewhere; all steps are saved.
     """
-    leads = jax.process_index() == 0
-    checkpoints = Checkpoints(directory / "checkpoints")
-    restored = checkpoints.restore(state)
-    if restored is not None:
-        state = restored
-    first = int(state.step)
-    path = directory / "metrics.jsonl" if leads else pathlib.Path(os.devnull)
-    if leads:
-        forget_after(path, first)
-    log = path.open("a")
-    window: list[dict[str, Any]] = []
-    agree, word = Agreement(late=_AHEAD), Word.GO_ON
-    saved = time.monotonic()
-    bar = progress(
-        total=steps, initial=first, unit="step", desc=description, disable=not leads
-    )
-    with bar, signals.deferred() as stopped:
-        for step in range(first, steps):
-            state, metrics = step_fn(state, sharding.place_batch(batches(step)))
-            window.append(metrics)
-            if len(window) > _AHEAD:
-                jax.block_until_ready(window[-1 - _AHEAD])
+    with Checkpoints(directory / "checkpoints") as checkpoints:
+        state = checkpoints.restore(state) or state
+        log = _Log(directory / "metrics.jsonl", int(state.step))
+        monitor.resume(state)
+        saver = _Saver(checkpoints, log.done, ahead)
+        bar = progress(
+            total=steps,
+            initial=log.done,
+            unit=unit,
+            desc=description,
+            disable=not is_primary(),
+        )
+
+        def after(state: State, metrics: Mapping[str, Any]) -> bool:
             bar.update()
-            if (step + 1) % log_every == 0 or step + 1 == steps:
-                fetched = jax.device_get(window)
-                means = {k: float(np.mean([m[k] for m in fetched])) for k in fetched[0]}
-                if not math.isfinite(means["loss"]):
-                    raise FloatingPointError(
-                        f"{description}: the loss is not finite within steps"
-                        f" {step + 1 - len(window)} to {step}"
-                    )
-                log.write(json.dumps({"step": step + 1, **means}) + "\n")
-                log.flush()
-                bar.set_postfix(loss=f"{means['loss']:.3f}")
-                window = []
-            due = time.monotonic() - saved > _SAVE_EVERY
-            word = agree(Word.LEAVE if stopped() else Word.SAVE if due else Word.GO_ON)
-            if word is not Word.GO_ON:
-                checkpoints.save(step + 1, state)
-                saved = time.monotonic()
-            if word is Word.LEAVE:
-                checkpoints.close()
-                break
-    log.close()
-    if word is Word.LEAVE:
-        raise signals.PeerStopped("another process was terminated; all have saved")
-    checkpoints.close()
+            log.add(metrics)
+            if log.done % log_every == 0 or log.done == steps:
+                means = log.means()
+                bar.set_postfix({shown: f"{means[shown]:.3f}"})
+                if trouble := log.write(means, state, monitor):
+                    trouble += f" {log.where(unit)}; {saver.newest(unit, directory)}"
+                    raise UserError(f"{description}: {trouble}. {monitor.advice}")
+            return saver.leaves(log.done, state, asked=stopped())
+
+        with bar, signals.deferred() as stopped:
+            state = run_steps(state, step_fn, steps=steps, ahead=ahead, after=after)
+        if saver.has_left:  # for another process: else `deferred` raised Terminated
+            raise signals.PeerStopped("another process was terminated; all have saved")
     return state
 
 
-def forget_after(path: pathlib.Path, step: int) -> None:
-    """Drops lines of steps that will be done again, and one that a kill cut short."""
-    kept = []
+def run_steps(
+    state: State,
+    step_fn: StepFn,
+    *,
+    steps: int,
+    ahead: int = 0,
+    after: Callable[[State, Mapping[str, Any]], bool] = lambda state, metrics: False,
+) -> State:
+    """The state after the last step; saves and logs nothing.
+
+    Args:
+      state: where to start, at its own `step`; donated.
+      step_fn: one step.
+      steps: steps in all.
+      ahead: steps that are dispatched while one runs; 0 waits for each, since many
+        collectives at once can block each other on CPUs.
+      after: called with state and metrics after each step; whether to leave.
+    """
+    running: collections.deque[Any] = collections.deque()
+    for step in range(int(state.step), steps):
+        state, metrics = step_fn(state, step)
+        # With steps ahead, only the metrics: the next step is given the state.
+        running.append(metrics if ahead else (state, metrics))
+        if len(running) > ahead:
+            jax.block_until_ready(running.popleft())
+        if after(state, metrics):
+            break
+    return state
+
+
+class _Saver:
+    """Saves when it is time, and says when to leave; all processes do alike."""
+
+    def __init__(self, checkpoints: Checkpoints, first: int, ahead: int):
+        self._checkpoints, self._saved = checkpoints, first
+        self._agree = Agreement(late=ahead)
+        self._at = time.monotonic()
+        self.has_left = False
+
+    def leaves(self, done: int, state: Any, *, asked: bool) -> bool:
+        """Whether to leave after a step, since a process was asked to; all is saved."""
+        due = time.monotonic() - self._at > _SAVE_EVERY
+        word = self._agree(Word.LEAVE if asked else Word.SAVE if due else Word.GO_ON)
+        if word is not Word.GO_ON:
+            self._checkpoints.save(done, state)
+            self._saved, self._at = done, time.monotonic()
+        if word is Word.LEAVE:
+            self._checkpoints.close()  # while SIGTERM still waits
+            self.has_left = True
+        return self.has_left
+
+    def newest(self, unit: str, directory: pathlib.Path) -> str:
+        """Which checkpoint is the newest, for messages."""
+        if not self._saved:
+            return "no checkpoint has been saved yet"
+        return (
+            f"the last checkpoint is of {unit} {self._saved}, in"
+            f" {directory / 'checkpoints'}"
+        )
+
+
+class _Log:
+    """`metrics.jsonl`, and the metrics of the steps since its last line."""
+
+    def __init__(self, path: pathlib.Path, first: int):
+        self._path, self._window, self._covered = path, [], 0
+        self.done = first
+        if is_primary():
+            forget_after(path, first)
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        self._window.append(metrics)
+        self.done += 1
+
+    def means(self) -> dict[str, float]:
+        """Means over the steps since they were last asked for."""
+        rows = jax.device_get([list(metrics.values()) for metrics in self._window])
+        columns = dict(zip(self._window[0], zip(*rows, strict=True), strict=True))
+        self._window, self._covered = [], len(rows)
+        if len(rows) == 1:  # integers stay integers
+            return {name: np.asarray(x).item() for name, (x,) in columns.items()}
+        return {name: float(np.mean(column)) for name, column in columns.items()}
+
+    def write(self, means: dict[str, float], state: Any, monitor: Monitor) -> str:
+        """Why training must stop, if it must; else, or later, the line is written."""
+        bad = [name for name, value in means.items() if not math.isfinite(value)]
+        if bad:
+            return f"{', '.join(bad)} stopped being finite"
+        if trouble := monitor.check(means):
+            return trouble
+        append_row(self._path, {"step": self.done, **means})
+        return monitor.after(state, means)
+
+    def where(self, unit: str) -> str:
+        """The steps of the last means, counted from 1, for messages."""
+        if self._covered == 1:
+            return f"at {unit} {self.done}"
+        return f"within {unit}s {self.done - self._covered + 1} to {self.done}"
+
+
+def append_row(path: pathlib.Path, row: Mapping[str, Any]) -> None:
+    """Adds a line of JSON to a file, from the primary process.
+
+    Raises:
+      ValueError: a number is not finite.
+    """
+    if is_primary():
+        with path.open("a") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows that `append_row` wrote; a line that a kill cut short is left out."""
+    rows = []
     for line in path.read_text().splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-    artifacts.write_atomically(path, lambda file: file.write("".join(kept).encode()))
+            rows.append(json.loads(line))
+    return rows
+
+
+def forget_after(path: pathlib.Path, step: int) -> None:
+    """Drops the rows of steps that will be done again."""
+    kept = [row for row in read_rows(path) if row["step"] <= step]
+    text = "".join(json.dumps(row) + "\n" for row in kept)
+    artifacts.write_atomically(path, lambda file: file.write(text.encode()))

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from pav_jax.core.errors import UserError
+from pav_jax.core.types import Batch
 from pav_jax.distributed import sharding
 
-Batch = dict[str, jax.Array]
 # (params, batch) -> (scalar float32 loss, float32 scalars to log)
 Loss = Callable[[Any, Batch], tuple[jax.Array, dict[str, jax.Array]]]
 
@@ -19,7 +19,7 @@ Loss = Callable[[Any, Batch], tuple[jax.Array, dict[str, jax.Array]]]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """What a checkpoint holds; the data's position is a function of `step`.
+    """What a checkpoint holds; the batch of a step is a function of `step`.
 
     Attributes:
       step: int32 scalar, optimizer steps done.
@@ -41,7 +41,7 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
         `clip_norm`.
 
     Raises:
-      UserError: the warm-up is longer than the training.
+      UserError: the warm-up is as long as the training, or longer.
     """
     if config.warmup_steps >= config.steps:
         raise UserError(
@@ -60,10 +60,11 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
 
 
 def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`inner` with state and updates in float32, whatever the parameters are in.
+    """`inner` with state and updates in float32, for parameters of any dtype.
 
-    A step moves the second moment by a 50th of what it lacks (`b2 = 0.98`). In bfloat16
-    it would stand still as soon as it lacked less than a tenth.
+    A step moves the second moment by 1/50 of its distance to the squared gradient
+    (`b2 = 0.98`). In bfloat16, which has 8 bits, such a small change rounds to none
+    while the moment is still a tenth away.
     """
 
     def init(params: Any) -> optax.OptState:
@@ -77,10 +78,10 @@ def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransforma
 
 
 def _clip(most: float) -> optax.GradientTransformation:
-    """Gradients of a norm above `most` are scaled down to it.
+    """Scales gradients down to norm `most` if theirs is larger.
 
-    By one factor, which goes into the update's own pass over memory. Optax's clipping
-    divides, and XLA keeps what it divided: a second copy of all gradients.
+    It multiplies by one factor, which XLA fuses into the update. Optax's own clipping
+    divides, and XLA then keeps the quotient: a second copy of all gradients.
     """
 
     def update(grads: Any, _: Any) -> Any:
@@ -100,7 +101,7 @@ def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSta
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
     params = sharding.place(params, sharding.TRAIN)
-    # Placed as a step leaves it, so that the second step is not compiled anew.
+    # Placed as a step leaves it, so that the second step is not compiled again.
     where = sharding.shardings(jax.eval_shape(init, params), sharding.TRAIN)
     return jax.jit(init, out_shardings=where, donate_argnums=0)(params)
 

@@ -1,8 +1,8 @@
-"""`pav run` with the stages of RL, from a tiny policy and a verifier that are random.
+"""`pav run` with the stages of RL, from a random tiny policy and verifier.
 
 Started by test_processes.py: `rl_worker.py HANG run --config=...`. Every process prints
-"step N" before it samples for an iteration, counted from 0. The last one then waits for
-ever before step HANG.
+"step N" before it samples for an iteration, counted from 0. The last one waits before
+step HANG until SIGTERM comes, and then goes on.
 """
 
 import sys
@@ -12,15 +12,19 @@ import jax
 from ml_collections import ConfigDict
 
 from pav_jax import verifier
+from pav_jax.distributed import signals
 from pav_jax.gemma import forward
 from pav_jax.main import main
-from pav_jax.pipeline import improvement
 from pav_jax.pipeline import stages as pipeline
+from pav_jax.pipeline.data import run_data
 from pav_jax.pipeline.runner import Stage
-from pav_jax.rl import trainer
+from pav_jax.policy import load_policy
+from pav_jax.rl.trainer import Trainer
 from pav_jax.storage import checkpoints
-from pav_jax.tasks import problems
+from pav_jax.tasks.problems import Problems
+from pav_jax.train import loop
 
+_stages = pipeline.stages  # of a whole experiment
 PAV = dict(reward="progress", baseline="group", alpha=0.5, prover_k=2)
 STEPS = 3
 
@@ -90,32 +94,31 @@ def stages(config) -> list[Stage]:
     model = ("task", "model", "limits", "seed")
     fields = ("task", "problems", "limits", "tokenizer")
     return [
-        Stage("data", pipeline.run_data, (), fields),
+        Stage("data", run_data, (), fields),
         Stage("rft", _policy, ("data",), model),
         Stage("prm", _verifier, ("data", "rft"), model),
-        *(s for s in improvement.stages(config) if s.name.startswith("rl-")),
+        *(s for s in _stages(config) if s.name.startswith("rl-")),
     ]
 
 
 def read(workdir):
     """The policy that a run left, on the host."""
-    lab = problems.Lab.load(config(), workdir / "data", "labels")
-    return jax.device_get(lab.load_policy(workdir / "rl-pav-0"))
-
-
-def _lab(context):
-    return problems.Lab.load(context.config, context.input("data"), "labels")
+    problems = Problems.load(config(), workdir / "data", "labels")
+    params = load_policy(workdir / "rl-pav-0", problems.architecture, problems.dtype)
+    return jax.device_get(params)
 
 
 def _policy(context):
-    params = forward.init_params(jax.random.key(0), _lab(context).model)
+    problems = Problems.load(context.config, context.input("data"), "labels")
+    params = forward.init_params(jax.random.key(0), problems.architecture)
     checkpoints.save_params(context.directory / "params", params)
 
 
 def _verifier(context):
-    lab = _lab(context)
-    policy = lab.load_policy(context.input("rft"))
-    params = verifier.init_verifier(jax.random.key(1), policy, lab.model)
+    problems = Problems.load(context.config, context.input("data"), "labels")
+    architecture = problems.architecture
+    policy = load_policy(context.input("rft"), architecture, problems.dtype)
+    params = verifier.init_verifier(jax.random.key(1), policy, architecture)
     leaves, tree = jax.tree.flatten(params["head"])
     keys = jax.random.split(jax.random.key(2), len(leaves))
     leaves = [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
@@ -124,25 +127,26 @@ def _verifier(context):
 
 
 def _are_correct(self, responses):
-    """An untrained policy is never right; let a sum of token ids say who is."""
+    """An untrained policy is never right; here the sum of token ids decides."""
     return [(problem + sum(tokens)) % 3 == 0 for problem, tokens in responses]
 
 
-def _slow_down(hang):
-    roll_out = trainer.Trainer.roll_out
+def _hang(hang):
+    roll_out = Trainer.roll_out
 
-    def slow(self, policy, step, *args, **kwargs):
+    def late(self, policy, step, *args, **kwargs):
         print("step", step, flush=True)
-        if jax.process_index() == jax.process_count() - 1 and step == hang:
-            time.sleep(600)
+        if step == hang and jax.process_index() == jax.process_count() - 1:
+            while not signals._asked:
+                time.sleep(0.02)
         return roll_out(self, policy, step, *args, **kwargs)
 
-    trainer.Trainer.roll_out = slow
+    Trainer.roll_out = late
 
 
 if __name__ == "__main__":
-    trainer._SAVE_EVERY = -1.0
-    problems.Grader.are_correct = _are_correct
-    _slow_down(int(sys.argv.pop(1)))
+    loop._SAVE_EVERY = -1.0
+    Problems.are_correct = _are_correct
+    _hang(int(sys.argv.pop(1)))
     pipeline.stages = stages
     sys.exit(main())

@@ -1,8 +1,8 @@
 """`pav run` with a single stage, which trains a tiny policy and saves often.
 
-Started by test_processes.py: `train_worker.py PAUSE HANG run --config=...`. Every
-process prints "step N" before it does it. The last one waits PAUSE seconds before each,
-and for ever before step HANG.
+Started by test_processes.py: `train_worker.py HANG run --config=...`. Every process
+prints "step N" before it does that step. The last one waits before step HANG until
+SIGTERM comes, and then goes on.
 """
 
 import functools
@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pav_jax import policy
+from pav_jax.distributed import signals
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import tiny_gemma2
 from pav_jax.main import main
@@ -24,7 +25,7 @@ from pav_jax.storage import checkpoints
 from pav_jax.train import loop
 from pav_jax.train.batches import Batches
 
-MODEL = tiny_gemma2(
+ARCHITECTURE = tiny_gemma2(
     64, num_layers=2, embed_dim=16, num_heads=2, mlp_dim=24, num_kv_heads=2
 )
 STEPS = 12
@@ -52,13 +53,13 @@ def train(context):
     rng = np.random.default_rng(0)
     shape = (20, 10)
     rows = {
-        "tokens": rng.integers(2, MODEL.vocab_size, shape).astype(np.int32),
+        "tokens": rng.integers(2, ARCHITECTURE.vocab_size, shape).astype(np.int32),
         "mask": np.ones(shape, np.float32),
     }
     params = jax.tree.map(  # drawn here, since jax would have to compile that
         lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), _like()
     )
-    loss = functools.partial(policy.sft_loss, architecture=MODEL)
+    loss = functools.partial(policy.sft_loss, architecture=ARCHITECTURE)
     run_training(context, params, loss, rows, context.config.sft)
 
 
@@ -71,24 +72,25 @@ def read(workdir):
 
 
 def _like():
-    return jax.eval_shape(lambda: forward.init_params(jax.random.key(0), MODEL))
+    return jax.eval_shape(lambda: forward.init_params(jax.random.key(0), ARCHITECTURE))
 
 
-def _slow_down(pause, hang):
+def _hang(hang):
     batch = Batches.__call__
 
-    def slow_batch(self, step):
+    def late_batch(self, step):
         print("step", step, flush=True)
-        if jax.process_index() == jax.process_count() - 1:
-            time.sleep(600 if step == hang else pause)
+        if step == hang and jax.process_index() == jax.process_count() - 1:
+            while not signals._asked:
+                time.sleep(0.02)
         return batch(self, step)
 
-    Batches.__call__ = slow_batch
+    Batches.__call__ = late_batch
 
 
 if __name__ == "__main__":
-    loop._SAVE_EVERY = 0.0
-    _slow_down(float(sys.argv.pop(1)), int(sys.argv.pop(1)))
+    loop._SAVE_EVERY = -1.0
+    _hang(int(sys.argv.pop(1)))
     fake = sys.modules["pav_jax.pipeline.stages"] = types.ModuleType(
         "pav_jax.pipeline.stages"
     )

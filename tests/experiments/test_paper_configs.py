@@ -102,7 +102,7 @@ def test_the_papers_rl(name):
     assert (training.learning_rate, training.kl) == (1e-7, 0.001)
     objective = rl._objective(config, "pav_rl")
     assert (objective.alpha, objective.prover_k) == (alpha, 4)
-    assert not rl._objective(config, "orm_rl").reads_verifier
+    assert not rl._objective(config, "orm_rl").uses_verifier
     assert config.rl.rft == config.sft
     # The base run's stages do not run again.
     base = {stage.name: stage.fields for stage in stages.stages(_load(name))}

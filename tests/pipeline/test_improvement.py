@@ -13,7 +13,8 @@ from pav_jax.core import config
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Response
 from pav_jax.metrics import pass_at_n
-from pav_jax.pipeline import improvement, stages
+from pav_jax.pipeline import improvement, rl, stages
+from pav_jax.policy import rft_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,11 +27,11 @@ def test_rft_rows():
     responses = [
         _response((2, 5), (7, 1), True),
         _response((2, 5), (8, 8, 1), False),
-        _response((2, 5), (7, 1), True),  # said twice
+        _response((2, 5), (7, 1), True),  # sampled twice
         _response((2,), (7, 1), True),
         _response((2, 5), (9, 9, 1), True),
     ]
-    rows = improvement.rft_rows(responses)
+    rows = rft_rows(responses)
     assert rows["tokens"].tolist() == [
         [2, 7, 1, 0, 0],
         [2, 5, 7, 1, 0],
@@ -38,7 +39,7 @@ def test_rft_rows():
     ]
     assert rows["mask"].tolist() == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 1]]
     with pytest.raises(UserError, match="none of 1 seed rollouts"):
-        improvement.rft_rows(responses[1:2])
+        rft_rows(responses[1:2])
 
 
 def _write_run(folder, accuracies):
@@ -132,7 +133,7 @@ def test_every_variant_names_stages_that_can_run(variant):
     for stage in stages.stages(made):
         config.select(made, stage.fields)
     for method in made.rl.methods:
-        improvement._objective(made, method)
+        rl._objective(made, method)
     assert made.rl.final.reference in made.rl.methods
 
 

@@ -306,22 +306,25 @@ def test_seconds_add_up_over_attempts(tmp_path, monkeypatch):
         time.sleep(0.3)
         raise Killed
 
+    start = time.monotonic()
     for _ in range(2):
         with pytest.raises(Killed):
             run_stages(make_stages(policy=stop_late), make_config(), tmp_path)
     run_stages(make_stages(), make_config(), tmp_path)
-    assert 0.6 <= runner.read_manifest(tmp_path / "policy")["seconds"] < 30
+    seconds = runner.read_manifest(tmp_path / "policy")["seconds"]
+    assert 0.6 <= seconds <= time.monotonic() - start
 
 
 def test_seconds_are_written_down_as_they_pass(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "_TICK_SECONDS", 0.02)
 
     def look(context):
-        deadline = time.monotonic() + 30
         path = context.directory / "started.json"
-        while artifacts.read_json(path)["seconds"] < 0.1:
-            assert time.monotonic() < deadline
+        for _ in range(10_000):
+            if artifacts.read_json(path)["seconds"] >= 0.1:
+                return
             time.sleep(0.02)
+        raise AssertionError("the seconds stand still")
 
     run_stages(make_stages(policy=look)[:1], make_config(), tmp_path)
 

@@ -8,20 +8,24 @@ import os
 import signal
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
 
-from pav_jax import draws, labels, verifier
+from pav_jax import labels, verifier
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
+from pav_jax.core.seeds import Stream, derive
 from pav_jax.distributed import signals
 from pav_jax.gemma import forward
-from pav_jax.pipeline import stages
+from pav_jax.pipeline.data import run_data
 from pav_jax.pipeline.runner import StageContext
-from pav_jax.rl import trainer as reinforce
+from pav_jax.rl import monitor, rewards
+from pav_jax.rl import trainer as trainers
 from pav_jax.rl import update as rl
-from pav_jax.tasks import problems as experiment
+from pav_jax.tasks.problems import Problems
+from pav_jax.train import loop
 from pav_jax.train.batches import pad_rows
 
 CONFIG = ml_collections.ConfigDict(
@@ -73,7 +77,7 @@ REFRESH = ml_collections.ConfigDict(
         clip_norm=1.0,
     )
 )
-OBJECTIVE = rl.Objective(
+OBJECTIVE = rewards.Objective(
     reward="progress",
     baseline="value",
     alpha=0.5,
@@ -83,51 +87,61 @@ OBJECTIVE = rl.Objective(
 )
 
 
-make_update = rl.make_update
-_updates = {}
+# Compiled once for all runs of an objective: that is most of what takes time.
+_updates, _states, _refreshers = {}, {}, {}
 
 
-def _shared_update(objective, optimizers, **kwargs):
-    """One for all runs of an objective: compiling it is most of what takes time."""
+def _shared_update(objective, optimizers, original=rl.make_update, **kwargs):
     if objective not in _updates:
-        _updates[objective] = make_update(objective, optimizers, **kwargs)
+        _updates[objective] = original(objective, optimizers, **kwargs)
     return _updates[objective]
+
+
+def _shared_state(policy, objective, *args, original=rl.init_state, **kwargs):
+    if objective not in _states:
+        _states[objective] = original(policy, objective, *args, **kwargs)
+    return jax.tree.map(jnp.copy, _states[objective])
+
+
+def _shared_refresher(problems, settings, original=trainers.Refresher):
+    assert settings is REFRESH
+    return _refreshers.setdefault(problems, original(problems, settings))
 
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_compilation():
-    """Half of the time to compile, of which there is more than of all else."""
     jax.config.update("jax_disable_most_optimizations", True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rl, "make_update", _shared_update)
+        patch.setattr(rl, "init_state", _shared_state)
+        patch.setattr(trainers, "Refresher", _shared_refresher)
         yield
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-class Parity:
-    """An untrained policy is never right; let a sum of token ids say who is."""
+class ParityProblems(Problems):
+    """An untrained policy is never right; here the sum of token ids decides."""
 
     def are_correct(self, responses):
         return [(problem + sum(tokens)) % 3 == 0 for problem, tokens in responses]
 
 
 @pytest.fixture(scope="module")
-def labs(tmp_path_factory):
+def problems(tmp_path_factory):
     """The training and the test problems."""
     data = tmp_path_factory.mktemp("data")
-    stages.run_data(StageContext("data", CONFIG, data, {}))
-    return [
-        dataclasses.replace(experiment.Lab.load(CONFIG, data, use), grader=Parity())
-        for use in ("labels", "test")
-    ]
+    run_data(StageContext("data", CONFIG, data, {}))
+    train = ParityProblems.load(CONFIG, data, "labels")
+    return [train, train.split("test")]
 
 
 @pytest.fixture(scope="module")
-def networks(labs):
-    """A policy, and a verifier that says all kinds of things."""
+def networks(problems):
+    """A policy, and a verifier whose values differ from step to step."""
+    architecture = problems[0].architecture
     keys = jax.random.split(jax.random.key(0), 3)
-    policy = forward.init_params(keys[0], labs[0].model)
-    scores = verifier.init_verifier(keys[1], policy, labs[0].model)
+    policy = forward.init_params(keys[0], architecture)
+    scores = verifier.init_verifier(keys[1], policy, architecture)
     leaves, tree = jax.tree.flatten(scores["head"])
     draws = jax.random.split(keys[2], len(leaves))
     leaves = [jax.random.normal(k, x.shape) for k, x in zip(draws, leaves, strict=True)]
@@ -135,7 +149,7 @@ def networks(labs):
 
 
 @pytest.fixture
-def make(labs, networks, tmp_path):
+def make(problems, networks, tmp_path):
     """A trainer that writes into the named folder; with changed settings."""
 
     def trainer(folder="run", objective=OBJECTIVE, seed=7, **changes):
@@ -143,13 +157,13 @@ def make(labs, networks, tmp_path):
         settings.update(changes)
         (tmp_path / folder).mkdir(exist_ok=True)
         policy, scores = networks
-        return reinforce.Trainer(
+        return trainers.Trainer(
             objective=objective,
             settings=settings,
-            train=labs[0],
-            test=labs[1],
+            train=problems[0],
+            test=problems[1],
             initial=policy,
-            verifier=scores if objective.reads_verifier else None,
+            verifier=scores if objective.uses_verifier else None,
             seed=seed,
             directory=tmp_path / folder,
             name="test",
@@ -160,7 +174,7 @@ def make(labs, networks, tmp_path):
 
 
 def _lines(trainer, name):
-    """What was written, without what the clock says."""
+    """What was written, without times."""
     text = (trainer.directory / f"{name}.jsonl").read_text()
     rows = [json.loads(line) for line in text.splitlines()]
     for row in rows:
@@ -175,13 +189,13 @@ def _check_same(one, other):
 
 
 @pytest.fixture(scope="module")
-def whole(labs, networks, tmp_path_factory):
+def whole(problems, networks, tmp_path_factory):
     """A run that nothing disturbed: its trainer, and its last state."""
     policy, scores = networks
-    trainer = reinforce.Trainer(
+    trainer = trainers.Trainer(
         OBJECTIVE,
         SETTINGS,
-        *labs,
+        *problems,
         policy,
         scores,
         seed=7,
@@ -225,7 +239,7 @@ def test_steps_are_paid_by_the_verifier(make):
     trainer, ledger = make(), Ledger()
     scored = trainer.roll_out(trainer.initial, 0, ledger)
     values_of = jax.jit(
-        functools.partial(verifier.step_values, architecture=trainer.train.model)
+        functools.partial(verifier.step_values, architecture=trainer.train.architecture)
     )
     for response, ends, paid, q in zip(
         scored.responses, scored.ends, scored.process, scored.q, strict=True
@@ -242,28 +256,25 @@ def test_steps_are_paid_by_the_verifier(make):
 
 
 def test_steps_are_paid_by_continuations(make):
-    """The policy's own, each of which depends on its own key alone."""
+    """Those of the policy; each depends on its own key only."""
     objective = dataclasses.replace(OBJECTIVE, n_mc=3)
     trainer, ledger = make(objective=objective), Ledger()
     assert trainer.verifier is None
     scored = trainer.roll_out(trainer.initial, 2, ledger)
     by_verifier = make().roll_out(trainer.initial, 2, Ledger())
     assert scored.responses == by_verifier.responses
-    lab, paid_for = trainer.train, Ledger()
+    ours = Ledger()
     for response, paid, q in zip(
         scored.responses, scored.process, scored.q, strict=True
     ):
-        ((_, steps),) = labels.label_steps(
+        (steps,) = labels.label_steps(
             trainer.initial,
+            trainer.train,
             [response],
-            [lab.problems[response.problem].id],
             n_mc=3,
-            seed=draws.stream(7, 105, 2),
-            is_step_end=lab.is_step_end,
-            are_correct=lab.grader.are_correct,
-            architecture=lab.model,
-            sampling=lab.sampling(1.0, branches=12),
-            ledger=paid_for,
+            seed=derive(7, Stream.RL_LABELS, 2),
+            sampling=labels.sampling_for(trainer.train, 1.0, branches=12),
+            ledger=ours,
         )
         np.testing.assert_array_equal(q, steps.q)
         # Pairs of three continuations without a right one.
@@ -272,7 +283,7 @@ def test_steps_are_paid_by_continuations(make):
         np.testing.assert_allclose(paid, -0.5 * np.diff(fails), atol=1e-6)
     assert np.any(np.concatenate(scored.process) != 0)
     lengths = [len(r.tokens) for r in scored.responses]
-    assert ledger.decoded == sum(lengths) + paid_for.decoded
+    assert ledger.decoded == sum(lengths) + ours.decoded
     assert ledger.scored == 0
 
 
@@ -314,14 +325,14 @@ def _check_goes_on(trainer, whole):
 def test_terminated_saves_and_goes_on_bit_for_bit(make, monkeypatch, whole, stop):
     trainer, done = make(), []
 
-    def iterate(self, state, update, original=reinforce.Trainer._iterate):
-        out = original(self, state, update)
+    def iterate(self, update, state, step, original=trainers.Trainer._iterate):
+        out = original(self, update, state, step)
         done.append(int(out[0].step))
         if done == list(range(1, stop + 1)):
             os.kill(os.getpid(), signal.SIGTERM)
         return out
 
-    monkeypatch.setattr(reinforce.Trainer, "_iterate", iterate)
+    monkeypatch.setattr(trainers.Trainer, "_iterate", iterate)
     with signals.terminable(), pytest.raises(signals.Terminated):
         trainer.fit()
     assert [row["step"] for row in _lines(trainer, "metrics")] == done
@@ -335,38 +346,38 @@ class Killed(BaseException):
 
 def _kill(trainer, monkeypatch, name, step):
     """Trains until a step is written to a file; every step before it is saved."""
-    append = reinforce.Trainer._append
 
-    def die(self, file, row):
-        if (file, row["step"]) == (name, step):
+    def die(path, row, original=loop.append_row):
+        if (path.stem, row["step"]) == (name, step):
             raise Killed
-        append(self, file, row)
+        original(path, row)
 
     with monkeypatch.context() as patched:
-        patched.setattr(reinforce.Trainer, "_append", die)
-        patched.setattr(reinforce, "_SAVE_EVERY", -1.0)
+        patched.setattr(loop, "append_row", die)
+        patched.setattr(monitor, "append_row", die)
+        patched.setattr(loop, "_SAVE_EVERY", -1.0)
         with pytest.raises(Killed):
             trainer.fit()
 
 
-def test_a_refreshed_verifier_goes_on_bit_for_bit(make, monkeypatch):
+def test_a_refreshed_verifier_goes_on_bit_for_bit(make, monkeypatch, whole):
     objective = dataclasses.replace(OBJECTIVE, refresh_every=2)
-    whole = make("whole", objective)
-    wanted = whole.fit()
-    rows = _lines(whole, "metrics")
+    refreshed = make("refreshed", objective)
+    wanted = refreshed.fit()
+    rows = _lines(refreshed, "metrics")
     extra = [row["decoded"] - 6 * row["response_tokens"] for row in rows]
     # Before the third iteration and the fifth: rollouts and their continuations.
     assert [x > 0 for x in extra] == [False, False, True, False, True, False]
     moved = jax.tree.map(
-        lambda a, b: float(np.max(np.abs(a - b))), wanted.verifier, whole.verifier
+        lambda a, b: float(np.max(np.abs(a - b))), wanted.verifier, refreshed.verifier
     )
     assert max(jax.tree.leaves(moved)) > 1e-3
     # A verifier that moves is what later steps are paid by.
-    frozen = make("frozen")
-    frozen.fit()
-    rewards = [row["progress"] for row in rows]
-    theirs = [row["progress"] for row in _lines(frozen, "metrics")]
-    assert rewards[:2] == theirs[:2] and rewards[2] != theirs[2]
+    ours, frozen = (
+        [row["progress"] for row in lines]
+        for lines in (rows, _lines(whole[0], "metrics"))
+    )
+    assert ours[:2] == frozen[:2] and ours[2] != frozen[2]
     # Killed after the fourth iteration, with what came before on disk.
     trainer = make("killed", objective)
     _kill(trainer, monkeypatch, "metrics", 4)
@@ -386,7 +397,7 @@ def test_killed_in_the_middle_of_a_measurement(make, monkeypatch, whole):
 
 
 def test_exploding_kl_stops_the_run(make, monkeypatch):
-    monkeypatch.setattr(reinforce, "_SAVE_EVERY", -1.0)
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
     trainer = make(max_kl=1e-6)
     # The first update has a learning rate of 0, so the third iteration is the first
     # that has moved; of its few tokens the mean log-ratio is below zero.
@@ -400,18 +411,18 @@ def test_exploding_kl_stops_the_run(make, monkeypatch):
 
 
 def test_nan_stops_the_run(make, monkeypatch):
-    monkeypatch.setattr(reinforce, "_SAVE_EVERY", math.inf)
+    monkeypatch.setattr(loop, "_SAVE_EVERY", math.inf)
     batches = []
 
-    def make_batch(*args, original=rl.make_batch, **kwargs):
+    def make_batch(*args, original=rewards.make_batch, **kwargs):
         batches.append(original(*args, **kwargs))
         if len(batches) == 3:
             batches[-1]["progress"][0] = math.nan
         return batches[-1]
 
-    monkeypatch.setattr(rl, "make_batch", make_batch)
+    monkeypatch.setattr(rewards, "make_batch", make_batch)
     trainer = make()
-    words = " loss,.* stopped being finite at iteration 3; .*the initial policy. Lower"
+    words = "test: .*loss,.* stopped being finite at iteration 3; no checkpoint.*alpha"
     with pytest.raises(UserError, match=words):
         trainer.fit()
     rows = _lines(trainer, "metrics")
@@ -431,9 +442,9 @@ def test_nan_stops_the_run(make, monkeypatch):
 )
 def test_falling_accuracy_stops_the_run(make, monkeypatch, correct, stops):
     """It is measured at 0, 2, 4 and 6, as the numbers of right samples of 12."""
-    told = iter([n for pair in correct for n in (0, pair)])
-    monkeypatch.setattr(reinforce, "count_correct", lambda *a, **k: next(told))
-    monkeypatch.setattr(reinforce, "_SAVE_EVERY", -1.0)
+    counts = iter([n for pair in correct for n in (0, pair)])
+    monkeypatch.setattr(trainers, "count_correct", lambda *a, **k: next(counts))
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
     trainer = make(measure_every=2, min_accuracy=0.5)
     if stops is None:
         trainer.fit()
@@ -443,7 +454,7 @@ def test_falling_accuracy_stops_the_run(make, monkeypatch, correct, stops):
     words += rf"0.667, at iteration {stops};.*of iteration {stops - 1}, in .*run/check"
     with pytest.raises(UserError, match=words):
         trainer.fit()
-    told = iter([0, correct[stops // 2]])  # and again, from the checkpoint
+    counts = iter([0, correct[stops // 2]])  # and again, from the checkpoint
     with pytest.raises(UserError, match=words):
         trainer.fit()
 

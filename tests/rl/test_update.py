@@ -21,6 +21,16 @@ from pav_jax.core.types import Response
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import tiny_gemma2
 from pav_jax.rl import update
+from pav_jax.rl.rewards import (
+    Objective,
+    effective_rewards,
+    group_advantages,
+    make_batch,
+    own_progress,
+    predicted_values,
+    process_rewards,
+    sampled_values,
+)
 
 EOS, MOST, VOCAB = 1, 3, 4
 IS_STEP_END = np.array([False, False, True, False])
@@ -49,7 +59,7 @@ RESPONSES = [
 
 def _objective(**changes):
     fields = dict(reward="progress", baseline="value", alpha=0.7, prover_k=1)
-    return update.Objective(**(fields | dict(trust_outcome=True, kl=0.0) | changes))
+    return Objective(**(fields | dict(trust_outcome=True, kl=0.0) | changes))
 
 
 @functools.cache
@@ -99,8 +109,8 @@ def _prover_values():
 
 
 def _paid(q, correct, objective):
-    values = update.predicted_values(q, correct, objective)
-    return update.process_rewards(values, objective)
+    values = predicted_values(q, correct, objective)
+    return process_rewards(values, objective)
 
 
 def _batch(objective, q=None, length=LENGTH):
@@ -110,7 +120,7 @@ def _batch(objective, q=None, length=LENGTH):
             _paid(values, response.correct, objective)
             for values, response in zip(q, RESPONSES, strict=True)
         ]
-    batch = update.make_batch(RESPONSES, ENDS, process, length=length)
+    batch = make_batch(RESPONSES, ENDS, process, length=length)
     return jax.tree.map(jnp.asarray, batch)
 
 
@@ -167,7 +177,7 @@ def _mean_gradient(params, batch, rewards, baseline, chances):
     return jax.tree.map(jnp.negative, jax.grad(loss)(params))
 
 
-_rewards = jax.jit(update.effective_rewards, static_argnames="reward")
+_rewards = jax.jit(effective_rewards, static_argnames="reward")
 _values = jax.jit(functools.partial(update.token_values, architecture=CONFIG))
 
 
@@ -184,6 +194,13 @@ def _check_near(ours, exact, rtol=2e-4):
     )
     assert np.linalg.norm(exact) > 1e-2
     assert np.linalg.norm(ours - exact) < rtol * np.linalg.norm(exact)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 # Gradients.
@@ -276,11 +293,11 @@ def test_values_by_continuations():
     counts = labels.StepLabels(
         np.array([0, 2, 5]), np.array([1, 3, 0]), np.array([4, 4, 1])
     )
-    ours = update.sampled_values(counts, _objective(prover_k=2, n_mc=4))
+    ours = sampled_values(counts, _objective(prover_k=2, n_mc=4))
     # Of the pairs of continuations, 3 of 6 hold the only right one; then all do.
     np.testing.assert_allclose(ours, [0.5, 1.0, 0.0])
     assert ours.dtype == np.float32
-    own = update.sampled_values(counts, _objective(prover_k=1, n_mc=4))
+    own = sampled_values(counts, _objective(prover_k=1, n_mc=4))
     np.testing.assert_allclose(own, [0.25, 0.75, 0.0])
     with pytest.raises(UserError, match="n_mc=3 .* Bo4 .* fewer than 4"):
         _objective(prover_k=4, n_mc=3)
@@ -293,7 +310,7 @@ def _one():
     response = Response(0, PROMPT, (3, 2, 2, 0, 1), (-1.0,) * 5, True)
     ends = labels.step_ends(response.tokens, IS_STEP_END)
     paid = np.array([0.3, -0.1, 0.25], np.float32)
-    return update.make_batch([response], [ends], [paid], length=9)
+    return make_batch([response], [ends], [paid], length=9)
 
 
 def test_rewards_reach_their_own_steps():
@@ -304,7 +321,7 @@ def test_rewards_reach_their_own_steps():
     )
     assert batch["outcome"][0].tolist() == [0, 0, 0, 0, 0, 0, 1, 0, 0]
     assert batch["mask"][0].tolist() == [0, 0, 1, 1, 1, 1, 1, 0, 0]
-    own = update.own_progress(batch)
+    own = own_progress(batch)
     expected = np.float32([[0, 0, 0.3, 0.3, -0.1, 0.25, 0.25, 0, 0]])
     np.testing.assert_array_equal(own, expected)
     ours = _rewards(batch, reward="progress")
@@ -318,7 +335,7 @@ def test_a_moved_step_boundary_moves_its_reward():
         moved[name] = moved[name].copy()
     moved["step_end"][0, 3], moved["step_end"][0, 2] = False, True
     moved["progress"][0, 3], moved["progress"][0, 2] = 0.0, 0.3
-    ours = update.own_progress(moved)
+    ours = own_progress(moved)
     np.testing.assert_array_equal(
         ours, np.float32([[0, 0, 0.3, -0.1, -0.1, 0.25, 0.25, 0, 0]])
     )
@@ -348,9 +365,9 @@ def test_group_advantages_by_hand():
     ]
     ends = [labels.step_ends(r.tokens, IS_STEP_END) for r in rows]
     paid = [np.full(len(e), 0.125, np.float32) for e in ends]
-    batch = update.make_batch(rows, ends, paid, length=LENGTH)
+    batch = make_batch(rows, ends, paid, length=LENGTH)
     rewards = _rewards(batch, reward="progress")
-    ours = np.asarray(update.group_advantages(batch, rewards, group=3))
+    ours = np.asarray(group_advantages(batch, rewards, group=3))
     mean, spread = 1 / 3, np.sqrt(2) / 3
     wanted = [(1 - mean) / spread, -mean / spread, -mean / spread, 0, 0, 0]
     expected = (np.array(wanted)[:, None] + 0.125) * batch["mask"]
@@ -362,6 +379,11 @@ def test_unknown_names():
         _objective(reward="pav")
     with pytest.raises(UserError, match="'none'.*value, group"):
         _objective(baseline="none")
+
+
+def test_a_scaled_outcome_has_no_group_baseline():
+    with pytest.raises(UserError, match='"matched".*use baseline="value"'):
+        _objective(reward="matched", baseline="group")
 
 
 # One update.

@@ -22,6 +22,7 @@ from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.sampling import SamplingConfig
 from pav_jax.pipeline.search import beam_config
 from pav_jax.rl import update as rl
+from pav_jax.rl.rewards import Objective
 from pav_jax.search import rows as rows_lib
 from pav_jax.search import step as search_step
 from pav_jax.search.beam import groups_per_batch
@@ -147,7 +148,7 @@ def _verifier(params, model):
 def _rl(params, batch, config, model, mesh) -> Step:
     settings = config.rl.training
     method = next(iter(config.rl.methods.values()))
-    objective = rl.Objective(kl=settings.kl, **method)
+    objective = Objective(kl=settings.kl, **method)
     optimizers = (make_optimizer(settings), make_optimizer(settings))
     update = rl.make_update(
         objective, optimizers, architecture=model, group=settings.samples
