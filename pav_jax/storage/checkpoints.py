@@ -22,7 +22,7 @@ def _orbax():
     # Seconds of import that labelling and search of a laptop run can do without.
     import orbax.checkpoint as ocp
 
-    # It logs each error with its traceback, from each of its threads, and raises it too.
+    # What it logs as an error, a traceback from each of its threads, it raises too.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     return ocp
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from absl import logging
 
-from pav_jax.core.errors import UserError
+from pav_jax.core.errors import UserError, unwritable
 
 # What a reader of local files gives: split -> rows of text.
 Rows = dict[str, list[dict[str, str]]]
@@ -114,7 +114,8 @@ def load(
         $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-      UserError: what `read` raises; or the download fails.
+      UserError: what `read` raises; or the download fails; or the disk is full, and
+        then nothing is kept of what was prepared.
     """
     tfds.disable_progress_bar()
     # TFDS keeps what it has once prepared: another copy needs another name.
@@ -139,6 +140,11 @@ def load(
     except UserError:
         raise
     except Exception as error:
+        if reason := unwritable(error):
+            place = data_dir or tfds.core.constants.DATA_DIR
+            raise UserError(
+                f"cannot prepare {builder.name} in {place}: {reason}"
+            ) from error
         if path is None:
             raise UserError(
                 f"cannot download {builder.name} ({error}); give a local copy as "
