@@ -13,6 +13,7 @@ import threading
 
 import ml_collections
 import pytest
+from full_disk import small_disk
 
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Grade, Problem
@@ -352,6 +353,24 @@ def test_without_a_network_nothing_is_tried_for_long(tmp_path, monkeypatch):
         server.listen()
         with pytest.raises(UserError, match=r"timed out.*config\.task\.path"):
             task.problems("test")
+
+
+disk = pytest.fixture(small_disk)
+
+
+def test_a_full_disk_keeps_nothing_of_a_dataset(tree, disk):
+    prepared = disk.root / "prepared"
+    disk.fill(20_000)
+    rows = [
+        published(k) | {"problem": str(k) + os.urandom(999).hex()} for k in range(99)
+    ]
+    write_lines(tree / "train.jsonl", [row | {"answer": "2"} for row in rows])
+    words = "cannot prepare pav_math in .*/prepared: No space left on device"
+    with pytest.raises(UserError, match=words):
+        Math(tree, 0, data_dir=prepared).problems("train")
+    assert not list(prepared.rglob("*.array_record*"))
+    disk.make_room()
+    assert len(Math(tree, 0, data_dir=prepared).problems("train")) == 99
 
 
 def test_prepared_by_another_process_meanwhile(tree, tmp_path, monkeypatch):

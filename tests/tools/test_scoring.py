@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from full_disk import FullFor, check_message, small_disk
 from ml_collections import ConfigDict
 from stand_in import Bucket, contents
 
@@ -531,6 +532,70 @@ def test_no_line_scored_is_an_error(run, tmp_path, capsys):
         lines = target.read_text().splitlines()
         errors = [json.loads(line)["pav"]["error"] for line in lines]
         assert errors == ["no text field 'response'", "no text field 'prompt'"]
+
+
+disk = pytest.fixture(small_disk)
+
+
+def _score(run, source, target) -> int:
+    flags = [f"--verifier={run}", f"--input={source}", f"--output={target}"]
+    return main(["score", *flags])
+
+
+def test_a_full_disk_cuts_nothing_but_a_line(run, disk, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(jsonl, "_CHUNK_LINES", 3)
+    source, target = tmp_path / "in.jsonl", disk.root / "out.jsonl"
+    padded = [json.dumps(ROWS[i % 3] | {"more": "x" * 1000}) + "\n" for i in range(30)]
+    source.write_text("".join(padded))
+    disk.fill(20_000)  # of 40,000
+    assert _score(run, source, target) == 2
+    check_message(capfd.readouterr().err, "out.jsonl")
+    assert disk.root / "out.jsonl.partial" in disk.root.iterdir()
+    disk.make_room()
+    kept = (disk.root / "out.jsonl.partial").read_bytes().count(b"\n")
+    seen, encode = [], scoring.Verifier.encode
+
+    def noting(verifier, prompt, response):
+        seen.append(prompt)
+        return encode(verifier, prompt, response)
+
+    monkeypatch.setattr(scoring.Verifier, "encode", noting)
+    assert _score(run, source, target) == 0
+    assert 0 < len(seen) == 30 - kept < 30
+    assert _score(run, source, tmp_path / "whole.jsonl") == 0
+    assert target.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["about.json", "start.json", "out.jsonl.partial"])
+def test_each_file_of_scoring_in_turn(run, source, tmp_path, monkeypatch, capsys, name):
+    full = FullFor(monkeypatch)
+    full.text = name
+    target = tmp_path / "out.jsonl"
+    assert _score(run, source, target) == 2
+    file = "out.jsonl" if "partial" in name else name
+    said = capsys.readouterr().err
+    check_message("".join(said.splitlines(keepends=True)[-1:]), file)
+    full.text = ""
+    assert _score(run, source, target) == 0
+    assert len(target.read_text().splitlines()) == 16
+
+
+@pytest.mark.parametrize(
+    ("left", "name"), [(0, "exported"), (20_000, "policy"), (None, "about.json")]
+)
+def test_an_export_to_a_full_disk(run, disk, monkeypatch, capfd, left, name):
+    full = FullFor(monkeypatch)
+    if left is None:
+        full.text = name
+    disk.fill(1_000_000 if left is None else left)
+    assert _export(run / "prm", disk.root / "exported") == 2
+    check_message(capfd.readouterr().err, name)
+    assert not (disk.root / "exported").exists()
+    disk.make_room()
+    full.text = ""
+    assert _export(run / "prm", disk.root / "exported") == 0
+    files = buckets.files(disk.root)
+    assert all(name.startswith("exported/") and "tmp" not in name for name in files)
 
 
 def test_another_files_work_is_left_alone(run, trained, source, tmp_path):
