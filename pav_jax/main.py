@@ -148,7 +148,7 @@ def _add_score(commands) -> None:
         required=True,
         metavar="FILE",
         help="a JSON object a line, with the texts prompt and response; response has a"
-        " step a line",
+        " step a line; may be gzipped",
     )
     parser.add_argument(
         "--output",

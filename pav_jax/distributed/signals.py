@@ -3,7 +3,8 @@
 Clusters send SIGTERM and, half a minute later, SIGKILL. What the exit code says:
 
     0         done
-    2         the user can mend it (`UserError`); the same command would fail again
+    2         the user can mend it (`UserError`, a full disk), and must, before the same
+              command can go on
     75, 143   stopped from outside; the same command goes on from there
     other     a bug, or killed
 """
