@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pav_jax.core.errors import UserError
+from pav_jax.core.errors import UserError, unwritable
 from pav_jax.distributed.signals import (
     AGAIN,
     INTERRUPTED,
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, Terminated) or is_unwinding():
             _complain(again("terminated"))
             return _leave(TERMINATED, at_once=argv is None)
-        _complain(str(error))
+        _complain(_with_way_out(error))
         return _leave(2, at_once=argv is None)
     except PeerStopped as error:
         _complain(again(error))
@@ -46,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _complain(again("interrupted"))
         return _leave(INTERRUPTED, at_once=argv is None)
-    except Exception:
+    except Exception as error:
+        if unwritable(error):
+            _complain(_with_way_out(error))
+            return _leave(2, at_once=argv is None)
         if not _joined():
             raise
         traceback.print_exc()
@@ -145,7 +148,7 @@ def _add_score(commands) -> None:
         required=True,
         metavar="FILE",
         help="a JSON object a line, with the texts prompt and response; response has a"
-        " step a line",
+        " step a line; may be gzipped",
     )
     parser.add_argument(
         "--output",
@@ -284,6 +287,16 @@ def _leave(code: int, *, at_once: bool) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _with_way_out(error: Exception) -> str:
+    """The message of an error; for a full disk also what to do about that."""
+    if not (reason := unwritable(error)):
+        return str(error)
+    message = str(error)
+    if isinstance(error, OSError):
+        message = f"cannot write {error.filename or 'a file'}: {reason}"
+    return f"{message}; once that can be written, the same command goes on from here"
 
 
 def _complain(message: str) -> None:

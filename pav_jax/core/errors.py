@@ -1,4 +1,9 @@
-"""The one error type that means "the user can fix this"."""
+"""The one error type that means "the user can fix this", and what a full disk is."""
+
+import errno
+import os
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class UserError(ValueError):
@@ -8,3 +13,21 @@ class UserError(ValueError):
     caller can catch it as a `ValueError`. Anything else that escapes is a bug
     of ours and keeps its traceback.
     """
+
+
+def unwritable(error: BaseException | None) -> str:
+    """Why nothing could be written, if an error comes from that; else "".
+
+    The disk is full, a quota is used up, or the file system is read-only. Follows the
+    causes of the error. Libraries in C++ (TensorStore, array_record) give the reason
+    in the text of their message only.
+    """
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        for reason in map(os.strerror, _UNWRITABLE):
+            if reason in str(error):
+                return reason
+        hidden = error.__suppress_context__ and error.__cause__ is None
+        error = None if hidden else error.__cause__ or error.__context__
+    return ""

@@ -172,21 +172,7 @@ def stated_fields(config: dict[str, Any]) -> dict[str, Any]:
     Raises:
       UserError: it describes neither a Gemma 2 nor a Gemma 3 text model.
     """
-    text = config.get("text_config", config)
-    kind = text.get("model_type") or config.get("model_type")
-    if kind not in ("gemma2", "gemma3", "gemma3_text"):
-        raise UserError(
-            f"config.json has the model_type {kind!r}; it should be 'gemma2',"
-            " 'gemma3' or 'gemma3_text'"
-        )
-    if text.get("use_bidirectional_attention") or config.get(
-        "use_bidirectional_attention"
-    ):
-        raise UserError(
-            "config.json has use_bidirectional_attention, as embedding models do; a"
-            " policy or a verifier here reads from left to right only"
-        )
-    is_gemma2 = kind == "gemma2"
+    text, is_gemma2 = _text_model(config)
     # The defaults of transformers' configuration classes.
     get = {
         "hidden_size": 2304,
@@ -225,6 +211,27 @@ def stated_fields(config: dict[str, Any]) -> dict[str, Any]:
         "global_rope_base": global_base,
         "global_rope_scale": global_scale,
     }
+
+
+def _text_model(config: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The fields of the text model, and whether it is Gemma 2.
+
+    Raises:
+      UserError: it is neither a Gemma 2 nor a Gemma 3 that reads from left to right.
+    """
+    text = config.get("text_config", config)
+    kind = text.get("model_type") or config.get("model_type")
+    if kind not in ("gemma2", "gemma3", "gemma3_text"):
+        raise UserError(
+            f"config.json has the model_type {kind!r}; it should be 'gemma2',"
+            " 'gemma3' or 'gemma3_text'"
+        )
+    if any(x.get("use_bidirectional_attention") for x in (text, config)):
+        raise UserError(
+            "config.json has use_bidirectional_attention, as embedding models do; a"
+            " policy or a verifier here reads from left to right only"
+        )
+    return text, kind == "gemma2"
 
 
 def _rope(text: dict[str, Any], is_gemma2: bool) -> list[tuple[float, float]]:

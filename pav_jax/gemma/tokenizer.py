@@ -130,6 +130,12 @@ class Tokenizer:
             raise UserError(_unrepresentable(foreign, text))
         ids = self._model.encode(text)
         unknown = self._model.unk_id()
+        if control := self._special.intersection(ids) - {unknown}:
+            name = self._model.id_to_piece(min(control))
+            raise UserError(
+                f"{name} is a control token, which cannot be part of a text; remove it"
+                f" from {text[:80]!r}"
+            )
         if unknown in ids:
             pieces = self._model.encode(text, out_type=str)
             offending = [

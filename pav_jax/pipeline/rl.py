@@ -100,6 +100,6 @@ def _objective(config: ConfigDict, method: str) -> Objective:
     except TypeError as error:
         raise UserError(
             f"config.rl.methods.{method} needs reward and baseline, may have alpha,"
-            " prover_k, trust_outcome, n_mc and refresh_every, and nothing else:"
+            " prover_k, n_mc and refresh_every, and nothing else:"
             f" {error}"
         ) from error

@@ -47,8 +47,6 @@ class Objective:
       kl: weight of the KL divergence to the initial policy, per token.
       alpha: weight of the process reward.
       prover_k: the prover is BoK(π) with this K; 1 is μ = π.
-      trust_outcome: whether the value of a whole response is its outcome, as it is by
-        definition, and not the verifier's prediction.
       n_mc: continuations of every step prefix, by the current policy, whose outcomes
         replace the verifier; at least `prover_k`. 0 uses the verifier.
       refresh_every: iterations after which the verifier is trained further, on rollouts
@@ -63,7 +61,6 @@ class Objective:
     kl: float
     alpha: float = 0.0
     prover_k: int = 1
-    trust_outcome: bool = True
     n_mc: int = 0
     refresh_every: int = 0
 
@@ -109,11 +106,11 @@ def predicted_values(q: np.ndarray, correct: bool, objective: Objective) -> np.n
     Args:
       q: predicted `Q^π` of a response's prefixes, `[H + 1]`, the bare prompt first.
       correct: Rex.
-      objective: has `prover_k` and `trust_outcome`.
+      objective: has `prover_k`.
     """
     q = np.array(q, np.float32)
-    if objective.trust_outcome:
-        q[-1] = correct
+    # By definition; a prediction here is what a policy would learn to exploit.
+    q[-1] = correct
     return best_of_k(q, objective.prover_k)
 
 

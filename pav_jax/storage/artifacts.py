@@ -5,18 +5,38 @@ import json
 import os
 import secrets
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from pav_jax.core.errors import UserError
+from pav_jax.core.errors import UserError, unwritable
 
 PathLike = str | os.PathLike[str]
 T = TypeVar("T")
 
 _PARTIAL = ".partial"  # Ends the name of a file while it is being written.
+
+
+@contextlib.contextmanager
+def writing(path: PathLike) -> Iterator[None]:
+    """Within, what cannot be written is a UserError that names `path`.
+
+    An OSError is that, and so is what libraries raise because of a full disk. Others
+    pass.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = unwritable(error)
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+        if not reason:
+            raise
+        raise UserError(f"cannot write {path}: {reason}") from error
 
 
 def write_atomically(path: PathLike, write: Callable[[BinaryIO], None]) -> None:
@@ -34,14 +54,13 @@ def write_atomically(path: PathLike, write: Callable[[BinaryIO], None]) -> None:
     path = Path(path)
     partial = path.parent / f".{path.name}.{secrets.token_hex(4)}{_PARTIAL}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
@@ -78,6 +97,18 @@ def write_jsonl(path: PathLike, records: Iterable[Any]) -> None:
             file.write(b"\n")  # No records is a blank line; no bytes is a damaged file.
 
     write_atomically(path, write)
+
+
+def append_line(path: PathLike, record: Any) -> None:
+    """Appends a JSON value, on a line of its own, to a file that is made if need be.
+
+    Raises:
+      UserError: if it cannot be written; the file may then end in half a line.
+      ValueError: for NaN; nothing is written.
+    """
+    line = json.dumps(record, allow_nan=False).encode() + b"\n"
+    with writing(path), Path(path).open("ab") as file:
+        file.write(line)
 
 
 def read_jsonl(path: PathLike) -> list[Any]:

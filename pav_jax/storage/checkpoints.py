@@ -15,6 +15,7 @@ from pav_jax.core.errors import UserError
 from pav_jax.distributed import mesh, sharding
 from pav_jax.distributed.collectives import all_gather
 from pav_jax.distributed.processes import is_loss
+from pav_jax.storage.artifacts import writing
 
 _KEPT = 2  # of the newest checkpoints
 
@@ -23,7 +24,8 @@ def _orbax():
     # Seconds of import that labelling and search of a laptop run can do without.
     import orbax.checkpoint as ocp
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # What it logs as an error, a traceback from each of its threads, it raises too.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     return ocp
 
 
@@ -78,7 +80,8 @@ class Checkpoints:
     """The newest checkpoints of one training run.
 
     Saves are asynchronous. Each is written to a temporary name and renamed, so that a
-    kill leaves the previous checkpoint whole. The processes of the active mesh call
+    kill or a full disk leaves the previous checkpoint whole. What cannot be written is
+    a UserError of the next `save`, or of `close`. The processes of the active mesh call
     all methods together.
 
     Args:
@@ -89,16 +92,15 @@ class Checkpoints:
         ocp = _orbax()
         self._ocp = ocp
         self._directory = directory.absolute()
-        self._directory.mkdir(parents=True, exist_ok=True)
-        self._manager = ocp.CheckpointManager(
-            self._directory,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=_KEPT,
-                cleanup_tmp_directories=True,
-                create=False,
-                multiprocessing_options=_savers(ocp),
-            ),
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=_KEPT,
+            cleanup_tmp_directories=True,
+            create=False,
+            multiprocessing_options=_savers(ocp),
         )
+        with writing(self._directory):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def restore(self, state: Any) -> Any | None:
         """The newest state that can be read, or None if there is none.
@@ -149,14 +151,19 @@ class Checkpoints:
         self._manager.reload()
 
     def save(self, step: int, state: Any) -> None:
-        """Starts to save a state, which may be donated once this returns."""
-        self._manager.save(
-            step, args=self._ocp.args.StandardSave(_savable(_sealed(state)))
-        )
+        """Starts to save a state, which may be donated once this returns.
+
+        Raises:
+          UserError: if this state, or the one before, cannot be written.
+        """
+        args = self._ocp.args.StandardSave(_savable(_sealed(state)))
+        with writing(self._directory):
+            self._manager.save(step, args=args)
 
     def close(self) -> None:
-        """Waits until all saves are on disk."""
-        self._manager.close()
+        """Waits until all saves are on disk; raises UserError if one cannot be."""
+        with writing(self._directory):
+            self._manager.close()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -171,9 +178,14 @@ def _checkpointer(ocp, processes: Callable[[Any], Any]) -> Any:
 
 
 def save_params(path: pathlib.Path, params: Any) -> None:
-    """Writes a tree of arrays to `path`, a folder that must not exist."""
+    """Writes a tree of arrays to `path`, a folder that must not exist.
+
+    Raises:
+      UserError: if the disk is full, or the path cannot be written; there is no folder
+        `path` then.
+    """
     ocp = _orbax()
-    with _checkpointer(ocp, _savers) as checkpointer:
+    with writing(path), _checkpointer(ocp, _savers) as checkpointer:
         checkpointer.save(path.absolute(), _savable(params))
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pav_jax.core.errors import UserError
+from pav_jax.core.errors import UserError, unwritable
 from pav_jax.storage import artifacts, buckets
 
 _OWNER = "owner.txt"  # in the bucket: the token of the run that writes there
@@ -114,11 +114,12 @@ class Mirror:
         while not stop.wait(_SECONDS):
             try:
                 self.sync()
-            except UserError as error:
-                tqdm.write(f"pav: {error}", file=sys.stderr)
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-            except Exception as error:  # the next time may be better
+            except Exception as error:
+                if isinstance(error, UserError) and not unwritable(error):
+                    tqdm.write(f"pav: {error}", file=sys.stderr)
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
+                # The next time may be better.
                 tqdm.write(f"{self._remote}: {error}; tries again", file=sys.stderr)
 
     def sync(self) -> None:

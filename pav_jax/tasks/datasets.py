@@ -14,7 +14,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from absl import logging
 
-from pav_jax.core.errors import UserError
+from pav_jax.core.errors import UserError, unwritable
 
 # What a reader of local files gives: split -> rows of text.
 Rows = dict[str, list[dict[str, str]]]
@@ -114,7 +114,8 @@ def load(
         $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-      UserError: what `read` raises; or the download fails.
+      UserError: what `read` raises; or the download fails; or the disk is full, and
+        then nothing is kept of what was prepared.
     """
     tfds.disable_progress_bar()
     # TFDS keeps what it has once prepared: another copy needs another name.
@@ -139,12 +140,8 @@ def load(
     except UserError:
         raise
     except Exception as error:
-        if path is None:
-            raise UserError(
-                f"cannot download {builder.name} ({error}); give a local copy as "
-                f"config.task.path, a folder with {', '.join(builder.FILES)} from "
-                f"{', '.join(builder.FILES.values())}"
-            ) from error
+        if path is None or unwritable(error):
+            raise _explained(error, builder, data_dir) from error
         # Another process may have prepared the same meanwhile, and ours could not
         # take its place. What is wrong otherwise goes wrong again.
         sources = splits()
@@ -157,6 +154,20 @@ def load(
         ]
         for split in ("train", "test")
     }
+
+
+def _explained(
+    error: Exception, builder: type[_Texts], data_dir: Path | None
+) -> UserError:
+    """What to say of a dataset that cannot be prepared: a full disk, or no network."""
+    if reason := unwritable(error):
+        place = data_dir or tfds.core.constants.DATA_DIR
+        return UserError(f"cannot prepare {builder.name} in {place}: {reason}")
+    return UserError(
+        f"cannot download {builder.name} ({error}); give a local copy as "
+        f"config.task.path, a folder with {', '.join(builder.FILES)} from "
+        f"{', '.join(builder.FILES.values())}"
+    )
 
 
 def _fingerprint(path: Path) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Grade, Problem
 from pav_jax.tasks import grading
-from pav_jax.tasks.stored import StoredTask, parse_object, read_lines
+from pav_jax.tasks.stored import StoredTask, parse_object, plain_text, read_lines
 
 _MATH_LAYOUT = (
     "expected a folder with math500.jsonl (MATH-500, one JSON object a line with the "
@@ -21,8 +21,8 @@ _MATH_LAYOUT = (
     "with the text fields 'problem' and 'solution'"
 )
 _JSONL_LAYOUT = (
-    "expected one JSON object a line with the text fields 'prompt' and 'answer', and a "
-    "'solution' where there is one, its steps one a line"
+    "expected one JSON object a line with the text fields 'prompt' and 'answer' (which "
+    "may be a number), and a 'solution' where there is one, its steps one a line"
 )
 _PUBLISHED = ("problem", "solution")
 _FIELDS = (*_PUBLISHED, "answer")
@@ -86,9 +86,14 @@ class Math(_AnswersInMath):
 class Jsonl(_AnswersInMath):
     """A user's own problems, graded as those of MATH.
 
+    As with MATH, what is in the test is kept out of training: problems of train.jsonl
+    whose prompt is also in test.jsonl, but for white space, are left out, with a
+    warning.
+
     Args:
       path: a folder with train.jsonl and test.jsonl, each line an object with the
-        texts `prompt` and `answer`, and a `solution` for those to learn from.
+        texts `prompt` and `answer`, and a `solution` for those to learn from. An answer
+        may be a number, which is read as it is written.
       validation_fraction: the share of the training problems, in [0, 1), to hold out.
 
     Raises:
@@ -110,11 +115,21 @@ class Jsonl(_AnswersInMath):
                     _own_problem,
                     ("prompt", "answer"),
                     _JSONL_LAYOUT,
+                    numbers=("answer",),
                 )
             )
             for split in ("train", "test")
         )
-        return train, test
+        held_out = {_squeeze(problem.prompt) for problem in test}
+        kept = [p for p in train if _squeeze(p.prompt) not in held_out]
+        if both := len(train) - len(kept):
+            logging.warning(
+                "%s: the prompts of %d lines of train.jsonl are also in test.jsonl;"
+                " left out of training",
+                self._path,
+                both,
+            )
+        return kept, test
 
 
 def _own_problem(row: dict) -> Problem:
@@ -131,7 +146,7 @@ def _own_problem(row: dict) -> Problem:
         )
     lines = [line.strip() for line in solution.split("\n") if line.strip()]
     return Problem(
-        prompt=row["prompt"].rstrip("\n") + "\n",
+        prompt=plain_text(row["prompt"]).rstrip("\n") + "\n",
         answer=row["answer"].strip(),
         solution="\n".join(lines),
     )

@@ -1,7 +1,10 @@
 """What the tasks whose problems are in files share: splits, and reading JSON lines."""
 
+import codecs
+import dataclasses
 import functools
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -88,8 +91,17 @@ class StoredTask(Task):
         """Nor a summary of what a prefix is worth."""
 
 
+def plain_text(text: str) -> str:
+    """A user's text without a byte order mark, its newlines as "\\n" alone."""
+    return text.removeprefix("\ufeff").replace("\r\n", "\n")
+
+
 def read_lines(
-    file: Path, parse: Callable[[dict], T], fields: Sequence[str], layout: str
+    file: Path,
+    parse: Callable[[dict], T],
+    fields: Sequence[str],
+    layout: str,
+    numbers: Sequence[str] = (),
 ) -> Iterator[T]:
     """Reads a file of JSON objects, one a line; empty lines are skipped.
 
@@ -98,6 +110,7 @@ def read_lines(
       parse: turns an object into what is wanted, or raises ValueError.
       fields: that must be there and hold text that is not blank.
       layout: what would be right, for the message.
+      numbers: fields that may hold a number too, which is text as it is written there.
 
     Raises:
       UserError: the file cannot be read, or a line is bad; names file and line.
@@ -109,20 +122,40 @@ def read_lines(
             f"cannot read {file.absolute()}: {error.strerror}; {layout}"
         ) from error
     for number, line in enumerate(lines, start=1):
-        if line.strip():
+        if line.removeprefix(codecs.BOM_UTF8).strip():
             try:
-                item = parse(parse_object(line, fields))
+                item = parse(parse_object(line, fields, numbers))
             # json raises RecursionError on deep nesting, ValueError otherwise.
             except (ValueError, RecursionError) as error:
                 raise UserError(f"{file}, line {number}: {error}; {layout}") from error
             yield item
 
 
-def parse_object(text: bytes, fields: Sequence[str]) -> dict:
-    """A JSON object in which `fields` hold text; raises ValueError."""
-    row = json.loads(text.decode())
+@dataclasses.dataclass(frozen=True)
+class _Number:
+    """A number of a JSON text, as it is spelt there."""
+
+    spelling: str
+
+
+def parse_object(
+    text: bytes, fields: Sequence[str], numbers: Sequence[str] = ()
+) -> dict:
+    """A JSON object in which `fields` hold text; raises ValueError.
+
+    Args:
+      text: in UTF-8, perhaps with a byte order mark.
+      fields: see `read_lines`.
+      numbers: see `read_lines`; 5.0 becomes "5.0". Other numbers are `_Number`.
+    """
+    spelt = {"parse_int": _Number, "parse_float": _Number}
+    row = json.loads(text.decode("utf-8-sig"), **spelt)
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
+    for field in numbers:
+        number = row.get(field)
+        if isinstance(number, _Number) and math.isfinite(float(number.spelling)):
+            row[field] = number.spelling
     for field in fields:
         if not isinstance(row.get(field), str) or not row[field].strip():
             raise ValueError(f"no text field {field!r}")

@@ -112,6 +112,8 @@ def score(arguments: argparse.Namespace, _: list[str]) -> None:
         tally = score_file.score_file(verifier, source, target, joined)
     if tally is None:  # the primary process reports
         return
+    if not tally.scored:
+        raise UserError(f"{arguments.output}: {tally}")
     print(f"{arguments.output}: {tally}")
 
 

@@ -1,30 +1,112 @@
-"""Lines of JSONL files that others wrote: of any number, and perhaps not JSON."""
+"""Lines of JSONL files that others wrote: of any number, and perhaps not JSON.
 
+A file may be gzipped. A byte order mark, which some programs put in front, is skipped.
+"""
+
+import codecs
+import gzip
 import hashlib
 import itertools
 import json
 import math
+import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
+from pav_jax.core.errors import UserError
+from pav_jax.core.words import counted
+
 _CHUNK_LINES = 512
 _CHUNK_BYTES = _LONGEST = 1 << 24  # of the lines of a chunk together, and of any one
+_LOOKED_AT = 20  # lines that say what a file is
+_GZIP = b"\x1f\x8b"
+_SIGNATURES = {
+    codecs.BOM_UTF16_LE: "UTF-16 text",
+    codecs.BOM_UTF16_BE: "UTF-16 text",
+    b"PK\x03\x04": "a ZIP archive or a spreadsheet",
+    b"PAR1": "a Parquet file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file",
+}
+_LAYOUT = (
+    "expected one JSON object a line, in UTF-8, with the texts 'prompt' and 'response';"
+    " the file may be gzipped"
+)
 
 
 class Survey(NamedTuple):
-    """The number of lines of a file, and the SHA-256 of its bytes."""
+    """The number of lines of a file, and the SHA-256 of its bytes as they are."""
 
     lines: int
     digest: str
 
 
 def survey(path: Path) -> Survey:
-    """Reads a whole file, without holding it."""
+    """Reads a whole file, without holding it.
+
+    Raises:
+      UserError: at once, if the file is of another kind, such as CSV; or it is damaged.
+    """
+    try:
+        with opened(path) as file:
+            if kind := _other_kind(file):
+                raise UserError(f"{path} {kind}; {_LAYOUT}")
+            file.seek(0)
+            count = sum(1 for _ in lines(file))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"the gzipped file {path} is damaged: {error}") from error
     with path.open("rb") as file:
-        count = sum(1 for _ in lines(file))
-        file.seek(0)
         return Survey(count, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def opened(path: Path) -> BinaryIO:
+    """A file, open to read what is in it, decompressed if need be."""
+    with path.open("rb") as file:
+        is_gzipped = file.read(len(_GZIP)) == _GZIP
+    return gzip.open(path) if is_gzipped else path.open("rb")
+
+
+def _other_kind(file: BinaryIO) -> str:
+    """What a file is, as "looks like ...", if not of JSON objects; else ""."""
+    filled = (line for line in lines(file) if line is None or line.strip())
+    head = list(itertools.islice(filled, _LOOKED_AT))
+    if not head:
+        return "holds no lines"
+    start = (head[0] or b"").removeprefix(codecs.BOM_UTF8).strip()
+    for signature, kind in _SIGNATURES.items():
+        if start.startswith(signature):
+            return f"looks like {kind}"
+    if b"\0" in start[:4]:
+        return "looks like UTF-16 text or a binary file"
+    # Inside of such a file a line may be an object by chance.
+    if start in (b"{", b"[") or start.startswith(b"[") and not _is_json(start):
+        return "looks like one JSON value over several lines"
+    if any(_is_object(line) for line in head):
+        return ""
+    if start.startswith(b"["):
+        return "looks like one JSON list"
+    if re.match(rb"[^{]*\b(prompt|response)\b", start) and re.search(rb"[,;\t]", start):
+        return "looks like a table, such as CSV"
+    return f"holds no JSON object in its first {counted(len(head), 'line')}"
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_object(line: bytes | None) -> bool:
+    try:
+        parse(line)
+    except ValueError:
+        return False
+    return True
 
 
 def lines(file: BinaryIO) -> Iterator[bytes | None]:
@@ -52,7 +134,7 @@ class Chunk(NamedTuple):
 
 def chunks(source: Path, start: int) -> Iterator[Chunk]:
     """The chunks after `start` lines; where one ends does not depend on `start`."""
-    with source.open("rb") as file:
+    with opened(source) as file:
         first = 1
         while chunk := list(_next_lines(file)):
             skipped = min(max(0, start + 1 - first), len(chunk))
@@ -89,7 +171,8 @@ def parse(line: bytes | None) -> dict[str, Any]:
     if line is None:
         raise ValueError(f"longer than {_LONGEST} bytes")
     try:
-        row = json.loads(line.decode(), parse_constant=refuse, parse_float=finite)
+        text = line.decode("utf-8-sig")
+        row = json.loads(text, parse_constant=refuse, parse_float=finite)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error})") from error
     except RecursionError:

@@ -81,7 +81,7 @@ def score_file(
     Args:
       verifier: of `Verifier.load`.
       source: a JSON object a line, with the texts `prompt` and `response`; other
-        fields are kept.
+        fields are kept. In UTF-8; gzipped or not.
       target: the same lines, each with an object `pav` added: `line`, counted from 1,
         `prover_k` and `verifier`; and `prompt_q`, `steps` with `text`, `q` and
         `advantage` each, and `orm`, or `error` if the line is bad. Values have six
@@ -92,8 +92,8 @@ def score_file(
       The lines of the whole file; None in a process that is not the primary.
 
     Raises:
-      UserError: if a file cannot be used, or `target` exists and was made with another
-        verifier or input.
+      UserError: if a file cannot be used, `source` is empty or of another kind, or
+        `target` exists and was made with another verifier or input.
       PeerStopped: if another process failed.
     """
     source, target = Path(source), Path(target)
@@ -115,7 +115,7 @@ def score_file(
         worker.remove_folder()
     except OSError as error:
         raise UserError(
-            f"cannot use {error.filename or target}: {error.strerror}"
+            f"cannot use {error.filename or target}: {error.strerror or error}"
         ) from error
     return tally
 
@@ -336,7 +336,7 @@ def _resume(
     tally, size = Tally(), 0
     other = "; delete it, or give another --output"
     done.seek(0)
-    with source.open("rb") as file:
+    with jsonl.opened(source) as file:
         lines = jsonl.lines(file)
         for line in done:
             if not line.endswith(b"\n"):

@@ -23,6 +23,7 @@ from pav_jax.pipeline import runner
 from pav_jax.prover import advantages, best_of_k
 from pav_jax.storage import artifacts, buckets, workdir
 from pav_jax.tasks.problems import encode_prompt
+from pav_jax.tasks.stored import plain_text
 from pav_jax.tools import export
 from pav_jax.verifier import load_verifier, score_rows
 
@@ -148,7 +149,7 @@ class Verifier:
 
         Args:
           prompts: a problem for each response, as the run's own task would put it.
-          responses: steps separated by newlines.
+          responses: steps separated by newlines; see `encode`.
 
         Returns:
           The scores, in order.
@@ -166,13 +167,20 @@ class Verifier:
         newlines, in none: there the end token stands, as for a response that is
         complete.
 
+        Blank lines of the response are left out, so that "a\\n\\nb" has the two steps
+        and the values of "a\\nb"; a response of nothing else is one step, the end token
+        alone. A newline may be written as "\\r\\n", and a byte order mark at the
+        beginning of a text is skipped.
+
         Raises:
           UserError: if the prompt is blank, the vocabulary cannot represent a text, or
             there are more tokens than the verifier was trained for.
         """
+        prompt, response = plain_text(prompt), plain_text(response)
         problem = Problem(prompt.rstrip("\n") + "\n", answer="")
         start = encode_prompt(self.tokenizer, problem, max_tokens=self.max_tokens)
-        rest = self.tokenizer.encode(response.rstrip("\n"))
+        steps = [line for line in response.split("\n") if line.strip()]
+        rest = self.tokenizer.encode("\n".join(steps))
         rest.append(self.tokenizer.eos_id)
         if len(start) + len(rest) > self.max_tokens:
             raise UserError(

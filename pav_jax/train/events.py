@@ -1,8 +1,10 @@
 """Scalars for TensorBoard, written without TensorFlow."""
 
-import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
+
+from pav_jax.storage.artifacts import writing
 
 
 class Events:
@@ -14,29 +16,46 @@ class Events:
     Args:
       directory: gets the file; None to write nothing.
       first: steps done before; what earlier attempts wrote after them is hidden.
+
+    Raises:
+      UserError: here and from all methods, if the file cannot be written.
     """
 
     def __init__(self, directory: Path | None, first: int):
-        self._writer = None
-        if directory is not None:
-            # Seconds of import, which the other stages can do without.
-            from tensorboardX import SummaryWriter
+        self._directory, self._writer = directory, None
+        if directory is None:
+            return
+        # Imports that the other stages can do without. Not `SummaryWriter`: its thread
+        # dies when the disk is full, and then what adds scalars waits for it for ever.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
 
-            self._writer = SummaryWriter(
-                str(directory),
-                purge_step=first + 1,
-                flush_secs=1,  # what a kill may cost
-                # Else two attempts in one second would have the same file.
-                filename_suffix=f".{os.getpid()}.{first}",
-            )
+        self._event, self._scalar = Event, scalar
+        # TensorBoard reads files in the order of their names, whose own time is in
+        # seconds.
+        suffix = f".{time.time_ns()}"
+        start = SessionLog(status=SessionLog.START)
+        start = Event(step=first + 1, wall_time=time.time(), session_log=start)
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            self._writer = EventsWriter(str(directory / "events"), suffix)
+            self._writer.write_event(start)
+            self._writer.flush()
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Adds the scalars of a step; they are on disk within about a second."""
-        if self._writer is not None:
+        """Adds the scalars of a step; they are on disk when this returns."""
+        if self._writer is None:
+            return
+        with writing(self._directory):
             for name, value in scalars.items():
-                self._writer.add_scalar(name, value, step)
+                summary = self._scalar(name, value)
+                event = self._event(step=step, wall_time=time.time(), summary=summary)
+                self._writer.write_event(event)
+            self._writer.flush()
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Closes the file."""
         if self._writer is not None:
-            self._writer.close()
+            with writing(self._directory):
+                self._writer.close()

@@ -228,11 +228,11 @@ def append_row(path: pathlib.Path, row: Mapping[str, Any]) -> None:
     """Adds a line of JSON to a file, from the primary process.
 
     Raises:
+      UserError: if it cannot be written.
       ValueError: a number is not finite.
     """
     if is_primary():
-        with path.open("a") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        artifacts.append_line(path, row)
 
 
 def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:

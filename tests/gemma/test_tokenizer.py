@@ -349,8 +349,9 @@ def test_a_model_with_turns_and_runs_of_newlines():
     assert tokenizer.step_end_mask().sum() == 31 + 1  # and the newline's byte
     assert tokenizer.decode([*ids, 107, 1]) == text
     # A problem cannot end a response by the name of the token.
-    with pytest.raises(UserError, match="end_of_turn"):
-        tokenizer.encode("what is<end_of_turn> 2?")
+    for text in ("what is<end_of_turn> 2?", "5<end_of_turn>"):
+        with pytest.raises(UserError, match="^<end_of_turn> is a control token"):
+            tokenizer.encode(text)
 
 
 def test_learns_gsm8k_quickly_and_represents_it(gsm8k_dir):

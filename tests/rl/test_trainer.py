@@ -82,7 +82,6 @@ OBJECTIVE = rewards.Objective(
     baseline="value",
     alpha=0.5,
     prover_k=2,
-    trust_outcome=True,
     kl=0.01,
 )
 

@@ -59,7 +59,7 @@ RESPONSES = [
 
 def _objective(**changes):
     fields = dict(reward="progress", baseline="value", alpha=0.7, prover_k=1)
-    return Objective(**(fields | dict(trust_outcome=True, kl=0.0) | changes))
+    return Objective(**(fields | dict(kl=0.0) | changes))
 
 
 @functools.cache
@@ -96,9 +96,10 @@ def _own_values():
 
 
 def _prover_values():
-    """Q^μ of some other policy: any number, but one for each prefix."""
+    """Q^μ of some other policy: any number, but one for each prefix, and of a whole
+    response its outcome."""
     rng = np.random.default_rng(1)
-    table = {}
+    table = dict(zip(TEXTS, np.float64(RIGHT), strict=True))
     for text, ends in zip(TEXTS, ENDS, strict=True):
         for end in [0, *ends]:
             table.setdefault(text[:end], rng.random())
@@ -221,7 +222,7 @@ def test_outcome_gradient():
 @pytest.mark.parametrize("alpha", [0.7, 5.0])
 def test_effective_reward_gradient(alpha):
     q = _prover_values()
-    objective = _objective(alpha=alpha, trust_outcome=False)
+    objective = _objective(alpha=alpha)
     ours = _estimate(_batch(objective, q), "progress")
     _check_near(ours, _exact_gradient(q, alpha))
 
@@ -277,15 +278,15 @@ def test_the_kl_gradient():
 
 def test_process_rewards_by_hand():
     q = np.array([0.5, 0.25, 0.75], np.float32)
-    paid = functools.partial(_paid, q, True)
-    ours = paid(_objective(alpha=2.0, trust_outcome=False))
-    np.testing.assert_allclose(ours, [-0.5, 1.0])
+    right, wrong = (functools.partial(_paid, q, correct) for correct in (True, False))
+    ours = right(_objective(alpha=2.0))
+    np.testing.assert_allclose(ours, [-0.5, 1.5])
     assert ours.dtype == np.float32
-    np.testing.assert_allclose(paid(_objective(alpha=2.0)), [-0.5, 1.5])
-    bo2 = _objective(alpha=1.0, prover_k=2, trust_outcome=False)
-    np.testing.assert_allclose(paid(bo2), [0.4375 - 0.75, 0.9375 - 0.4375])
-    bad = _objective(alpha=2.0, reward="value", trust_outcome=False)
-    np.testing.assert_allclose(paid(bad), [0.5, 1.5])
+    np.testing.assert_allclose(wrong(_objective(alpha=2.0)), [-0.5, -0.5])
+    bo2 = _objective(alpha=1.0, prover_k=2)
+    np.testing.assert_allclose(right(bo2), [0.4375 - 0.75, 1.0 - 0.4375])
+    bad = _objective(alpha=2.0, reward="value")
+    np.testing.assert_allclose(right(bad), [0.5, 2.0])
     assert q[-1] == 0.75  # not written to
 
 

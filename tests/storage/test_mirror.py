@@ -8,6 +8,7 @@ import threading
 
 import numpy as np
 import pytest
+from full_disk import FullFor
 from ml_collections import ConfigDict
 from stand_in import Bucket, Lost, contents
 
@@ -156,6 +157,34 @@ def test_a_run_that_another_took_over_writes_no_more(bucket, monkeypatch, tmp_pa
     monkeypatch.setattr(mirror, "_SECONDS", 0.0)
     ours.follow(threading.Event())
     assert killed.is_set()
+
+
+def test_a_full_disk_here_does_not_end_the_copying(bucket, monkeypatch, capsys):
+    """The run itself will hear of it, when it writes."""
+    local = buckets.local_folder(REMOTE)
+    local.mkdir(parents=True)
+    ours = mirror.Mirror(REMOTE, local)
+    ours.fetch()
+    killed, stop, turns = [], threading.Event(), []
+    monkeypatch.setattr(mirror.os, "kill", lambda *arguments: killed.append(arguments))
+    monkeypatch.setattr(mirror, "_SECONDS", 0.0)
+    full = FullFor(monkeypatch)
+    full.text = ".mirror.json"
+    sync = ours.sync
+
+    def counted():
+        turns.append(1)
+        if len(turns) == 3:
+            full.text = ""
+            stop.set()
+        (local / f"{len(turns)}.txt").write_text("x")
+        sync()
+
+    monkeypatch.setattr(ours, "sync", counted)
+    ours.follow(stop)
+    assert len(turns) == 3 and full.failed == 2 and not killed
+    assert capsys.readouterr().err.count("No space left on device; tries again") == 2
+    assert bucket().keys() == {"owner.txt", "1.txt", "2.txt", "3.txt"}
 
 
 def test_a_bucket_with_other_things(bucket):

@@ -1,5 +1,6 @@
 """MATH in the paper's split, a user's own problems, datasets without TensorFlow."""
 
+import codecs
 import functools
 import http.server
 import json
@@ -12,6 +13,7 @@ import threading
 
 import ml_collections
 import pytest
+from full_disk import small_disk
 
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Grade, Problem
@@ -172,14 +174,65 @@ OWN = {"prompt": "What is 1+1?", "answer": "2", "solution": "Add.\n\n# Answer: 2
 
 def test_own_problems(tmp_path):
     write_lines(tmp_path / "train.jsonl", [OWN, "", {"prompt": "q\n", "answer": " x "}])
-    write_lines(tmp_path / "test.jsonl", [OWN | {"id": 3, "solution": None}])
+    asked = OWN | {"prompt": "What is 2?", "id": 3, "solution": None}
+    write_lines(tmp_path / "test.jsonl", [asked])
     task = Jsonl(tmp_path, validation_fraction=0)
     assert task.problems("train", 2) == [
         Problem("What is 1+1?\n", "2", "Add.\n# Answer: 2"),
         Problem("q\n", "x", ""),
     ]
-    assert task.problems("test", 1) == [Problem("What is 1+1?\n", "2", "")]
+    assert task.problems("test", 1) == [Problem("What is 2?\n", "2", "")]
     assert task.grade(task.problems("train")[0], r"\boxed{2}") is Grade.CORRECT
+
+
+@pytest.mark.parametrize(
+    "spelling", ["5", "-12", "0", "5.0", "0.10", "1.5e3", "123456789012345678901"]
+)
+def test_an_answer_may_be_a_number(tmp_path, spelling):
+    line = f'{{"prompt": "q", "answer": {spelling}}}'
+    write_lines(tmp_path / "train.jsonl", [line])
+    write_lines(tmp_path / "test.jsonl", [])
+    (problem,) = Jsonl(tmp_path, 0).problems("train")
+    assert problem.answer == spelling
+
+
+def test_own_problems_of_the_test_are_kept_out_of_training(tmp_path, caplog):
+    rows = [OWN, OWN | {"prompt": "What  is\n1+1?\n"}, OWN | {"prompt": "And 2?"}]
+    write_lines(tmp_path / "train.jsonl", rows)
+    write_lines(tmp_path / "test.jsonl", [OWN])
+    task = Jsonl(tmp_path, 0)
+    assert [problem.prompt for problem in task.problems("train")] == ["And 2?\n"]
+    assert len(task.problems("test")) == 1
+    words = "prompts of 2 lines of train.jsonl are also in test.jsonl; left out"
+    assert words in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_byte_order_marks_and_crlf(tmp_path):
+    """As an editor of Windows writes them; of all tasks that read files."""
+    mark = codecs.BOM_UTF8
+
+    def write(name, row):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(mark + json.dumps(row).encode() + b"\r\n" + mark + b"\r\n")
+
+    crlf = {"prompt": "﻿What is\r\n1?", "answer": "2", "solution": "A.\r\n# Answer: 2"}
+    for split in ("train", "test"):
+        write(f"own/{split}.jsonl", crlf | {"prompt": crlf["prompt"] + split})
+        row = {"question": f"{split}\r\nq", "answer": "so\r\n#### 1"}
+        write(f"gsm8k/{split}.jsonl", row)
+    write("math/math500.jsonl", published(1) | {"answer": "2"})
+    (tmp_path / "math/train/algebra").mkdir(parents=True)
+    one = mark + json.dumps(published(2)).encode()
+    (tmp_path / "math/train/algebra/2.json").write_bytes(one)
+    (own,) = Jsonl(tmp_path / "own", 0).problems("train")
+    assert own == Problem("What is\n1?train\n", "2", "A.\n# Answer: 2")
+    prepared = tmp_path / "prepared"
+    (problem,) = Gsm8k(tmp_path / "gsm8k", 0, data_dir=prepared).problems("train")
+    assert problem == Problem("train q\n", "1", "so\n#### 1")
+    task = Math(tmp_path / "math", 0, data_dir=prepared)
+    assert [len(task.problems(split)) for split in ("train", "test")] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -189,7 +242,10 @@ def test_own_problems(tmp_path):
         ("[1]", "not a JSON object"),
         ({"prompt": "q"}, "no text field 'answer'"),
         ({"prompt": 3, "answer": "1"}, "no text field 'prompt'"),
-        ({"prompt": "q", "answer": 1}, "no text field 'answer'"),
+        ({"prompt": "q", "answer": True}, "no text field 'answer'"),
+        ('{"prompt": "q", "answer": 1e999}', "no text field 'answer'"),
+        ('{"prompt": "q", "answer": NaN}', "no text field 'answer'"),
+        ({"prompt": "q", "answer": [1]}, "no text field 'answer'"),
         ({"prompt": "q", "answer": r"\%"}, "states nothing"),
         (OWN | {"solution": 3}, "'solution' is not text"),
         (OWN | {"solution": "It is 2."}, "is not 'answer', '2'"),
@@ -297,6 +353,24 @@ def test_without_a_network_nothing_is_tried_for_long(tmp_path, monkeypatch):
         server.listen()
         with pytest.raises(UserError, match=r"timed out.*config\.task\.path"):
             task.problems("test")
+
+
+disk = pytest.fixture(small_disk)
+
+
+def test_a_full_disk_keeps_nothing_of_a_dataset(tree, disk):
+    prepared = disk.root / "prepared"
+    disk.fill(20_000)
+    rows = [
+        published(k) | {"problem": str(k) + os.urandom(999).hex()} for k in range(99)
+    ]
+    write_lines(tree / "train.jsonl", [row | {"answer": "2"} for row in rows])
+    words = "cannot prepare pav_math in .*/prepared: No space left on device"
+    with pytest.raises(UserError, match=words):
+        Math(tree, 0, data_dir=prepared).problems("train")
+    assert not list(prepared.rglob("*.array_record*"))
+    disk.make_room()
+    assert len(Math(tree, 0, data_dir=prepared).problems("train")) == 99
 
 
 def test_prepared_by_another_process_meanwhile(tree, tmp_path, monkeypatch):

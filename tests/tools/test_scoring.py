@@ -1,8 +1,13 @@
 """`pav score` and `pav show`: numbers, files, and what a kill or a bad line leaves."""
 
+import codecs
+import csv
 import doctest
+import gzip
+import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -15,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from full_disk import FullFor, check_message, small_disk
 from ml_collections import ConfigDict
 from stand_in import Bucket, contents
 from tiny import byte_tokenizer
@@ -113,7 +119,7 @@ def test_scores_are_those_of_each_response_alone(run, trained):
     found = trained.score(*zip(*TEXTS, strict=True))
     for (prompt, response), scores in zip(TEXTS, found, strict=True):
         start = prompt.rstrip("\n") + "\n"
-        lines = response.rstrip("\n").split("\n")
+        lines = [line for line in response.split("\n") if line]
         text = start + "\n".join(lines)
         q = _q_of_one(trained.prm, text)
         # After the newline of each step; after the end token that ends the last.
@@ -132,6 +138,22 @@ def test_scores_are_those_of_each_response_alone(run, trained):
         )
         assert scores.orm == pytest.approx(_q_of_one(trained.orm, text)[-1], abs=1e-5)
     assert len({step.q for scores in found for step in scores.steps}) > 20
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "1 + 1\n\nis 2\nthen 3",
+        "\n1 + 1\nis 2\n \t\n\nthen 3\n\n",
+        "1 + 1\r\nis 2\r\n\r\nthen 3\r\n",
+        "\ufeff1 + 1\nis 2\nthen 3",
+    ],
+)
+def test_blank_lines_are_no_steps_and_move_no_value(trained, response):
+    plain = trained.score(["What is\n1 + 1?"], ["1 + 1\nis 2\nthen 3"])
+    found = trained.score(["\ufeffWhat is\r\n1 + 1?\r\n"], [response])
+    assert found == plain
+    assert [step.text for step in found[0].steps] == ["1 + 1", "is 2", "then 3"]
 
 
 def test_one_verifier_and_another_prover(run, trained):
@@ -395,9 +417,12 @@ def test_a_line_for_a_line(trained, source, tmp_path, capsys):
     assert not list(target.parent.glob("*.partial"))
 
 
+@pytest.mark.parametrize("is_gzipped", [False, True])
 def test_a_killed_run_goes_on_after_the_last_whole_line(
-    trained, source, tmp_path, monkeypatch
+    trained, source, tmp_path, monkeypatch, is_gzipped
 ):
+    if is_gzipped:
+        source.write_bytes(gzip.compress(source.read_bytes()))
     monkeypatch.setattr(jsonl, "_CHUNK_LINES", 3)
     target = tmp_path / "scored.jsonl"
     partial = tmp_path / "scored.jsonl.partial"
@@ -426,6 +451,151 @@ def test_a_killed_run_goes_on_after_the_last_whole_line(
     seen.clear()
     again = score_file.score_file(trained, source, target)  # nothing left to do
     assert again == tally and not seen
+
+
+ROWS = [{"prompt": f"{i}?", "response": "a\nb"} for i in range(3)]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
+
+
+def _csv(delimiter: str) -> str:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, ["prompt", "response"], delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(ROWS)
+    return table.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (LINES.encode("utf-16"), "looks like UTF-16 text"),
+        (LINES.encode("utf-16-le"), "looks like UTF-16 text or a binary file"),
+        (_csv(","), "looks like a table, such as CSV"),
+        (_csv("\t"), "looks like a table, such as CSV"),
+        (json.dumps(ROWS), "looks like one JSON list"),
+        (json.dumps(ROWS, indent=2), "looks like one JSON value over several lines"),
+        (json.dumps(ROWS[0], indent=2), "looks like one JSON value over several lines"),
+        (
+            "[" + ",\n".join(map(json.dumps, ROWS)) + "]",
+            "looks like one JSON value over several lines",
+        ),
+        (
+            "[\n" + ",\n".join(map(json.dumps, ROWS)) + "\n]",
+            "looks like one JSON value over several lines",
+        ),
+        (b"PAR1\0\0", "looks like a Parquet file"),
+        (gzip.compress(_csv(",").encode()), "looks like a table"),
+        (gzip.compress(LINES.encode())[:-9], "the gzipped file .* is damaged"),
+        ("One step.\nAnother, as a response.", "no JSON object in its first 2 lines"),
+        ("", "holds no lines"),
+        ("\n \n", "holds no lines"),
+        (gzip.compress(b""), "holds no lines"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_at_once(
+    run, tmp_path, capsys, content, words
+):
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(content if isinstance(content, bytes) else content.encode())
+    flags = [f"--verifier={run}", f"--input={source}", f"--output={tmp_path / 'out'}"]
+    assert main(["score", *flags]) == 2
+    (message,) = capsys.readouterr().err.splitlines()
+    assert re.search(words, message)
+    assert "damaged" in words or "expected one JSON object a line, in UTF-8" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_byte_order_mark_and_gzip_change_nothing(trained, tmp_path):
+    found = []
+    text = LINES.encode()
+    for number, content in enumerate(
+        [text, codecs.BOM_UTF8 + text, gzip.compress(codecs.BOM_UTF8 + text)]
+    ):
+        source, target = tmp_path / f"in{number}", tmp_path / f"out{number}"
+        source.write_bytes(content)
+        assert score_file.score_file(trained, source, target).bad == 0
+        assert score_file.score_file(trained, source, target).scored == 3  # as done
+        found.append(target.read_bytes())
+    assert found[1:] == found[:1] * 2
+    (tmp_path / "scored").write_bytes(codecs.BOM_UTF8 + found[0])
+    assert main(["show", f"--input={tmp_path / 'scored'}"]) == 0
+
+
+def test_no_line_scored_is_an_error(run, tmp_path, capsys):
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"prompt": "?"}\n{"response": "x"}\n')
+    flags = [f"--verifier={run}", f"--input={source}", f"--output={target}"]
+    for _ in range(2):  # also when there is nothing left to do
+        assert main(["score", *flags]) == 2
+        assert "pav: " in (message := capsys.readouterr().err.splitlines()[-1])
+        assert "0 responses scored; 2 lines could not be" in message
+        lines = target.read_text().splitlines()
+        errors = [json.loads(line)["pav"]["error"] for line in lines]
+        assert errors == ["no text field 'response'", "no text field 'prompt'"]
+
+
+disk = pytest.fixture(small_disk)
+
+
+def _score(run, source, target) -> int:
+    flags = [f"--verifier={run}", f"--input={source}", f"--output={target}"]
+    return main(["score", *flags])
+
+
+def test_a_full_disk_cuts_nothing_but_a_line(run, disk, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(jsonl, "_CHUNK_LINES", 3)
+    source, target = tmp_path / "in.jsonl", disk.root / "out.jsonl"
+    padded = [json.dumps(ROWS[i % 3] | {"more": "x" * 1000}) + "\n" for i in range(30)]
+    source.write_text("".join(padded))
+    disk.fill(20_000)  # of 40,000
+    assert _score(run, source, target) == 2
+    check_message(capfd.readouterr().err, "out.jsonl")
+    assert disk.root / "out.jsonl.partial" in disk.root.iterdir()
+    disk.make_room()
+    kept = (disk.root / "out.jsonl.partial").read_bytes().count(b"\n")
+    seen, encode = [], scoring.Verifier.encode
+
+    def noting(verifier, prompt, response):
+        seen.append(prompt)
+        return encode(verifier, prompt, response)
+
+    monkeypatch.setattr(scoring.Verifier, "encode", noting)
+    assert _score(run, source, target) == 0
+    assert 0 < len(seen) == 30 - kept < 30
+    assert _score(run, source, tmp_path / "whole.jsonl") == 0
+    assert target.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["about.json", "start.json", "out.jsonl.partial"])
+def test_each_file_of_scoring_in_turn(run, source, tmp_path, monkeypatch, capsys, name):
+    full = FullFor(monkeypatch)
+    full.text = name
+    target = tmp_path / "out.jsonl"
+    assert _score(run, source, target) == 2
+    file = "out.jsonl" if "partial" in name else name
+    said = capsys.readouterr().err
+    check_message("".join(said.splitlines(keepends=True)[-1:]), file)
+    full.text = ""
+    assert _score(run, source, target) == 0
+    assert len(target.read_text().splitlines()) == 16
+
+
+@pytest.mark.parametrize(
+    ("left", "name"), [(0, "exported"), (20_000, "policy"), (None, "about.json")]
+)
+def test_an_export_to_a_full_disk(run, disk, monkeypatch, capfd, left, name):
+    full = FullFor(monkeypatch)
+    if left is None:
+        full.text = name
+    disk.fill(1_000_000 if left is None else left)
+    assert _export(run / "prm", disk.root / "exported") == 2
+    check_message(capfd.readouterr().err, name)
+    assert not (disk.root / "exported").exists()
+    disk.make_room()
+    full.text = ""
+    assert _export(run / "prm", disk.root / "exported") == 0
+    files = buckets.files(disk.root)
+    assert all(name.startswith("exported/") and "tmp" not in name for name in files)
 
 
 def test_another_files_work_is_left_alone(run, trained, source, tmp_path):
