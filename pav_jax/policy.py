@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Batch, Params, Problem, Response
+from pav_jax.core.words import counted
 from pav_jax.distributed import sharding
 from pav_jax.gemma import checkpoint as published
 from pav_jax.gemma import forward, sizes
@@ -109,8 +110,8 @@ def demonstrations(
         masks.append([0] * len(prompt) + [1] * len(solution))
     if not rows:
         raise UserError(
-            f"none of {len(problems)} demonstrations fits {max_prompt_tokens} prompt"
-            f" and {max_tokens} response tokens; raise"
+            f"none of {counted(len(problems), 'demonstration')} fits"
+            f" {max_prompt_tokens} prompt and {max_tokens} response tokens; raise"
             " config.limits.max_prompt_tokens or config.limits.max_tokens"
         )
     length = max(map(len, rows))

@@ -23,6 +23,7 @@ import numpy as np
 
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Response, StepLabels
+from pav_jax.core.words import counted
 
 Values = Any  # float array of NumPy or JAX
 
@@ -92,8 +93,8 @@ def failure_power(labels: StepLabels, power: int) -> np.ndarray:
     wrong, count = labels.count - labels.correct, labels.count
     if np.any(count[:-1] < power):
         raise UserError(
-            f"a step prefix has {int(count[:-1].min())} continuations, but its value"
-            f" to the power of {power} cannot be estimated without bias from fewer"
+            f"a step prefix has {counted(count[:-1].min(), 'continuation')}, but its"
+            f" value to the power of {power} cannot be estimated without bias from fewer"
             f" than {power}; raise config.labels.n_mc, or take a prover of smaller K"
         )
     tries = np.arange(power)

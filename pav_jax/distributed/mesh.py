@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from pav_jax.core.errors import UserError
+from pav_jax.core.words import counted
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")  # the axes that the rows of a batch are sharded over
@@ -70,7 +71,7 @@ def axis_sizes(sizes: Any, count: int) -> tuple[int, ...]:
     if min(shape) < 1 or math.prod(shape) != count:
         stated = " x ".join(f"{a}={sizes.get(a, 1)}" for a in AXES)
         raise UserError(
-            f"config.mesh is {stated}, and there are {count} devices; the product"
+            f"config.mesh is {stated}, for {counted(count, 'device')}; the product"
             " must be their number (one axis may be -1, for what the others leave)"
         )
     return tuple(shape)
@@ -186,8 +187,9 @@ def process_sizes(sizes: Mapping[str, int], count: int) -> dict[str, int]:
     tensor = sizes["tensor"]
     if count % tensor:
         raise UserError(
-            f"config.mesh.tensor={tensor} does not divide the {count} devices of a"
-            " process; take a divisor of it, and fsdp for the rest"
+            f"config.mesh.tensor={tensor} does not divide the"
+            f" {counted(count, 'device')} of a process; take a divisor of it, and fsdp"
+            " for the rest"
         )
     fsdp = math.gcd(sizes["fsdp"], count // tensor)
     return {"data": count // tensor // fsdp, "fsdp": fsdp, "tensor": tensor}
@@ -242,6 +244,6 @@ def check_rows(count: int, mesh: Mesh) -> None:
     shards = row_shards(mesh)
     if count % shards:
         raise UserError(
-            f"a batch of {count} rows is not a multiple of data x fsdp = {shards}, the"
-            " axes of config.mesh that it is sharded over"
+            f"a batch of {counted(count, 'row')} is not a multiple of data x fsdp ="
+            f" {shards}, the axes of config.mesh that it is sharded over"
         )

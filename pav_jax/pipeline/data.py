@@ -36,7 +36,7 @@ def run_data(context: StageContext) -> None:
     kept = [p for p in problems["labels"] if fits(tokenizer, p, limit)]
     if not kept:
         raise UserError(
-            f"none of {len(problems['labels'])} problems for labels fits"
+            f"none of {counted(len(problems['labels']), 'problem')} for labels fits"
             f" config.limits.max_prompt_tokens={limit}; raise it"
         )
     if dropped := len(problems["labels"]) - len(kept):
@@ -99,7 +99,8 @@ def run_sft(context: StageContext) -> None:
         )
     architecture = sizes.from_config(config.model, tokenizer.vocab_size)
     context.log(
-        f"{architecture.num_params:,} parameters, {len(rows['tokens']):,} problems"
+        f"{counted(architecture.num_params, 'parameter')},"
+        f" {counted(len(rows['tokens']), 'problem')}"
     )
     params = policy.initial_policy(config.model, architecture, seed=config.seed)
     loss = functools.partial(policy.sft_loss, architecture=architecture)

@@ -15,6 +15,7 @@ from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.seeds import run_seed
 from pav_jax.core.types import Params
+from pav_jax.core.words import counted
 from pav_jax.distributed import collectives, sharding
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
@@ -31,7 +32,7 @@ def run_rft(context: StageContext) -> None:
     """Fine-tuning of the base policy on its own correct rollouts (App. E)."""
     problems = Problems.load(context.config, context.input("data"), "labels")
     rows = policy.rft_rows(records.read_all_responses(context.input("rollouts")))
-    context.log(f"{len(rows['tokens']):,} correct responses")
+    context.log(counted(len(rows["tokens"]), "correct response"))
     params = policy.load_policy(
         context.input("sft"), problems.architecture, problems.dtype, sharding.TRAIN
     )

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Grade, Problem, Response
+from pav_jax.core.words import counted
 from pav_jax.gemma import sizes
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.tokenizer import Tokenizer
@@ -34,8 +35,8 @@ def encode_prompt(
     tokens = [tokenizer.bos_id, *tokenizer.encode(problem.prompt)]
     if len(tokens) > max_tokens:
         raise UserError(
-            f"a prompt has {len(tokens)} tokens, more than the {max_tokens} that"
-            f" config.limits.max_prompt_tokens allows: {problem.prompt[:80]!r}..."
+            f"a prompt has {counted(len(tokens), 'token')}, more than the {max_tokens}"
+            f" that config.limits.max_prompt_tokens allows: {problem.prompt[:80]!r}..."
         )
     return tokens
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Problem
+from pav_jax.core.words import counted
 from pav_jax.tasks.base import Task
 
 T = TypeVar("T")
@@ -75,8 +76,8 @@ class StoredTask(Task):
             return list(problems)
         if not 0 <= count <= len(problems):
             raise UserError(
-                f"asked for {count} problems of {self.name} {split}, which holds "
-                f"{len(problems)}"
+                f"asked for {counted(count, 'problem')} of {self.name} {split}, which"
+                f" holds {len(problems)}"
             )
         return problems[:count]
 
