@@ -94,8 +94,8 @@ def failure_power(labels: StepLabels, power: int) -> np.ndarray:
     if np.any(count[:-1] < power):
         raise UserError(
             f"a step prefix has {counted(count[:-1].min(), 'continuation')}, but its"
-            f" value to the power of {power} cannot be estimated without bias from fewer"
-            f" than {power}; raise config.labels.n_mc, or take a prover of smaller K"
+            f" value to the power of {power} cannot be estimated without bias from"
+            f" fewer than {power}; raise config.labels.n_mc, or take a prover of smaller K"
         )
     tries = np.arange(power)
     inner = np.prod(

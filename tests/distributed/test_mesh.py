@@ -182,10 +182,10 @@ def test_sizes_of_a_mesh(sizes, shape):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"fsdp": 3}, "there are 8 devices"),
-        ({"fsdp": -1, "tensor": 3}, "there are 8 devices"),
-        ({"fsdp": -1, "tensor": -1}, "there are 8 devices"),
-        ({"fsdp": 0}, "there are 8 devices"),
+        ({"fsdp": 3}, "for 8 devices"),
+        ({"fsdp": -1, "tensor": 3}, "for 8 devices"),
+        ({"fsdp": -1, "tensor": -1}, "for 8 devices"),
+        ({"fsdp": 0}, "for 8 devices"),
         ({"model": 8}, "no axis 'model'"),
     ],
 )
