@@ -23,7 +23,7 @@ from pav_jax.gemma.architecture import tiny_gemma2
 from pav_jax.gemma.sampling import SamplingConfig
 from pav_jax.rollout import Request
 from pav_jax.search.beam import beam_search
-from pav_jax.search.step import BeamConfig
+from pav_jax.search.beam_step import BeamConfig
 from pav_jax.search.verifier_scorer import VerifierScorer
 from pav_jax.train.batches import pad_rows
 

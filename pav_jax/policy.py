@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Batch, Params, Problem, Response
-from pav_jax.core.words import counted
 from pav_jax.distributed import sharding
 from pav_jax.gemma import checkpoint as published
 from pav_jax.gemma import forward, sizes

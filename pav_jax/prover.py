@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Response, StepLabels
-from pav_jax.core.words import counted
 
 Values = Any  # float array of NumPy or JAX
 
@@ -95,7 +95,7 @@ def failure_power(labels: StepLabels, power: int) -> np.ndarray:
         raise UserError(
             f"a step prefix has {counted(count[:-1].min(), 'continuation')}, but its"
             f" value to the power of {power} cannot be estimated without bias from"
-            f" fewer than {power}; raise config.labels.n_mc, or take a prover of smaller K"
+            f" fewer than {power}; raise config.labels.n_mc, or take a smaller K"
         )
     tries = np.arange(power)
     inner = np.prod(

@@ -1,10 +1,10 @@
 """The engine: samples many branches from shared trunks.
 
 Every sampling job is a list of `Request`s: a trunk of tokens, and branches that leave
-it after some prefix. `sample` keeps a fixed grid of rows busy (`gemma.grid`): the host
-fills the free slots of the grid with trunks, lets the device decode until enough of
-them have no work left, collects what was sampled for these, and fills their slots
-again. The host waits for the device once a segment, not once a token.
+it after some prefix. `sample` keeps a fixed grid of rows busy (`gemma.decode_loop`):
+the host fills the free slots of the grid with trunks, lets the device decode until
+enough of them have no work left, collects what was sampled for these, and fills their
+slots again. The host waits for the device once a segment, not once a token.
 
 A sample depends only on its key, which `branch_keys` folds from (seed, problem, prefix,
 sample index), and on its position: batch layout, the order of refills and resuming do
@@ -22,10 +22,10 @@ import numpy as np
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.types import Params
-from pav_jax.gemma import decode
-from pav_jax.gemma import grid as grid_lib
+from pav_jax.gemma import cached_attention
+from pav_jax.gemma import decode_loop as grid_lib
 from pav_jax.gemma.architecture import TransformerConfig
-from pav_jax.gemma.grid import Load
+from pav_jax.gemma.decode_loop import Load
 from pav_jax.gemma.sampling import SamplingConfig
 
 
@@ -135,7 +135,7 @@ def sample(
     sizes, slots = capacities(requests, sampling), _Slots(len(requests), sampling)
     static = dict(architecture=architecture, sampling=sampling)
     grid = grid_lib.empty_grid(*sizes, dtype=params["embed"].dtype, **static)
-    for_steps = decode.for_extend(params)
+    for_steps = cached_attention.for_extend(params)
     while slots.busy():
         while pairs := slots.fill():
             new = _load_of(requests, pairs, slots.width, sizes, sampling)

@@ -12,7 +12,7 @@ from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import tiny_gemma2
 from pav_jax.gemma.sampling import sample_token
 from pav_jax.search.beam import Scorer, beam_search
-from pav_jax.search.step import BeamConfig
+from pav_jax.search.beam_step import BeamConfig
 from pav_jax.search.verifier_scorer import VerifierScorer
 
 VOCAB, END, NEWLINES = 12, 3, (4, 5)

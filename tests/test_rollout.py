@@ -17,8 +17,8 @@ from pav_jax import rollout
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.types import Params
+from pav_jax.gemma import decode_loop as grid_lib
 from pav_jax.gemma import forward
-from pav_jax.gemma import grid as grid_lib
 from pav_jax.gemma.architecture import TransformerConfig, tiny_gemma2
 from pav_jax.gemma.sampling import SamplingConfig
 from pav_jax.rollout import Request, Samples

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from pav_jax.distributed import mesh
 
 
-class Word(enum.IntEnum):
+class Decision(enum.IntEnum):
     """What to do after a step; the greatest word of all processes counts."""
 
     GO_ON = 0
@@ -42,7 +42,7 @@ class Agreement:
             whole = NamedSharding(devices, PartitionSpec())
             self._decide = jax.jit(jnp.max, out_shardings=whole)
 
-    def __call__(self, word: Word) -> Word:
+    def __call__(self, word: Decision) -> Decision:
         """Gives this process's word; returns what all do now."""
         if not mesh.spans_processes():
             return word
@@ -51,8 +51,8 @@ class Agreement:
         )
         self._decided.append(self._decide(words))
         if len(self._decided) <= self._late:
-            return Word.GO_ON
-        decided = Word(int(self._decided.popleft()))
+            return Decision.GO_ON
+        decided = Decision(int(self._decided.popleft()))
         if decided:
             self._decided.clear()  # what was asked meanwhile is done with this one
         return decided

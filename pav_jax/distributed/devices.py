@@ -9,8 +9,8 @@ import json
 import subprocess
 import sys
 
+from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
-from pav_jax.core.words import counted
 from pav_jax.distributed.processes import Coordinator, join
 
 

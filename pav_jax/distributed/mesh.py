@@ -20,8 +20,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
-from pav_jax.core.words import counted
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")  # the axes that the rows of a batch are sharded over

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from pav_jax.core.types import Params
 from pav_jax.distributed.mesh import BATCH
 from pav_jax.distributed.sharding import constrain, constrain_one
-from pav_jax.gemma import vocabulary
+from pav_jax.gemma import chunked_log_probs
 from pav_jax.gemma.architecture import TransformerConfig
 
 _MASKED = -2.3819763e38  # what the gemma package uses; finite, so no NaN rows
@@ -303,7 +303,7 @@ def logits(
     out = jnp.einsum(
         "...d,vd->...v", hidden, params["embed"], preferred_element_type=jnp.float32
     )
-    return vocabulary.softcap(out, architecture.final_softcap)
+    return chunked_log_probs.softcap(out, architecture.final_softcap)
 
 
 def token_log_probs(
@@ -321,7 +321,9 @@ def token_log_probs(
     """
     table, cap = params["embed"], architecture.final_softcap
     if len(table) > chunk:
-        return vocabulary.log_probs(table, hidden, targets, cap, chunk)
-    out = vocabulary.softcap(_widen(hidden, table.T, jnp.dtype(jnp.float32)), cap)
+        return chunked_log_probs.log_probs(table, hidden, targets, cap, chunk)
+    out = chunked_log_probs.softcap(
+        _widen(hidden, table.T, jnp.dtype(jnp.float32)), cap
+    )
     log_probs = jax.nn.log_softmax(out)
     return jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from pav_jax import policy
+from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Problem
-from pav_jax.core.words import counted
 from pav_jax.gemma import sizes
 from pav_jax.gemma import tokenizer as tokenizers
 from pav_jax.pipeline.runner import StageContext

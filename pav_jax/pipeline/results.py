@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from pav_jax import prover
 from pav_jax.core.config import flatten
-from pav_jax.core.words import counted
+from pav_jax.core.counts import counted
 from pav_jax.metrics import mean_interval, pass_at_n
 from pav_jax.pipeline import curves
 from pav_jax.pipeline.runner import StageContext, read_manifest

@@ -11,11 +11,11 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from pav_jax import policy
+from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.seeds import run_seed
 from pav_jax.core.types import Params
-from pav_jax.core.words import counted
 from pav_jax.distributed import collectives, sharding
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger

@@ -213,7 +213,7 @@ def _bring_up_to_date(stage: Stage, terms: dict, context: StageContext) -> str:
         context.log(f"done already ({_duration(manifest['seconds'])})")
         return manifest["fingerprint"]
 
-    seconds, obstacle = _progress(new, terms)
+    seconds, obstacle = _resumable_seconds(new, terms)
     if seconds is not None:
         start = f"resumes after {_duration(seconds)}"
     elif folder.exists():
@@ -248,7 +248,7 @@ def _why_not_done(folder: Path, terms: dict) -> str:
     return _difference(manifest, terms) or _damage(folder, manifest["files"])
 
 
-def _progress(new: Path, terms: dict) -> tuple[float | None, str]:
+def _resumable_seconds(new: Path, terms: dict) -> tuple[float | None, str]:
     """Seconds of earlier attempts if they can be resumed; else None, and why not."""
     if not new.exists() or not any(new.iterdir()):
         return None, ""

@@ -7,15 +7,15 @@ from ml_collections import ConfigDict
 
 from pav_jax import labels, verifier
 from pav_jax.core.ledger import Ledger
-from pav_jax.core.progress import progress
+from pav_jax.core.progress_bar import progress
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Params
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import in_shards, once
 from pav_jax.policy import load_policy
 from pav_jax.search.beam import Scorer, beam_search
+from pav_jax.search.beam_step import BeamConfig
 from pav_jax.search.oracle_scorer import Oracle, OracleScorer
-from pav_jax.search.step import BeamConfig
 from pav_jax.search.verifier_scorer import VerifierScorer
 from pav_jax.storage import artifacts, records
 from pav_jax.tasks.problems import Problems
@@ -110,7 +110,7 @@ def run_search(context: StageContext) -> None:
         run(f"beam_pav-{beams}", test, beams, chosen, scorer)
     oracle = _fit_oracle(context, test.split("labels"))
     if oracle is not None:
-        by = OracleScorer(lambda i, tokens: oracle.value(test.state(i, tokens)))
+        by = OracleScorer(lambda i, tokens: oracle.value(test.facts(i, tokens)))
         for beams in search.beams[:_ORACLE_SIZES]:
             run(f"beam_oracle-{beams}", test, beams, 0.0, by)
     artifacts.write_json(
@@ -187,10 +187,10 @@ def _fit_oracle(context: StageContext, problems: Problems) -> Oracle | None:
         context.input("rollouts"), context.config.rollouts.n_cov
     )
     labels_of_each = records.read_all_labels(context.input("labels"))
-    if problems.state(responses[0].problem, ()) is None:
+    if problems.facts(responses[0].problem, ()) is None:
         return None
     return Oracle(
-        (problems.state(response.problem, response.tokens[:end]), correct, count)
+        (problems.facts(response.problem, response.tokens[:end]), correct, count)
         for response, counts in zip(responses, labels_of_each, strict=True)
         for end, correct, count in zip(
             counts.ends.tolist(),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pav_jax.core.ledger import Ledger
-from pav_jax.core.progress import progress
+from pav_jax.core.progress_bar import progress
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.storage import artifacts, records
 

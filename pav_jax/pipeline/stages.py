@@ -12,11 +12,11 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from pav_jax.pipeline.data import run_data, run_sft
-from pav_jax.pipeline.improvement import run_improvement
 from pav_jax.pipeline.labelling import run_labels, run_rollouts
 from pav_jax.pipeline.provers import run_provers
 from pav_jax.pipeline.results import run_report, write_page
 from pav_jax.pipeline.rl import run_rft, run_rl
+from pav_jax.pipeline.rl_comparison import run_improvement
 from pav_jax.pipeline.runner import Stage
 from pav_jax.pipeline.search import run_samples, run_search
 from pav_jax.pipeline.verifiers import run_evaluation, run_orm, run_prm

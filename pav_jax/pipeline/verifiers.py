@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from pav_jax import labels, metrics, verifier
 from pav_jax.core.ledger import Ledger
-from pav_jax.core.progress import progress
+from pav_jax.core.progress_bar import progress
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Params, Response, StepLabels
 from pav_jax.distributed import sharding

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pav_jax.core.words import counted
+from pav_jax.core.counts import counted
 from pav_jax.report import methods, plots, svg, text
 
 Row = dict[str, Any]

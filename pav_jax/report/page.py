@@ -8,7 +8,7 @@ import importlib.resources
 import math
 from typing import Any
 
-from pav_jax.report import header, improvement, parts, sections, text
+from pav_jax.report import header, parts, rl_section, sections, text
 from pav_jax.report.viewer import viewer
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -41,7 +41,7 @@ def page(results: dict[str, Any], responses: list[dict[str, Any]]) -> str:
     )
     shown = {
         "search": ("Search", sections.search(results)),
-        "improvement": ("RL", improvement.section(results)),
+        "improvement": ("RL", rl_section.section(results)),
         "verifier": ("Verifier", sections.verifier(results)),
         "prover": ("Prover", sections.prover(results)),
         "steps": ("Steps", steps),

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pav_jax.core.words import counted
+from pav_jax.core.counts import counted
 from pav_jax.report import methods, svg, text
 
 Row = dict[str, Any]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
-from pav_jax.core.words import counted
 from pav_jax.report import parts, text
 from pav_jax.report.page import document
 from pav_jax.report.viewer import viewer

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pav_jax.core.words import counted
+from pav_jax.core.counts import counted
 from pav_jax.report import text
 
 Results = dict[str, Any]

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from pav_jax.core.words import counted
+from pav_jax.core.counts import counted
 
 MISSING = "–"
 _MINUS = "−"

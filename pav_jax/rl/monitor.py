@@ -22,7 +22,7 @@ from pav_jax.train.loop import append_row, forget_after, read_rows
 Measure = Callable[[RLState], tuple[dict[str, float], list[dict[str, Any]]]]
 
 
-class Monitor(loop.Monitor):
+class RLMonitor(loop.Monitor):
     """Measures an RL run every `measure_every` iterations, and stops it if it must.
 
     The primary process writes `accuracy.jsonl`, `responses.jsonl` and TensorBoard

@@ -90,14 +90,14 @@ class Objective:
             )
 
     @property
-    def pays_steps(self) -> bool:
+    def has_step_rewards(self) -> bool:
         """Whether steps have rewards of their own, beside the outcome."""
         return self.reward != "outcome"
 
     @property
     def uses_verifier(self) -> bool:
         """Whether a verifier predicts the values of steps."""
-        return self.pays_steps and not self.n_mc
+        return self.has_step_rewards and not self.n_mc
 
 
 def predicted_values(q: np.ndarray, correct: bool, objective: Objective) -> np.ndarray:
@@ -199,14 +199,14 @@ def make_batch(
 
     Returns:
       `tokens` int32; `mask` float32, 1 on response tokens; `step_end` bool, at the
-      last token of each step; `progress` float32, the process reward there; `outcome`
+      last token of each step; `process_reward` float32, that of the step; `outcome`
       float32, Rex at the response's last token; `sampled` float32, the sampler's
       log-probabilities of response tokens; all `[B, T]`.
     """
     shape = (len(responses), length)
     floats = {
         name: np.zeros(shape, np.float32)
-        for name in ("mask", "progress", "outcome", "sampled")
+        for name in ("mask", "process_reward", "outcome", "sampled")
     }
     step_end = np.zeros(shape, bool)
     for i, (response, stops, paid) in enumerate(
@@ -217,7 +217,7 @@ def make_batch(
         floats["sampled"][i, first:last] = response.log_probs
         floats["outcome"][i, last - 1] = response.correct
         step_end[i, first + stops - 1] = True
-        floats["progress"][i, first + stops - 1] = paid
+        floats["process_reward"][i, first + stops - 1] = paid
     rows = [response.prompt + response.tokens for response in responses]
     return {"tokens": pad_rows(rows, length), "step_end": step_end, **floats}
 
@@ -228,13 +228,15 @@ def outcome_to_go(batch: Batch) -> jax.Array:
     return to_go * batch["mask"]
 
 
-def own_progress(batch: Batch) -> jax.Array:
+def step_process_reward(batch: Batch) -> jax.Array:
     """The process reward of the step that a token is in, float32 `[B, T]`."""
     length = batch["tokens"].shape[1]
     places = jnp.where(batch["step_end"], jnp.arange(length)[None], length)
     # The first step end at or after a token; padding has none, and gets no reward.
     end = jax.lax.cummin(places, axis=1, reverse=True)
-    paid = jnp.take_along_axis(batch["progress"], jnp.minimum(end, length - 1), axis=1)
+    paid = jnp.take_along_axis(
+        batch["process_reward"], jnp.minimum(end, length - 1), axis=1
+    )
     return jnp.where(end < length, paid, 0.0) * batch["mask"]
 
 
@@ -249,7 +251,7 @@ def effective_rewards(batch: Batch, *, reward: str) -> jax.Array:
     if reward == "outcome":
         return outcome
     # The batch holds αA^μ already, so the weight is 1.
-    both = effective_reward(outcome, own_progress(batch), 1.0)
+    both = effective_reward(outcome, step_process_reward(batch), 1.0)
     if reward != "matched":
         return both
     mask = batch["mask"]

@@ -29,7 +29,7 @@ from pav_jax.distributed import collectives, mesh
 from pav_jax.gemma.sampling import SamplingConfig
 from pav_jax.rl import rewards
 from pav_jax.rl import update as rl
-from pav_jax.rl.monitor import Monitor
+from pav_jax.rl.monitor import RLMonitor
 from pav_jax.rl.refresh import Refresher
 from pav_jax.rl.rewards import Objective, Scored
 from pav_jax.rl.update import RLState
@@ -83,7 +83,7 @@ class Trainer:
       verifier: predicts `Q^π`; None for a method that uses none. A frozen one is on
         this process's own mesh by `DECODE` rules, one to refresh is where `initial` is.
       seed: of the problems and the draws.
-      directory: gets the files of `train.fit` and of `Monitor`.
+      directory: gets the files of `train.loop.fit` and of `RLMonitor`.
       name: of the run, in messages.
       refresh: `config.rl.refresh`, for a method with `refresh_every`.
     """
@@ -118,7 +118,7 @@ class Trainer:
             architecture=architecture,
             group=self.settings.samples,
         )
-        monitor = Monitor(self.settings, self.directory, self.measure)
+        monitor = RLMonitor(self.settings, self.directory, self.measure)
         with contextlib.closing(monitor):
             return loop.fit(
                 rl.init_state(
@@ -262,7 +262,7 @@ class Trainer:
         """
         responses = self._sample(policy, step, ledger, own)
         ends = [labels.step_ends(r.tokens, self.train.is_step_end) for r in responses]
-        if not self.objective.pays_steps:
+        if not self.objective.has_step_rewards:
             nothing = [np.zeros(len(stops), np.float32) for stops in ends]
             return Scored(responses, ends, nothing, None)
         if self.objective.uses_verifier:

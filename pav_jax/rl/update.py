@@ -19,7 +19,7 @@ from pav_jax.rl.rewards import (
     masked_mean,
     masked_std,
     outcome_to_go,
-    own_progress,
+    step_process_reward,
 )
 
 # Of the policy and of the value baseline.
@@ -282,6 +282,6 @@ def _reward_metrics(
     return {
         "reward": masked_mean(rewards, mask),
         "outcome": masked_mean(outcome_to_go(batch), mask),
-        "progress": masked_mean(own_progress(batch), mask),
+        "progress": masked_mean(step_process_reward(batch), mask),
         "advantage_spread": masked_std(advantages, mask),
     }

@@ -15,11 +15,11 @@ import numpy as np
 from pav_jax import rollout
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.types import Params
-from pav_jax.gemma import decode
+from pav_jax.gemma import cached_attention
 from pav_jax.gemma.architecture import TransformerConfig
+from pav_jax.search import beam_step as step_lib
 from pav_jax.search import rows as rows_lib
-from pav_jax.search import step as step_lib
-from pav_jax.search.step import BeamConfig, Beams
+from pav_jax.search.beam_step import BeamConfig, Beams
 from pav_jax.train.batches import pad_rows
 
 State = Any  # what a scorer knows of a batch: a pytree of its own
@@ -119,7 +119,7 @@ def beam_search(
     Yields:
       The result of each problem, in order.
     """
-    step_params = decode.for_extend(params)
+    step_params = cached_attention.for_extend(params)
     static = dict(architecture=architecture, beam=beam)
     for batch in _batches(prompts, problem_ids, seed, groups_per_batch(beam)):
         state, q = scorer.init(

@@ -13,12 +13,12 @@ import numpy as np
 
 from pav_jax import verifier
 from pav_jax.core.types import Params
-from pav_jax.gemma import decode
+from pav_jax.gemma import cached_attention
 from pav_jax.gemma.architecture import TransformerConfig
-from pav_jax.gemma.decode import KeyValues
+from pav_jax.gemma.cached_attention import KeyValues
 from pav_jax.search import rows as rows_lib
+from pav_jax.search.beam_step import Beams
 from pav_jax.search.rows import CHUNK
-from pav_jax.search.step import Beams
 
 
 @jax.tree_util.register_dataclass
@@ -58,7 +58,7 @@ class VerifierScorer:
 
     @functools.cached_property
     def _step_params(self) -> Params:
-        network = decode.for_extend(self.params["network"])
+        network = cached_attention.for_extend(self.params["network"])
         return self.params | {"network": network}
 
     def init(self, prompts, lengths, problems, rows):
@@ -110,7 +110,7 @@ def read_prompts(
       max_tokens: T.
       architecture: of the verifier's network.
     """
-    trunk, hidden = decode.prefill(
+    trunk, hidden = cached_attention.prefill(
         params["network"], prompts, architecture=architecture
     )
     value, evidence = verifier.head_terms(params, hidden)
@@ -122,7 +122,7 @@ def read_prompts(
     groups = len(prompts)
     state = VerifierState(
         trunk=trunk,
-        suffix=decode.empty_suffix(
+        suffix=cached_attention.empty_suffix(
             groups, rows, max_tokens, architecture=architecture, dtype=hidden.dtype
         ),
         evidence=jnp.repeat(evidence[:, None], rows, axis=1),
@@ -234,7 +234,7 @@ def _read_chunk(params, trunk, carry, prompt_length, tokens, length, *, architec
     """Reads the next tokens of every row; sets Q of those that end here."""
     places = carry.read[..., None] + jnp.arange(CHUNK)[None, None]
     places = jnp.minimum(places, tokens.shape[-1] - 1)
-    suffix, hidden = decode.extend(
+    suffix, hidden = cached_attention.extend(
         params["network"],
         trunk,
         carry.suffix,
@@ -264,7 +264,7 @@ def keep_rows(
     """Row r goes on from row `parents[g, r]`; see `beam.Scorer.keep`."""
     kept = dataclasses.replace(
         state,
-        suffix=decode.copy_rows(state.suffix, parents, used),
+        suffix=cached_attention.copy_rows(state.suffix, parents, used),
         evidence=rows_lib.take_rows(state.evidence, parents),
     )
     return rows_lib.constrain_sharding(kept, *parents.shape)

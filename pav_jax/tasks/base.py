@@ -34,5 +34,5 @@ class Task(Protocol):
     def check_steps(self, problem: Problem, response: str) -> list[str] | None:
         """A word on each step, "good" or the kind of error; None if it cannot tell."""
 
-    def state(self, problem: Problem, response: str) -> Hashable | None:
+    def facts(self, problem: Problem, response: str) -> Hashable | None:
         """What of a prefix its value nearly depends on; None if it cannot tell."""

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Grade, Problem, Response
-from pav_jax.core.words import counted
 from pav_jax.gemma import sizes
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.tokenizer import Tokenizer
@@ -137,9 +137,9 @@ class Problems(Sequence[Problem]):
         """Rex of each response."""
         return [grade is Grade.CORRECT for grade in self.grades(responses)]
 
-    def state(self, index: int, tokens: Sequence[int]) -> Hashable | None:
+    def facts(self, index: int, tokens: Sequence[int]) -> Hashable | None:
         """What the value of a prefix nearly depends on; None if that is unknown."""
-        return self.task.state(self.problems[index], self.tokenizer.decode(tokens))
+        return self.task.facts(self.problems[index], self.tokenizer.decode(tokens))
 
     def answers(self, responses: Sequence[Response]) -> list[str | None]:
         """Final answers in a normal form, for voting."""

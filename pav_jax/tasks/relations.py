@@ -341,7 +341,7 @@ class Relations(Task):
         steps = response.rstrip("\n").split("\n")
         return [verdict.value for verdict in check(Puzzle.parse(problem.prompt), steps)]
 
-    def state(self, problem: Problem, response: str) -> Hashable:
+    def facts(self, problem: Problem, response: str) -> Hashable:
         """(worst verdict, steps written, steps still needed, ended, correct)."""
         puzzle = Puzzle.parse(problem.prompt)
         steps = response.rstrip("\n").split("\n") if response else []

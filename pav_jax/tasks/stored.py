@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Problem
-from pav_jax.core.words import counted
 from pav_jax.tasks.base import Task
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ class StoredTask(Task):
     def check_steps(self, problem: Problem, response: str) -> None:
         """There is no step checker."""
 
-    def state(self, problem: Problem, response: str) -> None:
+    def facts(self, problem: Problem, response: str) -> None:
         """Nor a summary of what a prefix is worth."""
 
 

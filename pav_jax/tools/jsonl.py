@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
+from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
-from pav_jax.core.words import counted
 
 _CHUNK_LINES = 512
 _CHUNK_BYTES = _LONGEST = 1 << 24  # of the lines of a chunk together, and of any one

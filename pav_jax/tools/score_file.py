@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 from tqdm import tqdm
 
 from pav_jax.core.errors import UserError
-from pav_jax.core.progress import progress
+from pav_jax.core.progress_bar import progress
 from pav_jax.distributed.processes import Processes
 from pav_jax.pipeline.workers import Worker, join_workers
 from pav_jax.storage import artifacts

@@ -27,9 +27,9 @@ import jax
 import numpy as np
 
 from pav_jax.core.errors import UserError
-from pav_jax.core.progress import progress
+from pav_jax.core.progress_bar import progress
 from pav_jax.distributed import signals
-from pav_jax.distributed.agreement import Agreement, Word
+from pav_jax.distributed.agreement import Agreement, Decision
 from pav_jax.distributed.collectives import is_primary
 from pav_jax.storage import artifacts
 from pav_jax.storage.checkpoints import Checkpoints
@@ -166,11 +166,13 @@ class _Saver:
     def leaves(self, done: int, state: Any, *, asked: bool) -> bool:
         """Whether to leave after a step, since a process was asked to; all is saved."""
         due = time.monotonic() - self._at > _SAVE_EVERY
-        word = self._agree(Word.LEAVE if asked else Word.SAVE if due else Word.GO_ON)
-        if word is not Word.GO_ON:
+        word = self._agree(
+            Decision.LEAVE if asked else Decision.SAVE if due else Decision.GO_ON
+        )
+        if word is not Decision.GO_ON:
             self._checkpoints.save(done, state)
             self._saved, self._at = done, time.monotonic()
-        if word is Word.LEAVE:
+        if word is Decision.LEAVE:
             self._checkpoints.close()  # while SIGTERM still waits
             self.has_left = True
         return self.has_left

@@ -18,12 +18,12 @@ from ml_collections import ConfigDict
 from pav_jax import policy, rollout, verifier
 from pav_jax.core.ledger import Ledger
 from pav_jax.distributed import mesh, sharding
+from pav_jax.gemma import decode_loop as grid_lib
 from pav_jax.gemma import forward
-from pav_jax.gemma import grid as grid_lib
 from pav_jax.gemma.architecture import tiny_gemma2
 from pav_jax.gemma.sampling import SamplingConfig
 from pav_jax.rl import update as rl
-from pav_jax.search import step as search_step
+from pav_jax.search import beam_step as search_step
 from pav_jax.search.beam import beam_search
 from pav_jax.search.verifier_scorer import VerifierScorer
 from pav_jax.train.step import init_state, make_optimizer, make_train_step

@@ -11,7 +11,7 @@ import pytest
 from tiny import random_params
 
 from pav_jax.core.types import Params
-from pav_jax.gemma import decode, forward
+from pav_jax.gemma import cached_attention, forward
 from pav_jax.gemma.architecture import TransformerConfig, tiny_gemma2
 
 # Caps far below Gemma's 50 and 30, so that these small models feel them.
@@ -126,14 +126,16 @@ def _likeliest(logits):
 @functools.partial(jax.jit, static_argnames="architecture")
 def _greedy(params, prompt, *, architecture):
     """The likeliest token, 64 times, after `prompt [T]`; through the cache."""
-    trunk, hidden = decode.prefill(params, prompt[None], architecture=architecture)
-    suffix = decode.empty_suffix(1, 1, DECODED, architecture=architecture)
+    trunk, hidden = cached_attention.prefill(
+        params, prompt[None], architecture=architecture
+    )
+    suffix = cached_attention.empty_suffix(1, 1, DECODED, architecture=architecture)
     trunk_length = jnp.full((1, 1), len(prompt), jnp.int32)
 
     def step(i, carry):
         suffix, hidden, tokens = carry
         token = _likeliest(forward.logits(params, hidden, architecture=architecture))
-        suffix, hidden = decode.extend(
+        suffix, hidden = cached_attention.extend(
             params,
             trunk,
             suffix,

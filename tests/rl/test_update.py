@@ -26,10 +26,10 @@ from pav_jax.rl.rewards import (
     effective_rewards,
     group_advantages,
     make_batch,
-    own_progress,
     predicted_values,
     process_rewards,
     sampled_values,
+    step_process_reward,
 )
 
 EOS, MOST, VOCAB = 1, 3, 4
@@ -318,11 +318,11 @@ def test_rewards_reach_their_own_steps():
     batch = _one()
     assert {str(x.dtype) for x in batch.values()} == {"int32", "bool", "float32"}
     np.testing.assert_array_equal(
-        batch["progress"][0], np.float32([0, 0, 0, 0.3, -0.1, 0, 0.25, 0, 0])
+        batch["process_reward"][0], np.float32([0, 0, 0, 0.3, -0.1, 0, 0.25, 0, 0])
     )
     assert batch["outcome"][0].tolist() == [0, 0, 0, 0, 0, 0, 1, 0, 0]
     assert batch["mask"][0].tolist() == [0, 0, 1, 1, 1, 1, 1, 0, 0]
-    own = own_progress(batch)
+    own = step_process_reward(batch)
     expected = np.float32([[0, 0, 0.3, 0.3, -0.1, 0.25, 0.25, 0, 0]])
     np.testing.assert_array_equal(own, expected)
     ours = _rewards(batch, reward="progress")
@@ -336,7 +336,7 @@ def test_a_moved_step_boundary_moves_its_reward():
         moved[name] = moved[name].copy()
     moved["step_end"][0, 3], moved["step_end"][0, 2] = False, True
     moved["progress"][0, 3], moved["progress"][0, 2] = 0.0, 0.3
-    ours = own_progress(moved)
+    ours = step_process_reward(moved)
     np.testing.assert_array_equal(
         ours, np.float32([[0, 0, 0.3, -0.1, -0.1, 0.25, 0.25, 0, 0]])
     )

@@ -19,7 +19,7 @@ from small_search import (
     verifier_value,
 )
 
-from pav_jax.search import step as step_lib
+from pav_jax.search import beam_step as step_lib
 from pav_jax.search import verifier_scorer
 from pav_jax.search.oracle_scorer import OracleScorer
 from pav_jax.search.rows import CHUNK

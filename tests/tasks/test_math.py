@@ -166,7 +166,7 @@ def test_answers_for_voting(tree):
     assert task.answer("3") is task.answer(r"\boxed{\%}") is None
     assert task.grade(Problem("q\n", "1/2"), r"\boxed{0.5}") is Grade.CORRECT
     assert task.check_steps(Problem("q\n", "1"), "") is None
-    assert task.state(Problem("q\n", "1"), "") is None
+    assert task.facts(Problem("q\n", "1"), "") is None
 
 
 OWN = {"prompt": "What is 1+1?", "answer": "2", "solution": "Add.\n\n# Answer: 2\n"}

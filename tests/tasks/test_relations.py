@@ -491,7 +491,7 @@ def test_hostile_text_raises_nothing():
         words = TASK.check_steps(PROBLEM, text)
         assert len(words) == text.rstrip("\n").count("\n") + 1
         assert set(words) <= {verdict.value for verdict in Verdict}
-        hash(TASK.state(PROBLEM, text))
+        hash(TASK.facts(PROBLEM, text))
 
 
 # What an oracle groups prefixes by.
@@ -499,7 +499,7 @@ def test_hostile_text_raises_nothing():
 
 def test_states():
     def state(*steps):
-        return TASK.state(PROBLEM, "".join(f"{step}\n" for step in steps))
+        return TASK.facts(PROBLEM, "".join(f"{step}\n" for step in steps))
 
     assert state() == (Verdict.GOOD, 0, 2, False)
     assert state(BEN) == (Verdict.GOOD, 1, 1, False)
@@ -510,4 +510,4 @@ def test_states():
     assert state(BEN, CLEO, "Answer: 7") == ("ended", Grade.CORRECT)
     assert state("Answer: 8") == ("ended", Grade.WRONG)
     # The newline of the last step may be missing.
-    assert TASK.state(PROBLEM, BEN) == state(BEN)
+    assert TASK.facts(PROBLEM, BEN) == state(BEN)

@@ -16,15 +16,15 @@ from pav_jax.distributed import mesh as mesh_lib
 from pav_jax.distributed import sharding
 from pav_jax.distributed.mesh import BATCH
 from pav_jax.distributed.sharding import DECODE, TRAIN
+from pav_jax.gemma import decode_loop as grid_lib
 from pav_jax.gemma import forward, sizes
-from pav_jax.gemma import grid as grid_lib
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.sampling import SamplingConfig
 from pav_jax.pipeline.search import beam_config
 from pav_jax.rl import update as rl
 from pav_jax.rl.rewards import Objective
+from pav_jax.search import beam_step as search_step
 from pav_jax.search import rows as rows_lib
-from pav_jax.search import step as search_step
 from pav_jax.search.beam import groups_per_batch
 from pav_jax.search.verifier_scorer import keep_rows, read_prompts, read_steps
 from pav_jax.train.step import TrainState, make_optimizer, make_train_step
@@ -277,7 +277,7 @@ def _search_shapes(params, prm, config, model, beam, groups):
 
 def _batch(rows: int, length: int, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     """What any of the training steps may read."""
-    floats = ("mask", "value", "weight", "progress", "outcome", "sampled")
+    floats = ("mask", "value", "weight", "process_reward", "outcome", "sampled")
     dtypes = {"tokens": jnp.int32, "step_end": jnp.bool_}
     dtypes |= dict.fromkeys(floats, jnp.float32)
     sharding = NamedSharding(mesh, PartitionSpec(BATCH))

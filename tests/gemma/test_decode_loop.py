@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from pav_jax.gemma import decode_loop as grid_lib
 from pav_jax.gemma import forward
-from pav_jax.gemma import grid as grid_lib
 from pav_jax.gemma.architecture import tiny_gemma2
 from pav_jax.gemma.sampling import SamplingConfig
 

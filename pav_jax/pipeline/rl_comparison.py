@@ -10,7 +10,7 @@ import numpy as np
 from pav_jax import labels, verifier
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
-from pav_jax.core.progress import progress
+from pav_jax.core.progress_bar import progress
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Params
 from pav_jax.metrics import best_of_n, mean_interval, pass_at_n

@@ -13,7 +13,7 @@ from pav_jax.core import config
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Response
 from pav_jax.metrics import pass_at_n
-from pav_jax.pipeline import improvement, rl, stages
+from pav_jax.pipeline import rl, rl_comparison, stages
 from pav_jax.policy import rft_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,11 +53,11 @@ def _write_run(folder, accuracies):
 
 def test_curves(tmp_path):
     _write_run(tmp_path, [0.0, 0.5, 1.0])
-    one = improvement._curve(tmp_path)
+    one = rl_comparison._curve(tmp_path)
     assert one["step"] == [0, 2, 4]
     assert one["tokens"] == [0, 10 + 20, 10 + 20 + 30 + 40]
     _write_run(tmp_path, [0.25, 0.0, 0.5])
-    both = improvement._mean_curve([one, improvement._curve(tmp_path)])
+    both = rl_comparison._mean_curve([one, rl_comparison._curve(tmp_path)])
     assert both["greedy"]["mean"] == [0.125, 0.25, 0.75]
     assert both["sampled"]["seeds"] == [[0.0, 0.25, 0.5], [0.125, 0.0, 0.25]]
 
@@ -70,7 +70,7 @@ def _samples(correct):
 def test_a_summary_averages_seeds():
     one = _samples([[1, 0], [0, 0], [1, 1]]) | {"length": np.full((3, 2), 5)}
     other = _samples([[1, 1], [0, 1], [0, 0]]) | {"length": np.full((3, 2), 7)}
-    found = improvement._summary([one, other], (1, 2))
+    found = rl_comparison._summary([one, other], (1, 2))
     assert found["sampled"]["seeds"] == [0.5, 0.5] and found["length"] == 6
     assert found["greedy"]["seeds"] == pytest.approx([2 / 3, 1 / 3])
     both = [pass_at_n(s["correct"], 2).mean() for s in (one, other)]
@@ -83,11 +83,11 @@ def test_a_summary_averages_seeds():
 def test_unsolved_problems():
     sft = _samples([[0, 1], [0, 0], [0, 0]])
     methods = {"rl": [_samples([[0, 0], [1, 1], [0, 1]]), _samples([[0, 0]] * 3)]}
-    found = improvement._unsolved(sft, methods, (1, 2))
+    found = rl_comparison._unsolved(sft, methods, (1, 2))
     assert found["problems"] == 2
     # Of the last two problems: seeds 0 and 1 have means of 3/4 and 0.
     assert found["best_of"]["rl"] == pytest.approx({"1": 3 / 8, "2": 3 / 8})
-    assert improvement._unsolved(_samples([[1]]), methods, (1,)) == {"problems": 0}
+    assert rl_comparison._unsolved(_samples([[1]]), methods, (1,)) == {"problems": 0}
 
 
 def test_gains_and_how_soon():
@@ -110,7 +110,7 @@ def test_gains_and_how_soon():
         "bad-0": _samples([[0, 0], [0, 0]]),
     }
     methods = {"orm": ["orm-0"], "pav": ["pav-0", "pav-1"], "bad": ["bad-0"]}
-    found = improvement._against("orm", curves, samples, methods)
+    found = rl_comparison._against("orm", curves, samples, methods)
     assert found["accuracy"] == 0.4
     rows = found["methods"]
     assert rows["orm"]["gain"] == 0 and rows["orm"]["sooner"] == 1
@@ -119,7 +119,7 @@ def test_gains_and_how_soon():
     assert (rows["pav"]["sooner"], rows["pav"]["cheaper"]) == (3.0, 3.0)
     assert rows["bad"]["sooner"] is None and rows["bad"]["gain"] == -0.25
     with pytest.raises(UserError, match="'grpo'.*orm, pav, bad"):
-        improvement._against("grpo", curves, samples, methods)
+        rl_comparison._against("grpo", curves, samples, methods)
 
 
 @pytest.mark.parametrize(

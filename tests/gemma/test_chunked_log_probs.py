@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from pav_jax.gemma import vocabulary
+from pav_jax.gemma import chunked_log_probs
 
 WIDTH = 16
 
@@ -31,12 +31,12 @@ def test_loss_and_gradients_are_those_of_optax(size, chunk, cap):
     weights = jnp.asarray(rng.normal(size=targets.shape), jnp.float32)
 
     def plain(table, hidden):
-        out = vocabulary.softcap(jnp.einsum("btd,vd->btv", hidden, table), cap)
+        out = chunked_log_probs.softcap(jnp.einsum("btd,vd->btv", hidden, table), cap)
         losses = optax.softmax_cross_entropy_with_integer_labels(out, targets)
         return jnp.sum(losses * weights), losses
 
     def in_chunks(table, hidden):
-        losses = -vocabulary.log_probs(table, hidden, targets, cap, chunk)
+        losses = -chunked_log_probs.log_probs(table, hidden, targets, cap, chunk)
         return jnp.sum(losses * weights), losses
 
     expected = _gradients(plain, table, hidden)
@@ -45,7 +45,7 @@ def test_loss_and_gradients_are_those_of_optax(size, chunk, cap):
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
         assert np.abs(theirs).max() > 0.1
-    alone = jax.jit(vocabulary.log_probs, static_argnums=(3, 4))
+    alone = jax.jit(chunked_log_probs.log_probs, static_argnums=(3, 4))
     np.testing.assert_allclose(
         alone(table, hidden, targets, cap, chunk), -expected[0], rtol=1e-4, atol=1e-5
     )
@@ -60,7 +60,9 @@ def test_neither_the_table_nor_its_gradient_is_copied(size):
     @functools.partial(jax.jit, donate_argnums=0)
     def update(table, hidden, targets):
         def loss(table, hidden):
-            return -jnp.sum(vocabulary.log_probs(table, hidden, targets, None, 4_096))
+            return -jnp.sum(
+                chunked_log_probs.log_probs(table, hidden, targets, None, 4_096)
+            )
 
         of_table, of_hidden = jax.grad(loss, argnums=(0, 1))(table, hidden)
         return table - of_table, of_hidden

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny import random_params
 
-from pav_jax.gemma import decode, forward
+from pav_jax.gemma import cached_attention, forward
 from pav_jax.gemma.architecture import TransformerConfig
 
 ARCHITECTURE = TransformerConfig(
@@ -23,8 +23,8 @@ ARCHITECTURE = TransformerConfig(
     attn_softcap=3.0,
 )
 
-extend = jax.jit(decode.extend, static_argnames="architecture")
-prefill = jax.jit(decode.prefill, static_argnames="architecture")
+extend = jax.jit(cached_attention.extend, static_argnames="architecture")
+prefill = jax.jit(cached_attention.prefill, static_argnames="architecture")
 hidden_states = jax.jit(forward.hidden_states, static_argnames="architecture")
 
 
@@ -72,7 +72,7 @@ def _compare(
         np.testing.assert_allclose(
             trunk_hidden[i, :at], expected[i, j, :at], atol=1e-4, rtol=0
         )
-    cache = decode.empty_suffix(g, m, c, architecture=architecture)
+    cache = cached_attention.empty_suffix(g, m, c, architecture=architecture)
     length = np.zeros((g, m), np.int32)
     while length.min() < c:
         count = rng.integers(0, s + 1, (g, m)) if ragged else np.full((g, m), s)
@@ -163,7 +163,7 @@ def test_a_window_over_the_border(window):
         other = trunk.copy()
         other[:, changed] = 0
         kv, _ = prefill(params, other, architecture=architecture)
-        cache = decode.empty_suffix(2, 3, 6, architecture=architecture)
+        cache = cached_attention.empty_suffix(2, 3, 6, architecture=architecture)
         _, hidden = extend(
             params, kv, cache, tokens, leaves, 0 * leaves, architecture=architecture
         )
@@ -186,7 +186,7 @@ def test_branches_do_not_see_each_other():
 
     def run(trunk, tokens):
         kv, _ = prefill(params, trunk, architecture=ARCHITECTURE)
-        cache = decode.empty_suffix(2, 3, 4, architecture=ARCHITECTURE)
+        cache = cached_attention.empty_suffix(2, 3, 4, architecture=ARCHITECTURE)
         zeros = np.zeros_like(leaves)
         _, hidden = extend(
             params, kv, cache, tokens, leaves, zeros, architecture=ARCHITECTURE

@@ -30,9 +30,9 @@ from jax.sharding import PartitionSpec
 from pav_jax.core.types import Params
 from pav_jax.distributed import mesh
 from pav_jax.distributed.mesh import BATCH
-from pav_jax.gemma import decode, forward
+from pav_jax.gemma import cached_attention, forward
 from pav_jax.gemma.architecture import TransformerConfig
-from pav_jax.gemma.decode import KeyValues
+from pav_jax.gemma.cached_attention import KeyValues
 from pav_jax.gemma.sampling import SamplingConfig, sample_token
 
 
@@ -152,12 +152,14 @@ def empty_grid(
         return jnp.zeros(shape, jnp.int32)
 
     grid = Grid(
-        trunk=decode.zero_key_values(trunks, architecture=architecture, dtype=dtype),
+        trunk=cached_attention.zero_key_values(
+            trunks, architecture=architecture, dtype=dtype
+        ),
         prefix=ints(g, b),
         limit=ints(g, b),
         keys=jnp.zeros((g, b, 2), jnp.uint32),
         waiting=jnp.zeros((g, b), bool),
-        suffix=decode.empty_suffix(
+        suffix=cached_attention.empty_suffix(
             g, m, suffix_capacity, architecture=architecture, dtype=dtype
         ),
         branch=ints(g, m),
@@ -191,7 +193,9 @@ def load(
       architecture: of the network.
       sampling: how tokens are drawn.
     """
-    trunk, hidden = decode.prefill(params, new.tokens, architecture=architecture)
+    trunk, hidden = cached_attention.prefill(
+        params, new.tokens, architecture=architecture
+    )
 
     def draw_first(trunk):
         hidden, prefix, keys = trunk
@@ -360,7 +364,7 @@ def _step(params, grid, group, *, architecture, sampling) -> tuple[Grid, jax.Arr
     count = grid.waiting.shape[1]
     per_group, queue = sampling.trunks_per_group, count // sampling.trunks_per_group
     room = grid.trunk.keys[0].shape[2] // per_group  # of a trunk
-    suffix, hidden = decode.extend(
+    suffix, hidden = cached_attention.extend(
         params,
         grid.trunk,
         grid.suffix,

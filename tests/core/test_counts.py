@@ -2,7 +2,7 @@
 
 import pytest
 
-from pav_jax.core.words import counted
+from pav_jax.core.counts import counted
 
 
 @pytest.mark.parametrize(

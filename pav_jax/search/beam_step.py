@@ -19,9 +19,9 @@ import jax.numpy as jnp
 
 from pav_jax import prover
 from pav_jax.core.types import Params
-from pav_jax.gemma import decode, forward
+from pav_jax.gemma import cached_attention, forward
 from pav_jax.gemma.architecture import TransformerConfig
-from pav_jax.gemma.decode import KeyValues
+from pav_jax.gemma.cached_attention import KeyValues
 from pav_jax.gemma.sampling import sample_token
 from pav_jax.search import rows as rows_lib
 
@@ -69,7 +69,7 @@ class Beams:
       length: int32 `[G, R]`, tokens up to its end.
       digest: uint32 `[G, R]`, a hash of the tokens, which names the prefix.
       q: float32 `[G, R]`, `Q^π` at the end of the newest step that was scored.
-      score: float32 `[G, R]`, the effective reward of that step.
+      effective_reward: float32 `[G, R]`, of that step.
       done: bool `[G, R]`, whether the response has ended.
       decoded: int32 `[G]`, tokens sampled, those of dropped candidates included.
     """
@@ -84,14 +84,22 @@ class Beams:
     length: jax.Array
     digest: jax.Array
     q: jax.Array
-    score: jax.Array
+    effective_reward: jax.Array
     done: jax.Array
     decoded: jax.Array
 
 
 # The fields of `Beams` that move with a row from a candidate to its children, but for
 # `suffix`, of which `decode.copy_rows` copies only what is in use.
-_MOVED = ("hidden", "tokens", "length", "digest", "q", "score", "done")
+_MOVED = (
+    "hidden",
+    "tokens",
+    "length",
+    "digest",
+    "q",
+    "effective_reward",
+    "done",
+)
 _BY_ROW = ("suffix", "prompt_length", "start", *_MOVED)
 
 
@@ -122,7 +130,7 @@ def init_beams(
       beam: how to search.
     """
     groups, rows = prompts.shape[0], beam.beams * beam.candidates
-    trunk, hidden = decode.prefill(params, prompts, architecture=architecture)
+    trunk, hidden = cached_attention.prefill(params, prompts, architecture=architecture)
     last = jnp.maximum(lengths - 1, 0)[:, None, None]
     hidden = jnp.take_along_axis(hidden, last, axis=1)
     shape = (groups, rows)
@@ -130,7 +138,7 @@ def init_beams(
         trunk=trunk,
         prompt_length=jnp.broadcast_to(lengths[:, None], shape),
         keys=keys,
-        suffix=decode.empty_suffix(
+        suffix=cached_attention.empty_suffix(
             groups, rows, beam.max_tokens, architecture=architecture, dtype=hidden.dtype
         ),
         hidden=jnp.broadcast_to(hidden, (*shape, architecture.embed_dim)),
@@ -139,7 +147,7 @@ def init_beams(
         length=jnp.zeros(shape, jnp.int32),
         digest=jnp.zeros(shape, jnp.uint32),
         q=jnp.broadcast_to(q[:, None], shape),
-        score=jnp.zeros(shape),
+        effective_reward=jnp.zeros(shape),
         done=jnp.broadcast_to(lengths[:, None] == 0, shape),
         decoded=jnp.zeros((groups,), jnp.int32),
     )
@@ -261,7 +269,7 @@ def _decode_token(params, beams, keys, active, *, architecture, beam):
         keys, beams.length - beams.start, logits, temperature=beam.temperature
     )
     # An idle row writes where its own next step will overwrite.
-    suffix, hidden = decode.extend(
+    suffix, hidden = cached_attention.extend(
         params,
         beams.trunk,
         beams.suffix,
@@ -313,21 +321,22 @@ def select(
     """
     value, before = (prover.best_of_k(x, beam.prover_k) for x in (q, beams.q))
     progress = prover.advantages(value, before)
-    # A response that had ended keeps the score of its last step.
+    # A response that had ended keeps the reward of its last step.
     went_on = beams.length > beams.start
-    score = jnp.where(went_on, prover.effective_reward(q, progress, alpha), beams.score)
-    beams = dataclasses.replace(beams, q=q, score=score)
+    reward = prover.effective_reward(q, progress, alpha)
+    reward = jnp.where(went_on, reward, beams.effective_reward)
+    beams = dataclasses.replace(beams, q=q, effective_reward=reward)
     parents = jnp.repeat(_best_rows(beams, beam.beams), beam.candidates, axis=1)
     moved = rows_lib.take_rows(_fields(beams, _MOVED), parents)
     used = jnp.max(beams.length)
-    suffix = decode.copy_rows(beams.suffix, parents, used)
+    suffix = cached_attention.copy_rows(beams.suffix, parents, used)
     beams = dataclasses.replace(beams, suffix=suffix, **moved)
     beams = rows_lib.constrain_sharding(beams, *q.shape)
     return beams, parents, used, jnp.all(beams.done)
 
 
 def _best_rows(beams: Beams, count: int) -> jax.Array:
-    """The `count` rows of highest score, int32 `[G, count]`; copies come last.
+    """The `count` rows of highest effective reward, int32 `[G, count]`; copies come last.
 
     Candidates that spell the same response are one candidate. A copy would take a
     place in the beam and add nothing to it, so it is kept only where there are too few
@@ -336,9 +345,9 @@ def _best_rows(beams: Beams, count: int) -> jax.Array:
     same = beams.digest[:, :, None] == beams.digest[:, None, :]
     earlier = jnp.tril(jnp.ones(same.shape[1:], bool), -1)[None]
     copy = jnp.any(same & earlier, axis=-1)
-    score = beams.score
-    row = jnp.broadcast_to(jnp.arange(score.shape[1])[None], score.shape)
+    reward = beams.effective_reward
+    row = jnp.broadcast_to(jnp.arange(reward.shape[1])[None], reward.shape)
     # Two sort keys: a penalty that is large enough to put copies last would round the
     # differences between their scores away.
-    *_, row = jax.lax.sort((copy, -score, row), num_keys=2)
+    *_, row = jax.lax.sort((copy, -reward, row), num_keys=2)
     return row[:, :count]
