@@ -62,13 +62,13 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.labels = dict(
         n_mc=2,  # continuations of every step prefix
-        shard=500,  # problems in a file; a killed run repeats at most one
+        shard=500,  # problems or rollouts in a file; a killed run repeats at most one
     )
     config.verifier = dict(
         prm=optimizer(steps=800, learning_rate=1e-3),
         orm=optimizer(steps=400, learning_rate=1e-3),
         language_weight=0.1,
-        balance=False,  # the paper's two buckets; see WORKSPACE.md
+        balance=False,  # the paper's two buckets; see docs/decisions.md
         prover_k=4,  # μ = BoK(π)
     )
     config.evaluation = dict(

@@ -42,7 +42,7 @@ def prefix_ends(response: Response, is_step_end: np.ndarray) -> np.ndarray:
 def sampling_for(
     problems: Problems, temperature: float, *, branches: int
 ) -> SamplingConfig:
-    """How responses to some problems are sampled, on a grid without spare rows.
+    """How responses to some problems are sampled, on a grid whose rows are all used.
 
     If a trunk has fewer branches than `config.sampling.rows`, the grid has fewer rows
     for each trunk and more trunks, in whole groups on every device of the active mesh.

@@ -84,8 +84,8 @@ def failure_power(labels: StepLabels, power: int) -> np.ndarray:
     """Unbiased `(1 - Q)^power` of every prefix, float64 `[H + 1]`, from its counts.
 
     It is the fraction of subsets of `power` continuations in which none is correct,
-    `C(n - k, power) / C(n, power)`; for a whole response, whose outcome is its
-    value, that outcome.
+    `C(n - k, power) / C(n, power)`; for a whole response, whose value is its outcome,
+    `1 - Rex`.
 
     Raises:
       UserError: a prefix has fewer continuations than `power`.
@@ -117,9 +117,9 @@ def prover_terms(
     Here every square and product is estimated without bias, from powers of
     `1 - Q` and from pairs of different actions, whose labels are independent.
 
-    What is averaged over is the states that two or more of the responses pass
-    through, each as often as they do: with few responses to a problem those are
-    mostly early states, the bare problem among them.
+    The average is over the states that two or more of the responses pass through,
+    weighted by how often they do. With few responses to a problem those are mostly
+    early states, such as the bare problem.
 
     Args:
       responses: of π, several to each problem.
@@ -165,15 +165,16 @@ def _states(
     """
     states: dict[tuple, dict[tuple, list]] = {}
     for response, own, other in zip(responses, labels, prover_labels, strict=True):
-        fails = 1.0 - failure_power(own, 1)
-        once, twice = failure_power(other, k), failure_power(other, 2 * k)
-        prover = 1.0 - once
-        square = 1.0 - 2.0 * once + twice
-        # Of the same continuations, so their product would not be unbiased.
-        cross = (
-            fails - once + failure_power(own, k + 1) if other is own else prover * fails
-        )
-        estimates = np.stack([prover, square, fails, cross], axis=1)
+        own_q = 1.0 - failure_power(own, 1)
+        fail_k, fail_2k = failure_power(other, k), failure_power(other, 2 * k)
+        prover = 1.0 - fail_k
+        square = 1.0 - 2.0 * fail_k + fail_2k
+        # Both come from the same continuations, so their product would be biased.
+        if other is own:
+            cross = own_q - fail_k + failure_power(own, k + 1)
+        else:
+            cross = prover * own_q
+        estimates = np.stack([prover, square, own_q, cross], axis=1)
         for step in range(1, len(own.ends)):
             start, stop = own.ends[step - 1], own.ends[step]
             state = (response.problem, response.prompt, response.tokens[:start])

@@ -163,8 +163,8 @@ class _Slots:
     """The host's view of the grid: which slot has which request, and which wait.
 
     Attributes:
-      width: trunks that are loaded at a time. A wider load waits for more trunks to
-        end, while their rows idle; a narrower one asks the host more often.
+      width: trunks that are loaded at a time. A larger load leaves rows idle for
+        longer; a smaller one stops for the host more often.
     """
 
     def __init__(self, requests: int, sampling: SamplingConfig):
@@ -191,7 +191,7 @@ class _Slots:
     def patience(self) -> np.int32:
         """How many trunks may still have work when the device returns.
 
-        If nothing waits, none; otherwise as many as leave room for one load.
+        0 if nothing waits; otherwise the trunks in flight less one load.
         """
         room = max(0, len(self._in_flight) - self.width)
         return np.int32(room if self._waiting else 0)

@@ -31,10 +31,10 @@ class VerifierHead(nn.Module):
     """What each token says of Q: the logit at a token is its own value term plus the
     evidence of all tokens up to it.
 
-    A mistake stays made. Left to attention, every later step would have to find it
-    again; a sum keeps it, and asks of each token only whether something is wrong
-    there. On the built-in task this is the difference between a verifier that knows
-    a finished response and one that knows a right one (docs/decisions.md).
+    A mistake spoils all later steps. Attention would have to find it again at each of
+    them; a sum remembers it, so that each token reports only its own error. On the
+    built-in task this is the difference between a verifier that detects that a
+    response is finished and one that detects that it is right (docs/decisions.md).
 
     One hidden layer of the network's width. It starts at Q = 0.5 everywhere.
 
@@ -127,7 +127,7 @@ def verifier_rows(
     Args:
       responses: whole responses.
       steps: for each, (response tokens in the prefix, value) of labelled ones.
-      balance: let values below and above one half weigh alike in sum (App. D's
+      balance: give values below and above one half the same total weight (App. D's
         two buckets); ranks rare values better, but is no longer calibrated.
 
     Returns:
@@ -165,9 +165,9 @@ def verifier_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Cross-entropy on soft labels at step ends (App. D), plus a language loss.
 
-    All steps of a response are scored in one row, so a response is read once
-    and not once a prefix. The language loss keeps the features that predict a
-    step, which are those that tell whether it was right.
+    All steps of a response are scored in one row, so a response is read once and not
+    once a prefix. The language loss keeps the features that predict a step, which also
+    show whether it is right.
 
     Args:
       params: the verifier.
@@ -225,7 +225,7 @@ def score_rows(
 ) -> list[np.ndarray]:
     """Q at every token of each row, one pass a row.
 
-    Rows of like length go through together, in batches of one shape a width.
+    Rows are bucketed by length; each width has one batch shape.
 
     Args:
       params: the verifier.

@@ -1,4 +1,4 @@
-"""The house keeps its floors: a module imports from floors below its own, or beside it.
+"""The floors of the package: a module imports from floors below its own, or beside it.
 
 Read from the sources, imports within functions included.
 """

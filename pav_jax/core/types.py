@@ -1,4 +1,4 @@
-"""What flows between the rooms: problems, responses, labels of steps, batches."""
+"""What flows between the modules: problems, responses, labels of steps, batches."""
 
 import dataclasses
 import enum

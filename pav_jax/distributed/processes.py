@@ -109,7 +109,7 @@ def join(coordinator: Coordinator) -> Processes:
         return Processes()
     import jax
 
-    # It takes SIGTERM for itself; ours is in stopping.py.
+    # It takes SIGTERM for itself; ours is in signals.py.
     jax.config.update("jax_enable_preemption_service", False)
     auto = coordinator.address == AUTO
     try:

@@ -47,13 +47,15 @@ def run_labels(context: StageContext) -> None:
     n_mc = config.labels.n_mc
     problems = Problems.load(config, context.input("data"), "labels")
     policy = load_policy(context.input("sft"), problems.architecture, problems.dtype)
-    seeds = records.read_seed_rollouts(context.input("rollouts"), config.rollouts.n_cov)
+    seed_rollouts = records.read_seed_rollouts(
+        context.input("rollouts"), config.rollouts.n_cov
+    )
 
     def work(part, path, ledger, advance):
         found = labels.label_steps(
             policy,
             problems,
-            [seeds[i] for i in part],
+            [seed_rollouts[i] for i in part],
             n_mc=n_mc,
             seed=derive(config.seed, Stream.LABELS),
             sampling=labels.sampling_for(
@@ -66,4 +68,4 @@ def run_labels(context: StageContext) -> None:
         )
         records.write_labels(path, found)
 
-    in_shards(context, range(len(seeds)), config.labels.shard, "rollout", work)
+    in_shards(context, range(len(seed_rollouts)), config.labels.shard, "rollout", work)

@@ -6,8 +6,8 @@ before. Two files describe a folder:
 
 - `started.json`, in an unfinished folder: the terms of the stage, which are its config
   fields and the fingerprints of its inputs, and the seconds so far. The same stage
-  resumes from the files in the folder if its terms are the same, and else starts with
-  an empty one.
+  resumes from the files in the folder if its terms are the same, and otherwise starts
+  from an empty folder.
 - `manifest.json`, written last: the terms, the size and hash of every file, and a
   fingerprint of all this, which is part of the terms of later stages.
 """
@@ -39,7 +39,7 @@ MANIFEST = "manifest.json"
 _STARTED = "started.json"
 _ABSENT = object()  # The value of a config field that is not there.
 
-_TICK_SECONDS = 5.0  # At most so much of a killed attempt's time is not counted.
+_TICK_SECONDS = 5.0  # A kill loses at most so much of the time that is recorded.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Stage:
       needs: the earlier stages whose folders it reads.
       fields: the config fields that it reads: a name ("seed"), a section ("sft"), a
         dotted name ("sft.steps"), or all of them ("").
-      collective: whether all processes run it at once, since all that it does is
-        `in_shards`, or it trains `together`. Else the primary process runs it, and the
+      collective: True if every process runs it: its work must then be `in_shards`, or
+        training that is `@together`. Otherwise the primary process runs it, and the
         others wait.
     """
 

@@ -4,8 +4,8 @@ The primary process owns the workdir. It alone takes the lock, decides which sta
 writes manifests, and runs the stages that are not collective. The others wait for it.
 They run collective stages too: a shard is written by the worker that claims it first,
 and training is one program of all. They coordinate by small files in
-`workdir/.workers-RUN`, so that none waits for another in between; jax tells the others
-only which RUN it is.
+`workdir/.workers-RUN`, so that no process waits for another between shards; only RUN
+itself goes through jax.
 
     STAGE.open, STAGE.done    the primary began the stage; it is complete
     NAME.claim, NAME.done     a worker took the shard; it is on disk
@@ -194,7 +194,7 @@ def join_workers(
     *,
     flag: str,
 ) -> Iterator[tuple[Worker, T | None]]:
-    """This process as one of the workers at a place; and, in the primary, its claim.
+    """Joins the run at a place; yields this worker and, in the primary, its lock.
 
     All processes of the run call it at about the same time.
 
@@ -239,7 +239,7 @@ def _start_run(
     claim: Callable[[], contextlib.AbstractContextManager[T]],
     stack: contextlib.ExitStack,
 ) -> tuple[T, int]:
-    """The primary's claim and the number of the run, whose folder is then there."""
+    """Claims the place and makes the run's folder; the claim, and the run's number."""
     run = 0  # tells the others that there is no run
     try:
         held = stack.enter_context(claim())

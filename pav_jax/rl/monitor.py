@@ -2,7 +2,7 @@
 
 RL can go wrong in two ways that the loss does not show. The policy moves so far from
 the initial one that the verifier has never seen such responses (`max_kl`), or it finds
-responses that the verifier takes for good and that are wrong, so that its accuracy on
+wrong responses that the verifier scores highly, so that its accuracy on
 test problems falls (`min_accuracy`).
 """
 
@@ -47,7 +47,7 @@ class RLMonitor(loop.Monitor):
 
     def resume(self, state: RLState) -> None:
         """Drops what later iterations wrote, and does again a measurement that a kill
-        interrupted. In a new run that is the one of the initial policy."""
+        interrupted. A new run first measures the initial policy."""
         step = int(state.step)
         interrupted = all_gather(is_primary() and self._forget_after(step))[0]
         self._events = Events(self._directory if is_primary() else None, step)

@@ -102,6 +102,6 @@ class Refresher:
         )
         steps = [verifier.labelled_steps(x) for x in labelled]
         rows = verifier.verifier_rows(responses, steps, balance=False)
-        # As wide as can be: one shape, so one compilation.
+        # Padded to the longest possible, so that it is compiled once.
         spare = limits.max_prompt_tokens + limits.max_tokens - rows["tokens"].shape[1]
         return {name: np.pad(x, ((0, 0), (0, spare))) for name, x in rows.items()}

@@ -6,9 +6,9 @@ it. So a token is paid in two ways:
 
 - The outcome, given at the end, is paid to every token (reward-to-go).
 - The process reward of a step is paid to the tokens of that step only. Eq. 4 takes the
-  states as the previous iterate visits them, so no step is paid for the progress of
-  later ones. (Summed over later steps, progress would telescope to the outcome less a
-  baseline, and change only the scale.)
+  states as the previous policy visits them, so a step gets no credit for the progress
+  of later ones. (Summed over later steps, progress would telescope to the outcome less
+  a baseline, and change only the scale.)
 
 With μ = π the gradient is `1 + α` times that of the outcome alone. The control
 `reward="matched"` shows what such a change of scale does by itself.

@@ -1,8 +1,9 @@
 """RL with process rewards (Sec. 5): each iteration samples, scores and updates.
 
 An iteration is a function of the state and of its number: its problems are a row of a
-permutation, and the sampler's keys come from a seed of the iteration. So `train.fit`
-resumes it bit for bit. Processes that train as one (`distributed/collectives.py`) draw
+permutation, and the sampler's keys come from a seed of the iteration. So
+`train.loop.fit` resumes it bit for bit. Processes that train as one
+(`distributed/collectives.py`) draw
 what a single one would: each samples and scores a slice of the problems, and then all
 of them do the update.
 """
@@ -38,8 +39,8 @@ from pav_jax.train import loop
 from pav_jax.train.batches import Batches
 from pav_jax.train.step import make_optimizer
 
-_SHOWN = 4  # problems, one response to each of which a measurement writes down
-_WIDTHS = 8  # of batches, at most: each width is a compilation
+_SHOWN = 4  # problems for which a measurement saves one response
+_WIDTHS = 8  # most padded widths of a batch; each one is compiled
 
 
 def count_correct(

@@ -25,7 +25,7 @@ from pav_jax.rl.rewards import (
 # Of the policy and of the value baseline.
 Optimizers = tuple[optax.GradientTransformation, optax.GradientTransformation]
 
-# The networks. What they say about the token at t comes from the hidden state at t - 1.
+# The networks. What they predict for token t comes from the hidden state at t - 1.
 
 
 def response_log_probs(

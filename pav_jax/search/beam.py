@@ -2,7 +2,8 @@
 
 From each of N states C candidate steps are sampled; a scorer reads only their tokens;
 the N candidates of highest effective reward `Q^π + αA^μ` are kept; at the end the
-response of highest `Q^π` is the answer. `step` has what runs on the devices.
+finished response of highest `Q^π` is the answer. `beam_step` has what runs on
+the devices, and its loop on the host.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ State = Any  # what a scorer knows of a batch: a pytree of its own
 
 
 class Scorer(Protocol):
-    """Gives the value of candidates, G problems with R rows each.
+    """Scores candidates: R rows for each of G problems.
 
     A scorer holds parameters and no state. What it knows of a batch is a value that its
     methods take and return, so a scorer may serve several searches at the same time.
@@ -76,7 +77,8 @@ class SearchResult:
     """The answer of a search to one problem, and what it cost.
 
     Attributes:
-      tokens: the response of highest `Q^π`.
+      tokens: the response of highest `Q^π` among those that ended; among all if none
+        did.
       q: that value.
       ledger: tokens decoded, prefilled and scored for this problem.
     """
@@ -182,7 +184,7 @@ def _results(batch, beams, tokens_read, end_ids) -> Iterator[SearchResult]:
     last = np.take_along_axis(tokens, np.maximum(length - 1, 0)[..., None], axis=-1)
     ended = np.isin(last[..., 0], end_ids) & (length > 0)
     for i in np.flatnonzero(batch.problems >= 0):
-        # A response that was cut short has no answer: it is taken only if all were.
+        # A response that was cut short has no answer: one is taken only if none ended.
         best = int(np.argmax(q[i] - 2.0 * ~ended[i]))
         yield SearchResult(
             tokens=tokens[i, best, : length[i, best]].tolist(),

@@ -1,8 +1,8 @@
 """One step of a beam search on the devices: sample candidate steps, keep the best.
 
 Nothing is computed twice: a candidate's keys and values are copied to its children.
-The host asks a few times a step how many rows have not ended it, so that a few long
-steps do not keep all rows waiting.
+A few times in a step the host counts the rows that have not ended it, so that a few
+long steps do not keep all rows waiting.
 
 A mesh divides the problems of a batch over `data` and `fsdp` or, where wide beams leave
 few of them, the rows of each problem; `tensor` divides heads.
@@ -336,7 +336,7 @@ def select(
 
 
 def _best_rows(beams: Beams, count: int) -> jax.Array:
-    """The `count` rows of highest effective reward, int32 `[G, count]`; copies come last.
+    """The rows of highest effective reward, int32 `[G, count]`; copies come last.
 
     Candidates that spell the same response are one candidate. A copy would take a
     place in the beam and add nothing to it, so it is kept only where there are too few

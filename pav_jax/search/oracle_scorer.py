@@ -1,8 +1,8 @@
 """A near-exact value that needs no verifier, as a control.
 
-Where a task has a step checker, the value of a prefix is nearly a function of a
-few facts: has an error been made, how many steps are still needed, how many are
-left. The oracle is the mean of Monte Carlo labels over prefixes that share these
+Where a task has a step checker, the value of a prefix is nearly a function of a few
+facts: has an error been made, how many steps are still needed, how many the limit still
+allows. The oracle is the mean of Monte Carlo labels over prefixes that share these
 facts. Search with it tells "does the method help" from "did the verifier learn".
 """
 

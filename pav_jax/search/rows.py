@@ -68,7 +68,8 @@ def constrain_sharding(state: Any, groups: int, rows: int) -> Any:
 def map_problems(f: Callable, groups: int, arguments: int, results: int) -> Callable:
     """`f`, which every device runs for its own problems; see `mesh.by_device_shards`.
 
-    Where the mesh divides the rows of a problem, `f` itself, left to the partitioner.
+    Where the mesh divides the rows of a problem, `f` is returned as it is, and XLA
+    partitions it.
 
     Args:
       f: takes parameters and `arguments` trees of `[G, ...]` arrays; returns `results`
@@ -88,8 +89,9 @@ def map_problems(f: Callable, groups: int, arguments: int, results: int) -> Call
 def next_width(most: int, width: int) -> int:
     """Rows of each problem that go on together.
 
-    A batch waits for its longest step. When a quarter of the rows is enough, they go
-    on without the others. Always a quarter, so that few programs are compiled.
+    The longest step delays the whole batch. So once a quarter of the rows is enough,
+    the batch is narrowed to the rows that are still active. Always a quarter, so that
+    few programs are compiled.
 
     Args:
       most: the most rows of a problem that have work left.

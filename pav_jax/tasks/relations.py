@@ -6,10 +6,10 @@
      has half as many as Dan: 10 -> 20. Dan
     Answer: 20
 
-A line goes on from the person that the line before it ends with. WORKSPACE.md ("The
-built-in task") says why the task has this shape. In short: people form a tree of
-relations; one path leads from the person whose number is given to the one asked
-about, and the other branches are decoys, which end at somebody who has gone home.
+A line goes on from the person that the line before it ends with. docs/decisions.md
+("The built-in task") says why the task has this shape. In short: people form a tree of
+relations; one path leads from the person whose number is given to the one asked about,
+and the other branches are decoys, which end at somebody who has gone home.
 Before a step is written, telling a decoy from the path needs a look ahead: from a
 person to the sentences about them, to whom these name, to who of those has gone.
 Once it is written, one look back at the name that it ends with. That is what makes

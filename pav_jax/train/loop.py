@@ -4,7 +4,7 @@
 
 - It logs a line of metrics every `log_every` steps, and stops before it writes one that
   is not finite.
-- It saves after a step, every 30 seconds or when SIGTERM asks it to leave. Processes
+- It saves between steps: every 30 seconds, and on SIGTERM. Processes
   that train as one program do both after the same step (`distributed/agreement.py`).
 - It resumes from the newest checkpoint, and drops the lines of steps that it will do
   again. What a step does is a function of the state and of its number, so a run that
@@ -155,7 +155,7 @@ def run_steps(
 
 
 class _Saver:
-    """Saves when it is time, and says when to leave; all processes do alike."""
+    """Decides when to save and when to leave, alike in every process."""
 
     def __init__(self, checkpoints: Checkpoints, first: int, ahead: int):
         self._checkpoints, self._saved = checkpoints, first
@@ -210,7 +210,11 @@ class _Log:
         return {name: float(np.mean(column)) for name, column in columns.items()}
 
     def write(self, means: dict[str, float], state: Any, monitor: Monitor) -> str:
-        """Why training must stop, if it must; else, or later, the line is written."""
+        """Writes the line, and returns why training must stop; "" if it need not.
+
+        Nothing is written if a metric is not finite or the monitor's `check` says why
+        training must stop.
+        """
         bad = [name for name, value in means.items() if not math.isfinite(value)]
         if bad:
             return f"{', '.join(bad)} stopped being finite"

@@ -57,7 +57,7 @@ def batch():
         "value": floats(),
         "weight": floats(),
         "step_end": rng.uniform(size=shape) < 0.3,
-        "progress": floats(),
+        "process_reward": floats(),
         "outcome": floats(),
         "sampled": -floats(),
     }

@@ -416,7 +416,7 @@ def test_nan_stops_the_run(make, monkeypatch):
     def make_batch(*args, original=rewards.make_batch, **kwargs):
         batches.append(original(*args, **kwargs))
         if len(batches) == 3:
-            batches[-1]["progress"][0] = math.nan
+            batches[-1]["process_reward"][0] = math.nan
         return batches[-1]
 
     monkeypatch.setattr(rewards, "make_batch", make_batch)

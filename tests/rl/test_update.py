@@ -332,10 +332,10 @@ def test_rewards_reach_their_own_steps():
 
 def test_a_moved_step_boundary_moves_its_reward():
     moved = _one()
-    for name in ("step_end", "progress"):
+    for name in ("step_end", "process_reward"):
         moved[name] = moved[name].copy()
     moved["step_end"][0, 3], moved["step_end"][0, 2] = False, True
-    moved["progress"][0, 3], moved["progress"][0, 2] = 0.0, 0.3
+    moved["process_reward"][0, 3], moved["process_reward"][0, 2] = 0.0, 0.3
     ours = step_process_reward(moved)
     np.testing.assert_array_equal(
         ours, np.float32([[0, 0, 0.3, -0.1, -0.1, 0.25, 0.25, 0, 0]])
@@ -473,7 +473,7 @@ def test_what_is_after_the_end_changes_nothing(baseline):
     noise = np.random.default_rng(2)
     changed = {name: np.array(x) for name, x in batch.items()}
     changed["tokens"][outside] = noise.integers(0, VOCAB, outside.sum())
-    for name in ("progress", "sampled"):
+    for name in ("process_reward", "sampled"):
         changed[name][outside] = noise.normal(size=outside.sum())
     changed["step_end"][outside] = True
     assert np.any(changed["tokens"] != np.asarray(batch["tokens"]))
@@ -483,7 +483,7 @@ def test_what_is_after_the_end_changes_nothing(baseline):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-@pytest.mark.parametrize("field", ["tokens", "progress", "outcome", "mask"])
+@pytest.mark.parametrize("field", ["tokens", "process_reward", "outcome", "mask"])
 def test_what_is_before_the_end_counts(field):
     batch = {name: np.array(x) for name, x in _full().items()}
     row = max(range(len(TEXTS)), key=lambda i: len(ENDS[i]))
