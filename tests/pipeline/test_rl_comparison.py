@@ -11,35 +11,10 @@ import pytest
 
 from pav_jax.core import config
 from pav_jax.core.errors import UserError
-from pav_jax.core.types import Response
 from pav_jax.metrics import pass_at_n
 from pav_jax.pipeline import rl, rl_comparison, stages
-from pav_jax.policy import rft_rows
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def _response(prompt, tokens, correct):
-    return Response(0, prompt, tokens, (0.0,) * len(tokens), correct)
-
-
-def test_rft_rows():
-    responses = [
-        _response((2, 5), (7, 1), True),
-        _response((2, 5), (8, 8, 1), False),
-        _response((2, 5), (7, 1), True),  # sampled twice
-        _response((2,), (7, 1), True),
-        _response((2, 5), (9, 9, 1), True),
-    ]
-    rows = rft_rows(responses)
-    assert rows["tokens"].tolist() == [
-        [2, 7, 1, 0, 0],
-        [2, 5, 7, 1, 0],
-        [2, 5, 9, 9, 1],
-    ]
-    assert rows["mask"].tolist() == [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 1]]
-    with pytest.raises(UserError, match="none of 1 seed rollouts"):
-        rft_rows(responses[1:2])
 
 
 def _write_run(folder, accuracies):
