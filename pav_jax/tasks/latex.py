@@ -1,0 +1,396 @@
+r"""Reads the spelling of an answer: LaTeX or plain text becomes nested items.
+
+What is the same however it is spelt becomes the same here: `\dfrac` and `\frac`, `≤`
+and `\leq`, `\text{and}` and `and`. White space ends a word or a number, and is never
+removed before reading: `1 2` is two numbers. What is decided here:
+
+- `1,000`, `1{,}000`, `1,\!000` and `1\,000` are one number. In brackets, and where
+  some comma is followed by a space, a plain comma separates: `(1,000)`, `1,000, 2`.
+- Letters in a row are a product (`xy`), unless they are capitals (`AB`), or look like a
+  word where a word can stand: alone (`east`), after a number (`12 ways`), after a word.
+- Fonts say nothing (`\mathbf{a}` is `a`), but `\mathbb{R}` is a symbol of its own.
+"""
+
+import re
+from typing import NamedTuple
+
+from pav_jax.tasks import units
+
+# More brackets within each other than this are not an answer.
+MAX_DEPTH = 30
+
+
+class Unreadable(ValueError):
+    """A text that is not an answer in a spelling that is known here."""
+
+
+class Token(NamedTuple):
+    """The smallest part of an answer.
+
+    Attributes:
+      kind: "number", "letter" (a single one), "name" (capitals in a row), "word",
+        "unit" (a sign such as % and $), "command" or "sign".
+      text: as it is spelt; a number without separators, a command with its backslash.
+      spaced: whether white space stands before it.
+      upright: whether it stands in a `\\text{...}`.
+    """
+
+    kind: str
+    text: str
+    spaced: bool = False
+    upright: bool = False
+
+
+class Group(NamedTuple):
+    """Items between brackets.
+
+    Attributes:
+      open: "(", "[", "{", "\\\\{", "\\\\lfloor", ..., or the name of an environment.
+      close: the closing bracket, which may be of another kind: `[0,1)`.
+      items: what stands between.
+      spaced: whether white space stands before it.
+    """
+
+    open: str
+    close: str
+    items: tuple
+    spaced: bool = False
+
+
+Item = Token | Group
+
+_SEPARATOR = r"\{,\}|,\s*\\!\s*|\\,"
+_DIGITS = r"(?:[0-9]{{1,3}}(?:(?:{})[0-9]{{3}})+(?![0-9]|,[0-9])|[0-9]+)"
+_NUMBER = _DIGITS + r"(?:\.[0-9]*)?|\.[0-9]+"
+_TEXTS = "text|mbox|hbox|textbf|textit|textrm|textnormal|textsf|texttt|textup|emph"
+_FONTS = (
+    "mathrm|mathbf|mathit|mathsf|mathtt|mathcal|mathfrak|boldsymbol|bm|operatorname"
+    "|mathbb|Bbb"
+)
+
+
+def _grammar(separators: str) -> re.Pattern:
+    return re.compile(
+        r"(?P<space>(?:\s|~|\\[ ,;:>]|\\(?:q?quad|enspace|thinspace)(?![A-Za-z]))+)"
+        r"|(?P<row>\\\\(?:\s*\[\s*[\d.]+(?:pt|em|ex|mm|cm)\s*\])?)"
+        r"|(?P<skip>\\!|\$|\\[()\[\]]|\\(?:left|right)\.|\\(?:left|right|middle"
+        r"|[bB]igg?[lrm]?|(?:display|text|script)style|limits|rm|bf|it|sf|tt)"
+        r"(?![A-Za-z]))"
+        r"|(?P<repeating>[0-9]*\.[0-9]*\\(?:overline|bar|dot)\s*\{\s*[0-9]+\s*\})"
+        rf"|(?P<number>{_NUMBER.format(separators)})"
+        r"|(?P<letters>[A-Za-z]+)"
+        rf"|(?P<text>\\(?:{_TEXTS})(?![A-Za-z])\s*(?=\{{))"
+        rf"|(?P<font>\\(?:{_FONTS})(?![A-Za-z])\s*(?=\{{))"
+        r"|(?P<box>\\(?:boxed|fbox)\s*(?=\{))"
+        r"|(?P<environment>\\(?:begin|end)\s*\{[A-Za-z]+\*?\})"
+        r"|(?P<degree>\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![a-z])|°)"
+        r"|(?P<command>\\[A-Za-z]+|\\.)"
+        r"|(?P<sign><=|>=|!=|.)",
+        re.S,
+    )
+
+
+# With commas between thousands, and without.
+_GRAMMARS = {True: _grammar(_SEPARATOR + "|,"), False: _grammar(_SEPARATOR)}
+_LIST = re.compile(r",(?!\s*\\!)(?:\s|~|\\[ ,;:]|\\q?quad|\\text)")
+_PROSE = re.compile(r"[A-Za-z][A-Za-z\s,'.-]*")
+_HALF_DAY = re.compile(r"(?<![A-Za-z])([apAP])\.\s?([mM])\.?(?![A-Za-z])")
+_COLUMNS = re.compile(r"\s*\{[lcr|\s]*\}")
+
+_SAME = {
+    "−": "-",
+    "–": "-",
+    "×": "*",
+    "·": "*",
+    "÷": "/",
+    "⁄": "/",
+    "<=": r"\le",
+    "≤": r"\le",
+    ">=": r"\ge",
+    "≥": r"\ge",
+    "!=": r"\ne",
+    "≠": r"\ne",
+    "≈": r"\approx",
+    "∈": r"\in",
+    "∪": r"\cup",
+    "∩": r"\cap",
+    "∞": r"\infty",
+    "∅": r"\emptyset",
+    "π": r"\pi",
+    "θ": r"\theta",
+    "√": r"\sqrt",
+    "±": r"\pm",
+    "∓": r"\mp",
+    "ℝ": r"\R",
+    "∠": r"\angle",
+    r"\leq": r"\le",
+    r"\leqslant": r"\le",
+    r"\geq": r"\ge",
+    r"\geqslant": r"\ge",
+    r"\neq": r"\ne",
+    r"\lt": "<",
+    r"\gt": ">",
+    r"\dfrac": r"\frac",
+    r"\tfrac": r"\frac",
+    r"\cfrac": r"\frac",
+    r"\dbinom": r"\binom",
+    r"\tbinom": r"\binom",
+    r"\times": "*",
+    r"\cdot": "*",
+    r"\ast": "*",
+    r"\div": "/",
+    r"\varnothing": r"\emptyset",
+    r"\bigcup": r"\cup",
+    r"\bigcap": r"\cap",
+    r"\backslash": r"\setminus",
+    r"\reals": r"\R",
+    r"\Reals": r"\R",
+    r"\lbrace": r"\{",
+    r"\lcbrace": r"\{",
+    r"\rbrace": r"\}",
+    r"\rcbrace": r"\}",
+    r"\lbrack": "[",
+    r"\rbrack": "]",
+    r"\lparen": "(",
+    r"\rparen": ")",
+    r"\vert": "|",
+    r"\lvert": "|",
+    r"\rvert": "|",
+    r"\mid": "|",
+    r"\colon": ":",
+    r"\ldots": r"\dots",
+    r"\cdots": r"\dots",
+    r"\varphi": r"\phi",
+    r"\varepsilon": r"\epsilon",
+    r"\prime": "'",
+    "’": "'",
+}
+_UNITS = {
+    "%": "percent",
+    r"\%": "percent",
+    r"\$": "dollar",
+    "€": "euro",
+    "£": "poundsterling",
+    "¢": "cent",
+}
+_WORDS = {r"\land": "and", r"\wedge": "and", r"\lor": "or", r"\vee": "or"}
+# Names that are commands without a backslash, too.
+_PLAIN = set(
+    "pi sqrt sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp "
+    "gcd lcm frac cdot times infty cup theta alpha beta".split()
+)
+_SUPERSCRIPTS = {"²": "2", "³": "3"}
+
+
+def read_items(text: str) -> tuple[Item, ...]:
+    """The items of an answer.
+
+    Args:
+      text: untrusted text of bounded length.
+
+    Raises:
+      Unreadable: the brackets do not match, or some character is not known.
+    """
+    text = _HALF_DAY.sub(r"\1\2", text)
+    prose = _PROSE.fullmatch(text) is not None and any(
+        _is_word(run, 3) for run in re.findall("[A-Za-z]+", text)
+    )
+    tokens: list[Token] = []
+    _tokenise(text, tokens, "text" if prose else "math", 0)
+    items, rest = _nest(tokens, 0, None, 0)
+    assert rest == len(tokens)
+    return items
+
+
+def _tokenise(text: str, tokens: list[Token], mode: str, depth: int) -> None:
+    """Appends the tokens of `text`; `mode` is "math", "text" or "font"."""
+    if depth > MAX_DEPTH:
+        raise Unreadable("too deep")
+    thousands = mode == "text" or not _LIST.search(text)
+    brackets = position = 0
+    spaced = False
+    while position < len(text):
+        match = _GRAMMARS[thousands and not brackets].match(text, position)
+        kind, piece, position = match.lastgroup, match[0], match.end()
+        if kind == "space":
+            spaced = True
+            continue
+        if kind == "skip":
+            continue
+        if kind in ("text", "font", "box"):
+            end = _closing(text, position)
+            inner, position = text[position + 1 : end], end + 1
+            _enter(kind, piece, inner, spaced, tokens, mode, depth)
+        elif kind == "letters":
+            tokens.extend(_letters(piece, spaced, mode, tokens))
+        else:
+            token = _token(kind, piece, spaced)
+            brackets += token.text in ("(", "[", r"\{")
+            brackets -= token.text in (")", "]", r"\}")
+            if piece in _SUPERSCRIPTS:
+                tokens.append(Token("sign", "^"))
+            elif kind == "environment" and "array" in piece and "begin" in piece:
+                position = _COLUMNS.match(text, position).end() if _COLUMNS.match(
+                    text, position
+                ) else position
+            tokens.append(token)
+        spaced = False
+
+
+def _enter(kind, command, inner, spaced, tokens, mode, depth) -> None:
+    r"""Appends what stands in a `\text{...}`, a font or a box."""
+    first = len(tokens)
+    if kind == "font" and command.strip() in (r"\mathbb", r"\Bbb"):
+        name = inner.strip()
+        same = r"\R" if name == "R" else rf"\mathbb{{{name}}}"
+        tokens.append(Token("command", same, spaced))
+        return
+    if r"\mathrm" in command and spaced and inner.strip() in units.LETTERS:
+        kind = "text"
+    _tokenise(inner, tokens, mode if kind == "box" else kind, depth + 1)
+    if len(tokens) > first:
+        spaced = spaced or (kind == "text" and inner[0].isspace())
+        tokens[first] = tokens[first]._replace(spaced=spaced)
+
+
+def _closing(text: str, position: int) -> int:
+    """Where the brace that opens at `position` is closed."""
+    depth = 0
+    for match in re.compile(r"\\.|[{}]", re.S).finditer(text, position):
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        if not depth:
+            return match.start()
+    raise Unreadable("a brace is not closed")
+
+
+def _token(kind: str, piece: str, spaced: bool) -> Token:
+    if kind == "number":
+        digits = re.sub(r"[^0-9.]", "", piece)
+        return Token("number", digits.removesuffix("."), spaced)
+    if kind == "repeating":
+        digits = re.sub(r"[^0-9.({]", "", piece.replace(" ", ""))
+        return Token("number", digits.replace("{", "("), spaced)
+    if kind == "degree":
+        return Token("command", r"\degree", spaced)
+    if kind == "environment":
+        return Token("sign", re.sub(r"\s", "", piece), spaced)
+    if kind == "row":
+        return Token("sign", r"\\", spaced)
+    if piece in _SUPERSCRIPTS:
+        return Token("number", _SUPERSCRIPTS[piece], spaced)
+    if piece in _UNITS:
+        return Token("unit", _UNITS[piece], spaced)
+    if piece in _WORDS:
+        return Token("word", _WORDS[piece], spaced)
+    same = _SAME.get(piece, piece)
+    if same[0] == "\\" and same[1:].isalpha():
+        return Token("command", same, spaced)
+    if not same.isascii() or not same.isprintable():
+        raise Unreadable(f"character {same!r}")
+    return Token("sign", same, spaced)
+
+
+def _is_word(run: str, shortest: int) -> bool:
+    """Whether letters in a row look like a word and not like a product."""
+    run = run.lower()
+    return (
+        len(run) >= shortest
+        and bool(set(run) & set("aeiou"))
+        and not re.search("xy|yz", run)
+        and run not in "abcdefghijklmnopqrstuvwxyz"
+    )
+
+
+def _letters(run: str, spaced: bool, mode: str, before: list[Token]) -> list[Token]:
+    """Letters in a row as a word, a name, a command, or one letter each."""
+    last = before[-1] if before else None
+    if mode != "math":
+        upright = mode == "text"
+        if len(run) == 1:
+            return [Token("letter", run, spaced, upright)]
+        if run in _PLAIN and not upright:
+            return [Token("command", "\\" + run, spaced)]
+        kind = "name" if run.isupper() else "word"
+        return [Token(kind, run, spaced, upright)]
+    if run in _PLAIN:
+        return [Token("command", "\\" + run, spaced)]
+    if run == "infinity":
+        return [Token("command", r"\infty", spaced)]
+    if len(run) > 1 and run.isupper():
+        return [Token("name", run, spaced)]
+    if run.lower() in ("and", "or") or _stands_as_word(run, spaced, last):
+        return [Token("word", run, spaced)]
+    return [
+        Token("letter", letter, spaced and not index)
+        for index, letter in enumerate(run)
+    ]
+
+
+def _stands_as_word(run: str, spaced: bool, last: Token | None) -> bool:
+    """Whether letters in a row are a word where they stand; not in a `\\text{...}`."""
+    if last is None or len(run) < 2:
+        return _is_word(run, 3) and (run[1:].islower() and last is None)
+    if last.kind == "word":
+        return spaced and last.text.lower() not in ("and", "or") or _is_word(run, 3)
+    operand = last.kind in ("number", "unit", "letter", "name") or last.text in (
+        *(")", "]", "}", "!", r"\pi", r"\degree"),
+    )
+    if not operand:
+        return last.text in (",", "=") and _is_word(run, 4)
+    if spaced:
+        return units.is_unit(run) or _is_word(run, 3)
+    return last.kind == "number" and (
+        _is_word(run, 5) or (units.is_unit(run) and run not in ("in", "am", "pm", "mi", "oz"))
+    )
+
+
+_CLOSERS = {
+    "(": (")", "]"),
+    "[": ("]", ")"),
+    r"\{": (r"\}",),
+    "{": ("}",),
+    r"\lfloor": (r"\rfloor",),
+    r"\lceil": (r"\rceil",),
+    r"\langle": (r"\rangle",),
+}
+_CLOSING = {closer for closers in _CLOSERS.values() for closer in closers}
+
+
+def _nest(
+    tokens: list[Token], position: int, opened: Token | None, depth: int
+) -> tuple[tuple[Item, ...], int]:
+    """The items up to the bracket that closes `opened`, and the position after it."""
+    if depth > MAX_DEPTH:
+        raise Unreadable("too deep")
+    closers: tuple[str, ...] = ()
+    if opened is not None:
+        closers = _CLOSERS.get(opened.text) or (opened.text.replace("begin", "end"),)
+    items: list[Item] = []
+    while position < len(tokens):
+        token = tokens[position]
+        position += 1
+        if token.text in closers:
+            close = token.text
+            return (Group(opened.text, close, tuple(items), opened.spaced),), position
+        if token.text in _CLOSERS or token.text.startswith(r"\begin{"):
+            group, position = _nest(tokens, position, token, depth + 1)
+            items += group
+        elif token.text in _CLOSING or token.text.startswith(r"\end{"):
+            raise Unreadable(f"{token.text} closes nothing")
+        else:
+            items.append(token)
+    if opened is not None:
+        raise Unreadable(f"{opened.text} is not closed")
+    return tuple(items), position
+
+
+def spell(items) -> str:
+    """Items as one text, in which white space between words is all that is left."""
+    pieces: list[str] = []
+    for item in items:
+        if isinstance(item, Group):
+            pieces.append(f"{item.open}{spell(item.items)}{item.close}")
+            continue
+        apart = item.kind in ("word", "name") or (item.kind == "number" and item.spaced)
+        pieces.append(" " + item.text if apart and pieces else item.text)
+    return "".join(pieces)

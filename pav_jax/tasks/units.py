@@ -1,0 +1,158 @@
+r"""Words after a number: units, which may be left out, and words that are numbers.
+
+- A unit, and any noun that is counted (`12\text{ ways}`), may be left out or added.
+- Two units of measure that are both written must be the same: `5\text{ cm}` is `5` and
+  `5\text{ centimeters}`, but not `5\text{ m}`. Of nouns nobody knows; they differ freely.
+- `million`, `dozen` and so on are factors: `2\text{ million}` is 2000000.
+- A word that changes what a number says is no unit: `5\text{ or more}` is not 5.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+_SPELLINGS = """
+cm centimeter centimetre
+mm millimeter millimetre
+km kilometer kilometre
+m meter metre
+inch in
+foot feet ft
+yard yd
+mile mi
+g gram gm
+kg kilogram
+mg milligram
+pound lb lbs
+ounce oz
+ton tonne
+l liter litre
+ml milliliter millilitre
+gallon gal
+s second sec
+minute min
+h hour hr
+day
+week wk
+month
+year yr
+dollar usd
+cent
+euro
+degree deg
+radian rad
+percent pct percentage percents
+am
+pm
+mph
+kph kmh
+mps
+n newton
+j joule
+w watt
+v volt
+k kelvin
+hz hertz
+"""
+_CANONICAL = {
+    spelling: line.split()[0]
+    for line in _SPELLINGS.strip().splitlines()
+    for spelling in line.split()
+}
+_CANONICAL |= {
+    spelling + ending: name
+    for spelling, name in _CANONICAL.items()
+    if len(spelling) > 2
+    for ending in ("s", "es")
+}
+_FACTORS = {
+    "hundred": 100,
+    "thousand": 1000,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
+    "tenth": Fraction(1, 10),
+    "hundredth": Fraction(1, 100),
+    "thousandth": Fraction(1, 1000),
+    "millionth": Fraction(1, 10**6),
+    "half": Fraction(1, 2),
+    "halve": Fraction(1, 2),
+    "third": Fraction(1, 3),
+    "fourth": Fraction(1, 4),
+    "fifth": Fraction(1, 5),
+    "sixth": Fraction(1, 6),
+    "seventh": Fraction(1, 7),
+    "eighth": Fraction(1, 8),
+    "ninth": Fraction(1, 9),
+}
+_POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
+# The units of one letter, as they are spelt; other letters are variables.
+LETTERS = set("mghslLNJWV")
+# These say more than what is counted.
+_NOT_UNITS = set(
+    """or and more less fewer greater smaller larger than least most not no non minus
+    plus times negative positive infinite infinity mod modulo base if when where for
+    unless except but about approximately roughly nearly almost over under above below
+    between from to through is are divided multiplied twice double triple factorial
+    choose sin cos tan log ln pi""".split()
+)
+
+
+def is_unit(word: str) -> bool:
+    """Whether a word of two letters or more is a unit or a number."""
+    word = word.lower()
+    return len(word) > 1 and (word in _CANONICAL or word.removesuffix("s") in _FACTORS)
+
+
+def read_phrase(words: Sequence[str]) -> tuple[Fraction, str] | None:
+    """What the words after a number say.
+
+    Args:
+      words: words, digits that are exponents after "^", and "/", as they are spelt.
+
+    Returns:
+      (factor, unit): what the number is multiplied by, and the units of measure in a
+      normal spelling, "" if there are none, or not only such. None if the words are
+      more than a unit.
+    """
+    words = [word.lower().strip(".") for word in words]
+    words = [word for word in words if word]
+    factor = Fraction(1)
+    while words and words[0].removesuffix("s") in _FACTORS:
+        factor *= _FACTORS[words.pop(0).removesuffix("s")]
+        if words[:1] == ["of"]:
+            words.pop(0)
+    if _NOT_UNITS & set(words) or {w.removesuffix("s") for w in words} & set(_FACTORS):
+        return None
+    return factor, _canonical(words)
+
+
+def _canonical(words: list[str]) -> str:
+    units: list[list] = []  # [name, exponent]
+    sign, power, exponent_next = 1, 1, False
+    for word in words:
+        if exponent_next:
+            if not word.isdigit() or not units:
+                return ""
+            units[-1][1] *= int(word[:2])
+            exponent_next = False
+        elif word == "^":
+            exponent_next = True
+        elif word in ("/", "per", "an", "a", "*", "-"):
+            sign = -1 if word in ("/", "per") else sign
+        elif word in _POWERS:
+            if word.endswith("ed") and units:
+                units[-1][1] *= _POWERS[word]
+            else:
+                power = _POWERS[word]
+        elif word in _CANONICAL:
+            units.append([_CANONICAL[word], sign * power])
+            power = 1
+        else:
+            return ""
+    return " ".join(f"{name}^{power}" for name, power in units)
+
+
+def differ(unit: str, other: str) -> bool:
+    """Whether two units of measure are both known and not the same."""
+    return bool(unit and other and unit != other)
