@@ -94,6 +94,9 @@ def _split(items: Sequence[Item]) -> tuple[list[list[Item]], set[str]]:
 def _read_list(items: Sequence[Item]) -> Answer:
     if not items:
         return "text", ""
+    groups, signs = _cut(items, {";"})
+    if signs and any(_is(item, ",") for item in items):
+        return "list", *map(_read_list, groups)  # p = 5, q = 2; p = 7, q = 2
     parts, found = _split(items)
     if len(parts) == 1:
         return _listed([_read_part(part) for part in _without_signs(items)])
@@ -271,11 +274,7 @@ def read_name(items: Sequence[Item]) -> str | None:
         return spell(items).lower()
     rest = list(items[1:])
     if first.kind not in ("letter", "name"):
-        try:
-            tree = read_expression(items)
-        except Unreadable:
-            return None
-        return tree[1] if tree[0] == "sym" else None
+        return _read_compound_name(items)
     while len(rest) > 1 and _is(rest[0], "_"):
         rest = rest[2:]
     while rest and _is(rest[0], "'"):
@@ -285,6 +284,22 @@ def read_name(items: Sequence[Item]) -> str | None:
         simple = len(inside) == 1 and isinstance(inside[0], Token)
         rest = [] if simple or read_name([rest[0]]) else rest
     return None if rest else spell(items).replace("{", "").replace("}", "")
+
+
+def _read_compound_name(items: Sequence[Item]) -> str | None:
+    r"""\angle A and \theta_1, or a ratio of segments, `\frac{NO}{BO}`."""
+    if _is(items[0], r"\frac") and len(items) == 3:
+        parts = [item.items for item in items[1:] if isinstance(item, Group)]
+        if len(parts) == 2 and all(
+            len(part) == 1 and _kind(part[0]) == "name" for part in parts
+        ):
+            return "/".join(part[0].text for part in parts)
+        return None
+    try:
+        tree = read_expression(items)
+    except Unreadable:
+        return None
+    return tree[1] if tree[0] == "sym" else None
 
 
 def read_side(items: Sequence[Item]) -> Answer:
@@ -442,7 +457,8 @@ def _based(items: Sequence[Item]) -> Tree | None:
 
 
 def _text(items: Sequence[Item]) -> Answer:
-    words = spell(items).lower().rstrip(".! ")
+    items = [item for item in items if _kind(item) != "unit"]
+    words = spell(items).lower().strip(".! ")
     return REALS if words in _REALS_IN_WORDS else ("text", words)
 
 

@@ -42,6 +42,8 @@ def compare(gold: Answer, answer: Answer) -> Verdict:
         return _compare_values(gold, answer)
     if kinds == ("list", "list"):
         return _compare_lists(gold[1:], answer[1:])
+    if set(kinds) == {"list", "tuple"}:
+        return _compare_coordinates(gold, answer)
     if kinds[0] == kinds[1] and kinds[0] in ("tuple", "ratio"):
         verdict = _compare_tuples(gold, answer)
         if verdict is not Verdict.DIFFERENT or kinds[0] == "ratio":
@@ -64,11 +66,15 @@ def _are_sets(gold: Answer, answer: Answer) -> bool:
 def _is_set(answer: Answer) -> bool:
     if answer[0] in _SETS:
         return all(map(_is_set, answer[1:]))
+    if answer[:2] == ("tuple", "relations"):
+        return all(part[2][0] == part[3][0] == "value" for part in answer[3:])
     if answer[0] == "tuple":
         return len(answer) == 5 and all(part[0] == "value" for part in answer[3:])
     if answer[0] == "list":
         return all(part[0] == "value" for part in answer[1:])
-    return answer[0] in ("value", "relation")
+    return answer[0] == "value" or (
+        answer[0] == "relation" and answer[2][0] == answer[3][0] == "value"
+    )
 
 
 def _are_relations(gold: Answer, answer: Answer) -> bool:
@@ -79,10 +85,17 @@ def _are_relations(gold: Answer, answer: Answer) -> bool:
 def _compare_named(gold: Answer, answer: Answer) -> Verdict:
     """Compares where one side or both have the name of a variable before them."""
     names = [side[1] if side[0] == "named" else None for side in (gold, answer)]
+    for name, side in zip(names, (answer, gold), strict=True):
+        if name and name[0] == "(" and side[0] == "list":  # (x,y) = ... and x = ..., y = ...
+            given = [part[1] if part[0] == "named" else "" for part in side[1:]]
+            if name == f"({','.join(given)})":
+                return compare(*(s[2] if s[0] == "named" else s for s in (gold, answer)))
     if names[0] == names[1] or None in names:
         other = answer if names[0] else gold
         if None in names and other[0] == "relation" and other[1] == "=":
             return _compare_as_equations(gold, answer)
+        if None in names and _says_relation(other) and _names(other) != set(names) - {None}:
+            return Verdict.DIFFERENT
         values = (side[2] if side[0] == "named" else side for side in (gold, answer))
         return compare(*values)
     return _compare_as_equations(gold, answer)
@@ -100,6 +113,10 @@ def _compare_as_equations(gold: Answer, answer: Answer) -> Verdict:
     if not all(_names(side) & _names(equations[0]) for side in equations):
         return Verdict.DIFFERENT
     return algebra.workers().compare(*equations)
+
+
+def _says_relation(answer: Answer) -> bool:
+    return answer[0] == "relation" or answer[:2] == ("tuple", "relations")
 
 
 def _names(relation: Answer) -> set[str]:
@@ -147,6 +164,18 @@ def _compare_tuples(gold: Answer, answer: Answer) -> Verdict:
     if len(parts) > MAX_PARTS:
         return Verdict.UNPARSED
     return _all(compare, parts, others)
+
+
+def _compare_coordinates(gold: Answer, answer: Answer) -> Verdict:
+    """x = 2, y = 3 and (2,3)."""
+    parts = gold[1:] if gold[0] == "list" else answer[1:]
+    others = answer if gold[0] == "list" else gold
+    names = {part[1] for part in parts if part[0] == "named"}
+    if others[1:3] != ("(", ")") or not len(names) == len(parts) == len(others) - 3:
+        return Verdict.DIFFERENT
+    if gold[0] == "list":
+        return _all(compare, parts, others[3:])
+    return _all(compare, others[3:], parts)
 
 
 def _all(

@@ -390,11 +390,8 @@ class _Parser:
             raise Unreadable("i counts")
         body = self.product()
         bounds = read_expression(first[2:]), read_expression(limits["^"])
-        if variable[0] != "sym" or any(
-            re.search("[_(].*" + re.escape(variable[1]), name)
-            for name in trees.symbols(body)
-        ):
-            raise Unreadable("an index in a sum")
+        if variable[0] != "sym":
+            raise Unreadable("an index of a sum")
         return name, variable, *bounds, body
 
 

@@ -23,7 +23,7 @@ MAX_TAIL = 20_000
 MAX_ANSWER = 1_000
 
 _BRACE = re.compile(
-    r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\.|(?P<open>\{)|(?P<close>\})", re.S
+    r"(?P<box>\\{1,3}(?:boxed|fbox)\s*\{)|\\.|(?P<open>\{)|(?P<close>\})", re.S
 )
 _BARE_BOX = re.compile(r"\\boxed\s+(?P<content>[^\s\\{}$]+)")
 _ANSWER_LINE = re.compile(

@@ -2,9 +2,9 @@ r"""Reads the spelling of an answer: LaTeX or plain text becomes nested items.
 
 What is the same however it is spelt becomes the same here: `\dfrac` and `\frac`, `≤`
 and `\leq`, `\text{and}` and `and`. White space ends a word or a number, and is never
-removed before reading: `1 2` is two numbers. What is decided here:
+removed before reading: `1 2` is two numbers (`1 000` is one: groups of three digits). What is decided here:
 
-- `1,000`, `1{,}000`, `1,\!000` and `1\,000` are one number. In brackets, and where
+- `1,000`, `1{,}000`, `1,\!000`, `1\,000` and `1 000` are one number. In brackets, and where
   some comma is followed by a space, a plain comma separates: `(1,000)`, `1,000, 2`.
 - Letters in a row are a product (`xy`), unless they are capitals (`AB`), or look like a
   word where a word can stand: alone (`east`), after a number (`12 ways`), after a word.
@@ -59,8 +59,8 @@ class Group(NamedTuple):
 
 Item = Token | Group
 
-_SEPARATOR = r"\{,\}|,\s*\\!\s*|\\,"
-_DIGITS = r"(?:[0-9]{{1,3}}(?:(?:{})[0-9]{{3}})+(?![0-9]|,[0-9])|[0-9]+)"
+_SEPARATOR = r"\s*\{\s*,\s*\}|,\s*\\!\s*|\\[, ]|[ ~]"
+_DIGITS = r"(?:[0-9]{{1,3}}(?:(?:{})[0-9]{{3}})+(?![0-9]|,[0-9]|\s*/)|[0-9]+)"
 _NUMBER = _DIGITS + r"(?:\.[0-9]*)?|\.[0-9]+"
 _TEXTS = "text|mbox|hbox|textbf|textit|textrm|textnormal|textsf|texttt|textup|emph"
 _FONTS = (
@@ -71,7 +71,7 @@ _FONTS = (
 
 def _grammar(separators: str) -> re.Pattern:
     return re.compile(
-        r"(?P<space>(?:\s|~|\\[ ,;:>]|\\(?:q?quad|enspace|thinspace)(?![A-Za-z]))+)"
+        r"(?P<space>(?:\s|~|\\[ ,;:>]|\\q?quad|\\(?:enspace|thinspace)(?![a-z]))+)"
         r"|(?P<row>\\\\(?:\s*\[\s*[\d.]+(?:pt|em|ex|mm|cm)\s*\])?)"
         r"|(?P<skip>\\!|\$|\\[()\[\]]|\\(?:left|right)\.|\\(?:left|right|middle"
         r"|[bB]igg?[lrm]?|(?:display|text|script)style|limits|rm|bf|it|sf|tt)"
@@ -94,6 +94,7 @@ def _grammar(separators: str) -> re.Pattern:
 _GRAMMARS = {True: _grammar(_SEPARATOR + "|,"), False: _grammar(_SEPARATOR)}
 _LIST = re.compile(r",(?!\s*\\!)(?:\s|~|\\[ ,;:]|\\q?quad|\\text)")
 _PROSE = re.compile(r"[A-Za-z][A-Za-z\s,'.-]*")
+_ESCAPED = re.compile(r"\\\\(?=[A-Za-z])")
 _HALF_DAY = re.compile(r"(?<![A-Za-z])([apAP])\.\s?([mM])\.?(?![A-Za-z])")
 _COLUMNS = re.compile(r"\s*\{[lcr|\s]*\}")
 
@@ -192,6 +193,8 @@ def read_items(text: str) -> tuple[Item, ...]:
       Unreadable: the brackets do not match, or some character is not known.
     """
     text = _HALF_DAY.sub(r"\1\2", text)
+    if r"\begin" not in text:  # where \\ begins a row
+        text = _ESCAPED.sub(r"\\", text)
     prose = _PROSE.fullmatch(text) is not None and any(
         _is_word(run, 3) for run in re.findall("[A-Za-z]+", text)
     )

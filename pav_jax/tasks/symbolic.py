@@ -127,8 +127,9 @@ def _function(name: str, arguments: list):
 
 
 def _series(kind: str, variable, first, last, body):
+    if any("_" in name and variable[1] in name for name in symbols(_as_tuples(body))):
+        raise ValueError("a term that depends on the index by its name alone")
     index, first, last = (build(part) for part in (variable, first, last))
-    # An index is a whole number, which lets SymPy simplify what has it in it.
     body = build(body)
     finite = first.is_Integer and last.is_Integer
     if finite and last - first > _LARGEST_SERIES:
