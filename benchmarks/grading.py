@@ -13,7 +13,7 @@ import json
 import re
 import time
 
-from pav_jax.tasks import algebra, grading
+from pav_jax.tasks import algebra, answers, comparing, grading
 
 
 def respell(answer: str) -> str:
@@ -24,8 +24,8 @@ def respell(answer: str) -> str:
 def measure(pairs: list[tuple[str, str]]) -> dict:
     """Seconds for pairs of (gold, response), and how they were graded."""
     grading.compare.cache_clear()
-    grading._compare.cache_clear()
-    grading._spell.cache_clear()
+    comparing.compare.cache_clear()
+    answers.read.cache_clear()
     asked = algebra.workers().asked
     start, start_cpu = time.perf_counter(), time.process_time()
     grades = grading.grade_all(pairs)
@@ -52,10 +52,10 @@ def main() -> None:
     sets = {
         "algebra": [
             (gold, rf"\boxed{{\frac{{2({gold})}}{{2}}}}")
-            for gold in dict.fromkeys(map(grading.normal, golds))
-            if grading._shape(gold) == ("leaf", [])
+            for gold in dict.fromkeys(golds)
+            if answers.read(gold)[0] == "value"
             and re.search("[-+0-9]", gold)
-            and not re.search("[=_]", gold)
+            and not re.search("[=_%$]|text|mbox|circ|matrix", gold)
         ],
         "solution": [(row["answer"], row["solution"]) for row in rows],
         "respelt": [(g, rf"\boxed{{{respell(g)}}}") for g in golds],

@@ -132,14 +132,17 @@ def _is_interval(answer: Answer) -> bool:
 
 def _without_signs(items: Sequence[Item]) -> list[Sequence[Item]]:
     r"""Each `\pm` as two answers; `\mp` has the other sign."""
-    if not _has_sign(items):
+    in_set = len(items) == 1 and _kind(items[0]) == "group" and items[0].open == "{"
+    if in_set or not _has_sign(items):
         return [items]
     return [_with_sign(items, "+", "-"), _with_sign(items, "-", "+")]
 
 
 def _has_sign(items: Sequence[Item]) -> bool:
     return any(
-        _has_sign(item.items) if isinstance(item, Group) else _is(item, r"\pm", r"\mp")
+        item.open != r"\{" and _has_sign(item.items)  # a set has its own versions
+        if isinstance(item, Group)
+        else _is(item, r"\pm", r"\mp")
         for item in items
     )
 
@@ -411,7 +414,8 @@ def _may_be_unit(items: Sequence[Item], index: int) -> bool:
     if item.kind in ("word", "unit"):
         return True
     if item.kind == "letter":
-        return item.upright
+        per = index > 1 and _is(items[index - 1], "/") and _kind(items[index - 2]) == "word"
+        return item.upright or (per and item.text in units.LETTERS)
     if item.kind == "name":
         return item.text.lower() in ("am", "pm", "mph", "kg", "km", "cm", "usd")
     if item.kind == "number":

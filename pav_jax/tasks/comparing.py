@@ -59,8 +59,10 @@ def compare(gold: Answer, answer: Answer) -> Verdict:
 
 def _are_sets(gold: Answer, answer: Answer) -> bool:
     """Whether it takes algebra to compare two sets, one of which is put together."""
-    sets = {gold[0], answer[0]} & set(_SETS)
-    return bool(sets) and all(map(_is_set, (gold, answer)))
+    kinds = {gold[0], answer[0]}
+    if not kinds & set(_SETS) or kinds == {"union", "value"}:
+        return False
+    return _is_set(gold) and _is_set(answer)
 
 
 def _is_set(answer: Answer) -> bool:

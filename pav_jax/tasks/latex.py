@@ -178,7 +178,7 @@ _WORDS = {r"\land": "and", r"\wedge": "and", r"\lor": "or", r"\vee": "or"}
 # Names that are commands without a backslash, too.
 _PLAIN = set(
     "pi sqrt sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp "
-    "gcd lcm frac cdot times infty cup theta alpha beta".split()
+    "gcd lcm infty theta alpha beta".split()
 )
 _SUPERSCRIPTS = {"²": "2", "³": "3"}
 

@@ -1,11 +1,15 @@
-"""Decides by algebra whether two answers are equal; runs in `algebra_worker` alone.
+r"""Decides by algebra whether two answers are equal; runs in `algebra_worker` alone.
 
-Expressions are equal if they have equal values wherever both are real numbers (or, if
-they have i in them or are real nowhere, wherever they have values). It is tried at
-points first: where values differ, the answers do. What agrees at all points is equal if
-the difference simplifies to 0, or else if it is 0 to `DIGITS` digits at each of them: a
-number is 0 only if it is smaller than its terms by that much, so that `\\frac{1}{2004!}`
-is not its negative. SymPy gets objects that are built here, never text.
+Numbers are equal if their difference is 0: exactly if it is rational, and else to 300
+digits, counted from the largest of its terms. So `\frac{1}{2004!}` is not its negative,
+and `1-\frac{1}{2010!}` is not `1-\frac{1}{2011!}`.
+
+Expressions with variables are equal if they have equal values at random points: wherever
+both are real, or, if they have i in them or are real nowhere, wherever they have values.
+What is counted (`n!`) is tried at whole numbers. At rational points rational functions
+are compared exactly, so that a difference cannot be too small to be seen.
+
+SymPy gets objects that are built here, never text.
 """
 
 import contextlib
@@ -19,6 +23,8 @@ from pav_jax.tasks.trees import Tree, symbols
 
 # Precision, in digits, to which numbers must agree where algebra does not decide.
 DIGITS = 300
+# The same at each of the points where expressions with variables are compared.
+_POINT_DIGITS = 60
 # How many points are tried, and how many of them must have values.
 _TRIES, _NEEDED = 12, 3
 _LARGEST_SERIES = 1_000
@@ -121,7 +127,8 @@ def _function(name: str, arguments: list):
         return arguments[0].det()
     if any(argument.is_Matrix for argument in arguments):
         raise ValueError(f"{name} of a matrix")
-    if name in _FUNCTIONS:
+    # Variables are taken for real, but not where a conjugate is asked for.
+    if name in _FUNCTIONS and not (name == "conjugate" and arguments[0].free_symbols):
         return _FUNCTIONS[name](*arguments)
     return sympy.Function(name, real=True)(*arguments)
 
@@ -156,38 +163,50 @@ def _equal_values(first, second) -> bool:
         names += [sympy.Dummy() for _ in functions]
         swap = dict(zip(sorted(functions, key=str), names[-len(functions) :], strict=True))
         first, second = first.xreplace(swap), second.xreplace(swap)
-    if not names:
+    if not (first - second).free_symbols:
         return _equal_numbers(first, second)
     return _equal_at_points(first, second, names)
+
+
+def _is_zero(number, digits: int) -> bool:
+    """Whether a number is 0, or smaller than its terms by more than `digits` digits.
+
+    Raises:
+      ValueError: it is no number.
+    """
+    if number.is_Rational:
+        return number == 0
+    terms = number.args if number.is_Add else (number,)
+    scale = sum(abs(term.evalf(5, maxn=30)) for term in terms)
+    # First a few digits: enough for most wrong answers.
+    for most in (30, digits):
+        value = number.evalf(5, maxn=most)
+        parts = value.as_real_imag()
+        if not (all(p.is_Float or p.is_Rational for p in parts) and scale.is_Float):
+            raise ValueError("no number")
+        # Where all digits cancel, SymPy says so by a precision of one bit; but not
+        # always near the poles of a function.
+        certain = any(p != 0 and getattr(p, "_prec", 2) > 1 for p in parts)
+        if certain and abs(value) > scale * sympy.Float(10, 5) ** (10 - most):
+            return False
+    return True
 
 
 def _equal_numbers(first, second) -> bool:
     """Whether two numbers are the same."""
     difference = first - second
-    scale = abs(first.evalf(15)) + abs(second.evalf(15))
-    # Far from each other: what most wrong answers are.
-    rough = abs((difference).evalf(15, maxn=60))
-    if rough.is_Float and scale.is_Float and rough > scale * 1e-9:
+    if not _is_zero(difference, 30):
         return False
-    difference = sympy.expand(difference)
-    if difference.is_Rational:
-        return bool(difference.is_zero)
-    if difference.is_zero:
-        return True
-    value = difference.evalf(15, maxn=3 * DIGITS)
-    if value.is_zero:
-        return True
-    scale = scale if scale.is_Float and scale > 0 else S.One
-    precise = [number.evalf(DIGITS + 30, maxn=10 * DIGITS) for number in (first, second)]
-    gap = abs(precise[0] - precise[1])
-    if not gap.is_finite:
-        raise ValueError("no number")
-    largest = max(map(abs, precise))
-    return bool(gap <= largest * sympy.Float(10, DIGITS) ** -DIGITS)
+    difference = sympy.expand(difference)  # 1/2010! is far smaller than 1
+    return _is_zero(difference, DIGITS)
 
 
-def _points(names, draw: random.Random):
+def _points(names, draw: random.Random, whole: bool = False):
     """Points to compare at: positive and negative, none of them 0, 1 or alike."""
+    if whole:
+        for _ in range(_TRIES):
+            yield {name: sympy.Integer(draw.randint(2, 40)) for name in names}
+        return
     for index in range(_TRIES):
         signs = [1 if index % 2 == 0 or draw.random() < 0.4 else -1 for _ in names]
         yield {
@@ -200,17 +219,19 @@ def _points(names, draw: random.Random):
 
 def _equal_at_points(first, second, names) -> bool:
     is_complex = any(side.has(S.ImaginaryUnit) for side in (first, second))
+    # What is counted is whole.
+    counts = any(side.has(sympy.factorial, sympy.binomial) for side in (first, second))
     agreed = agreed_complex = 0
-    for point in _points(names, random.Random(0)):
+    for point in _points(names, random.Random(0), counts):
         values = [_value(side, point) for side in (first, second)]
         if None in values:
             continue
         real = [value.is_real is not False and _is_real(value) for value in values]
         if not is_complex and not all(real):
             if not any(real):
-                agreed_complex += _equal_numbers(*values)
+                agreed_complex += _is_zero(values[0] - values[1], _POINT_DIGITS)
             continue
-        if not _equal_numbers(*values):
+        if not _is_zero(values[0] - values[1], _POINT_DIGITS):
             return False
         agreed += 1
     return agreed >= _NEEDED or (agreed == 0 and agreed_complex >= _TRIES)
