@@ -20,7 +20,10 @@ WARM_UP = (
     (r"(1+i)^2+\ln 2+\pi", r"2i+\ln 2+\pi"),
     ("2x+4y=6", "x+2y-3=0"),
     (r"x^2\le 4", "[-2,1]\\cup[1,2]"),
-    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}^2", r"\begin{pmatrix}7&10\\15&22\end{pmatrix}"),
+    (
+        r"\begin{pmatrix}1&2\\3&4\end{pmatrix}^2",
+        r"\begin{pmatrix}7&10\\15&22\end{pmatrix}",
+    ),
     ("f(x)+5!", "120+f(x)"),
 )
 # These compile texts of their own making, in which nothing of an expression occurs.

@@ -51,7 +51,10 @@ def read(text: str) -> Answer:
     Raises:
       Unreadable: its brackets do not match, or it has characters that no answer has.
     """
-    return _read_list(_trim(read_items(text.strip())))
+    try:
+        return _read_list(_trim(read_items(text.strip())))
+    except RecursionError as error:
+        raise Unreadable("too deep") from error
 
 
 def _trim(items: Sequence[Item]) -> Sequence[Item]:
@@ -276,7 +279,7 @@ def read_name(items: Sequence[Item]) -> str | None:
     if all(isinstance(item, Token) and item.kind == "word" for item in items):
         return spell(items).lower()
     rest = list(items[1:])
-    if first.kind not in ("letter", "name"):
+    if first.kind not in ("letter", "name") or (rest and _is(rest[0], r"\angle")):
         return _read_compound_name(items)
     while len(rest) > 1 and _is(rest[0], "_"):
         rest = rest[2:]
@@ -298,6 +301,8 @@ def _read_compound_name(items: Sequence[Item]) -> str | None:
         ):
             return "/".join(part[0].text for part in parts)
         return None
+    if len(items) > 2 and _is(items[0], "m") and _is(items[1], r"\angle"):
+        items = items[1:]
     try:
         tree = read_expression(items)
     except Unreadable:
@@ -329,8 +334,10 @@ def read_side(items: Sequence[Item]) -> Answer:
 def _ratio(parts: list[list[Item]]) -> Answer:
     """3:4, or a time of day, whose unit is "am" or "pm"."""
     answers = [_value(part) for part in parts]
-    if any(answer[2] for answer in answers[:-1]):
-        raise Unreadable("units in a ratio")
+    if any(answer[0] != "value" for answer in answers) or any(
+        unit for _, _, unit in answers[:-1]
+    ):
+        raise Unreadable("units or words in a ratio")
     return "ratio", *answers
 
 
@@ -414,7 +421,11 @@ def _may_be_unit(items: Sequence[Item], index: int) -> bool:
     if item.kind in ("word", "unit"):
         return True
     if item.kind == "letter":
-        per = index > 1 and _is(items[index - 1], "/") and _kind(items[index - 2]) == "word"
+        per = (
+            index > 1
+            and _is(items[index - 1], "/")
+            and _kind(items[index - 2]) == "word"
+        )
         return item.upright or (per and item.text in units.LETTERS)
     if item.kind == "name":
         return item.text.lower() in ("am", "pm", "mph", "kg", "km", "cm", "usd")

@@ -88,15 +88,23 @@ def _compare_named(gold: Answer, answer: Answer) -> Verdict:
     """Compares where one side or both have the name of a variable before them."""
     names = [side[1] if side[0] == "named" else None for side in (gold, answer)]
     for name, side in zip(names, (answer, gold), strict=True):
-        if name and name[0] == "(" and side[0] == "list":  # (x,y) = ... and x = ..., y = ...
+        if (
+            name and name[0] == "(" and side[0] == "list"
+        ):  # (x,y) = ... and x = ..., y = ...
             given = [part[1] if part[0] == "named" else "" for part in side[1:]]
             if name == f"({','.join(given)})":
-                return compare(*(s[2] if s[0] == "named" else s for s in (gold, answer)))
+                return compare(
+                    *(s[2] if s[0] == "named" else s for s in (gold, answer))
+                )
     if names[0] == names[1] or None in names:
         other = answer if names[0] else gold
         if None in names and other[0] == "relation" and other[1] == "=":
             return _compare_as_equations(gold, answer)
-        if None in names and _says_relation(other) and _names(other) != set(names) - {None}:
+        if (
+            None in names
+            and _says_relation(other)
+            and _names(other) != set(names) - {None}
+        ):
             return Verdict.DIFFERENT
         values = (side[2] if side[0] == "named" else side for side in (gold, answer))
         return compare(*values)
@@ -202,7 +210,9 @@ def _compare_lists(parts: Sequence[Answer], others: Sequence[Answer]) -> Verdict
         return Verdict.DIFFERENT
     if len(parts) > MAX_PARTS:
         return Verdict.UNPARSED
-    named = [{part[1] for part in side if part[0] == "named"} for side in (parts, others)]
+    named = [
+        {part[1] for part in side if part[0] == "named"} for side in (parts, others)
+    ]
     if (len(named[0]) > 1) != (len(named[1]) > 1):
         return _all(compare, parts, others)
     left, unsure = list(others), Verdict.DIFFERENT

@@ -60,7 +60,8 @@ def starts_operand(item: Item) -> bool:
     if item.kind in ("number", "letter", "name") or item.text == "|":
         return True
     return item.kind == "command" and (
-        item.text in (r"\frac", r"\sqrt", r"\binom", r"\pi", r"\infty", r"\sum", r"\prod")
+        item.text
+        in (r"\frac", r"\sqrt", r"\binom", r"\pi", r"\infty", r"\sum", r"\prod")
         or item.text in _GREEK | _FUNCTIONS | _DECORATIONS | _FIGURES
     )
 
@@ -160,7 +161,11 @@ class _Parser:
         """An atom with what follows it: a power, a factorial, a degree."""
         first = self.items[0] if self.items else None
         base = self.atom()
-        is_bare = isinstance(first, Token) and first.kind in ("number", "letter", "name")
+        is_bare = isinstance(first, Token) and first.kind in (
+            "number",
+            "letter",
+            "name",
+        )
         self.last = first if is_bare else None
         while self.peek("^", "!", r"\degree"):
             sign = self.take().text

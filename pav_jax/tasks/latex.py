@@ -85,7 +85,7 @@ def _grammar(separators: str) -> re.Pattern:
         r"|(?P<environment>\\(?:begin|end)\s*\{[A-Za-z]+\*?\})"
         r"|(?P<degree>\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![a-z])|°)"
         r"|(?P<command>\\[A-Za-z]+|\\.)"
-        r"|(?P<sign><=|>=|!=|.)",
+        r"|(?P<sign><=|>=|!=|\*\*|.)",
         re.S,
     )
 
@@ -99,6 +99,7 @@ _HALF_DAY = re.compile(r"(?<![A-Za-z])([apAP])\.\s?([mM])\.?(?![A-Za-z])")
 _COLUMNS = re.compile(r"\s*\{[lcr|\s]*\}")
 
 _SAME = {
+    "**": "^",
     "−": "-",
     "–": "-",
     "×": "*",
@@ -233,9 +234,11 @@ def _tokenise(text: str, tokens: list[Token], mode: str, depth: int) -> None:
             if piece in _SUPERSCRIPTS:
                 tokens.append(Token("sign", "^"))
             elif kind == "environment" and "array" in piece and "begin" in piece:
-                position = _COLUMNS.match(text, position).end() if _COLUMNS.match(
-                    text, position
-                ) else position
+                position = (
+                    _COLUMNS.match(text, position).end()
+                    if _COLUMNS.match(text, position)
+                    else position
+                )
             tokens.append(token)
         spaced = False
 
@@ -295,6 +298,8 @@ def _token(kind: str, piece: str, spaced: bool) -> Token:
 
 def _is_word(run: str, shortest: int) -> bool:
     """Whether letters in a row look like a word and not like a product."""
+    if len(run) > 1 and not (run[1:].islower() or run.isupper()):
+        return False
     run = run.lower()
     return (
         len(run) >= shortest
@@ -317,7 +322,9 @@ def _letters(run: str, spaced: bool, mode: str, before: list[Token]) -> list[Tok
         return [Token(kind, run, spaced, upright)]
     if run in _PLAIN:
         return [Token("command", "\\" + run, spaced)]
-    if run == "infinity":
+    if run == "in" and last is not None and last.kind == "letter":
+        return [Token("command", r"\in", spaced)]
+    if run in ("infinity", "inf", "oo"):
         return [Token("command", r"\infty", spaced)]
     if len(run) > 1 and run.isupper():
         return [Token("name", run, spaced)]
@@ -343,7 +350,8 @@ def _stands_as_word(run: str, spaced: bool, last: Token | None) -> bool:
     if spaced:
         return units.is_unit(run) or _is_word(run, 3)
     return last.kind == "number" and (
-        _is_word(run, 5) or (units.is_unit(run) and run not in ("in", "am", "pm", "mi", "oz"))
+        _is_word(run, 5)
+        or (units.is_unit(run) and run not in ("in", "am", "pm", "mi", "oz"))
     )
 
 

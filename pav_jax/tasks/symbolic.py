@@ -1,6 +1,6 @@
 r"""Decides by algebra whether two answers are equal; runs in `algebra_worker` alone.
 
-Numbers are equal if their difference is 0: exactly if it is rational, and else to 300
+Numbers are equal if their difference is 0: exactly if it is rational, and else to 1000
 digits, counted from the largest of its terms. So `\frac{1}{2004!}` is not its negative,
 and `1-\frac{1}{2010!}` is not `1-\frac{1}{2011!}`.
 
@@ -22,7 +22,7 @@ from sympy import S
 from pav_jax.tasks.trees import Tree, symbols
 
 # Precision, in digits, to which numbers must agree where algebra does not decide.
-DIGITS = 300
+DIGITS = 1000
 # The same at each of the points where expressions with variables are compared.
 _POINT_DIGITS = 60
 # How many points are tried, and how many of them must have values.
@@ -161,7 +161,9 @@ def _equal_values(first, second) -> bool:
     functions = difference.atoms(sympy.core.function.AppliedUndef)
     if functions:
         names += [sympy.Dummy() for _ in functions]
-        swap = dict(zip(sorted(functions, key=str), names[-len(functions) :], strict=True))
+        swap = dict(
+            zip(sorted(functions, key=str), names[-len(functions) :], strict=True)
+        )
         first, second = first.xreplace(swap), second.xreplace(swap)
     if not (first - second).free_symbols:
         return _equal_numbers(first, second)
@@ -210,7 +212,9 @@ def _points(names, draw: random.Random, whole: bool = False):
     for index in range(_TRIES):
         signs = [1 if index % 2 == 0 or draw.random() < 0.4 else -1 for _ in names]
         yield {
-            name: sympy.Rational(sign * draw.randint(200, 2000), draw.choice((301, 307)))
+            name: sympy.Rational(
+                sign * draw.randint(200, 2000), draw.choice((301, 307))
+            )
             for name, sign in zip(names, signs, strict=True)
         }
     for _ in range(2):  # where exponents are whole
@@ -285,7 +289,9 @@ def _real_set(answer) -> sympy.Set:
     if kind == "intersection":
         return sympy.Intersection(*map(_real_set, parts))
     if kind == "minus":
-        return sympy.Complement(_real_set(parts[0]), sympy.Union(*map(_real_set, parts[1:])))
+        return sympy.Complement(
+            _real_set(parts[0]), sympy.Union(*map(_real_set, parts[1:]))
+        )
     if kind == "list":
         return sympy.FiniteSet(*(build(part[1]) for part in parts))
     if kind == "value":

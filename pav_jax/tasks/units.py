@@ -117,6 +117,8 @@ def read_phrase(words: Sequence[str]) -> tuple[Fraction, str] | None:
     """
     words = [word.lower().strip(".") for word in words]
     words = [word for word in words if word]
+    if words and words[-1] in ("/", "-", "*", "^"):
+        return None
     factor = Fraction(1)
     while words and words[0].removesuffix("s") in _FACTORS:
         factor *= _FACTORS[words.pop(0).removesuffix("s")]
