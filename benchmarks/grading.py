@@ -13,7 +13,8 @@ import json
 import re
 import time
 
-from pav_jax.tasks import algebra, answers, comparing, grading
+from pav_jax.tasks import algebra, grading
+from pav_jax.tasks.answers import comparing, reading
 
 
 def respell(answer: str) -> str:
@@ -25,7 +26,7 @@ def measure(pairs: list[tuple[str, str]]) -> dict:
     """Seconds for pairs of (gold, response), and how they were graded."""
     grading.compare.cache_clear()
     comparing.compare.cache_clear()
-    answers.read.cache_clear()
+    reading.read.cache_clear()
     asked = algebra.workers().asked
     start, start_cpu = time.perf_counter(), time.process_time()
     grades = grading.grade_all(pairs)
@@ -53,7 +54,7 @@ def main() -> None:
         "algebra": [
             (gold, rf"\boxed{{\frac{{2({gold})}}{{2}}}}")
             for gold in dict.fromkeys(golds)
-            if answers.read(gold)[0] == "value"
+            if reading.read(gold)[0] == "value"
             and re.search("[-+0-9]", gold)
             and not re.search("[=_%$]|text|mbox|circ|matrix", gold)
         ],

@@ -1,6 +1,6 @@
 """Whether two answers are equal by algebra, asked of processes that can be killed.
 
-The algebra is SymPy's (`pav_jax.tasks.symbolic`). It runs in processes of its own, since
+The algebra is SymPy's (`answers.symbolic`). It runs in processes of its own, since
 an expression such as 9^{9^{9^9}} keeps SymPy busy for ever inside C code, which no
 exception interrupts, and since a bound on time needs a process to end.
 """

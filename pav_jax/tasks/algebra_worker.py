@@ -38,7 +38,7 @@ def main(seconds: float) -> None:
     # Ctrl-C is the parent's to handle, whose death is the end of standard input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    from pav_jax.tasks import answers, symbolic
+    from pav_jax.tasks.answers import reading, symbolic
 
     def compare(gold, answer) -> str:
         try:
@@ -50,7 +50,7 @@ def main(seconds: float) -> None:
         return "equal" if equal else "different"
 
     for pair in WARM_UP:
-        compare(*map(answers.read, pair))
+        compare(*map(reading.read, pair))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.addaudithook(forbid)

@@ -1,10 +1,8 @@
 r"""Grades the final answers of MATH: which text is the answer, and is it right?
 
-The answer is the last balanced `\boxed{...}` or `# Answer` line. It goes through three
-rooms: `latex` and `expressions` read its spelling, `answers` says what kind of answer it
-is (and which words say nothing), and `comparing` says what equals what; what exact
-arithmetic does not settle goes to `algebra`. Nothing equals an empty answer, not even
-another one.
+The answer is the last balanced `\boxed{...}` or `# Answer` line. `answers.reading` says
+what it says (units, words and spellings that say nothing aside), `answers.comparing`
+what equals what. Nothing equals an empty answer, not even another one.
 """
 
 import concurrent.futures
@@ -13,9 +11,10 @@ import re
 from collections.abc import Sequence
 
 from pav_jax.core.types import Grade
-from pav_jax.tasks import algebra, answers, comparing
+from pav_jax.tasks import algebra
 from pav_jax.tasks.algebra import Verdict
-from pav_jax.tasks.latex import Unreadable
+from pav_jax.tasks.answers import comparing, reading
+from pav_jax.tasks.answers.latex import Unreadable
 
 # Characters of a response, from its end, in which its answer is looked for, and of an
 # answer; the longest in MATH has about 200.
@@ -75,7 +74,7 @@ def last_answer(response: str) -> str | None:
 def normal(answer: str) -> str:
     """An answer in a normal spelling, for voting; "" where nothing is left of it."""
     try:
-        return answers.show(answers.read(answer))
+        return reading.show(reading.read(answer))
     except Unreadable:
         return " ".join(answer.split())
 
@@ -112,11 +111,11 @@ def compare(gold: str, answer: str) -> Grade:
     if _plain(gold) == _plain(answer):
         return Grade.CORRECT
     try:
-        read = answers.read(answer)
+        read = reading.read(answer)
     except Unreadable:
         return Grade.UNPARSED
     try:
-        verdict = comparing.compare(answers.read(gold), read)
+        verdict = comparing.compare(reading.read(gold), read)
     except Unreadable:
         return Grade.WRONG
     return {

@@ -6,7 +6,7 @@ import re
 from decimal import Decimal, localcontext
 
 from pav_jax.core.types import Grade, Problem
-from pav_jax.tasks import units
+from pav_jax.tasks.answers import units
 from pav_jax.tasks.stored import StoredTask, read_lines
 
 _LAYOUT = (

@@ -2,19 +2,20 @@ r"""Reads the spelling of an answer: LaTeX or plain text becomes nested items.
 
 What is the same however it is spelt becomes the same here: `\dfrac` and `\frac`, `≤`
 and `\leq`, `\text{and}` and `and`. White space ends a word or a number, and is never
-removed before reading: `1 2` is two numbers (`1 000` is one: groups of three digits). What is decided here:
+removed before reading: `1 2` is two numbers. What is decided here:
 
-- `1,000`, `1{,}000`, `1,\!000`, `1\,000` and `1 000` are one number. In brackets, and where
-  some comma is followed by a space, a plain comma separates: `(1,000)`, `1,000, 2`.
+- `1,000`, `1{,}000`, `1,\!000`, `1\,000` and `1 000` are one number. In brackets, and
+  where some comma is followed by a space, a plain comma separates: `(1,000)` is a pair.
 - Letters in a row are a product (`xy`), unless they are capitals (`AB`), or look like a
   word where a word can stand: alone (`east`), after a number (`12 ways`), after a word.
 - Fonts say nothing (`\mathbf{a}` is `a`), but `\mathbb{R}` is a symbol of its own.
 """
 
 import re
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
-from pav_jax.tasks import units
+from pav_jax.tasks.answers import latex_names, units
 
 # More brackets within each other than this are not an answer.
 MAX_DEPTH = 30
@@ -59,7 +60,7 @@ class Group(NamedTuple):
 
 Item = Token | Group
 
-_SEPARATOR = r"\s*\{\s*,\s*\}|,\s*\\!\s*|\\[, ]|[ ~]"
+_SEPARATOR = r"\s*\{\s*,\s*\}\s*|,\s*\\!\s*|\\[, ]|[ ~]"
 _DIGITS = r"(?:[0-9]{{1,3}}(?:(?:{})[0-9]{{3}})+(?![0-9]|,[0-9]|\s*/)|[0-9]+)"
 _NUMBER = _DIGITS + r"(?:\.[0-9]*)?|\.[0-9]+"
 _TEXTS = "text|mbox|hbox|textbf|textit|textrm|textnormal|textsf|texttt|textup|emph"
@@ -97,91 +98,6 @@ _PROSE = re.compile(r"[A-Za-z][A-Za-z\s,'.-]*")
 _ESCAPED = re.compile(r"\\\\(?=[A-Za-z])")
 _HALF_DAY = re.compile(r"(?<![A-Za-z])([apAP])\.\s?([mM])\.?(?![A-Za-z])")
 _COLUMNS = re.compile(r"\s*\{[lcr|\s]*\}")
-
-_SAME = {
-    "**": "^",
-    "−": "-",
-    "–": "-",
-    "×": "*",
-    "·": "*",
-    "÷": "/",
-    "⁄": "/",
-    "<=": r"\le",
-    "≤": r"\le",
-    ">=": r"\ge",
-    "≥": r"\ge",
-    "!=": r"\ne",
-    "≠": r"\ne",
-    "≈": r"\approx",
-    "∈": r"\in",
-    "∪": r"\cup",
-    "∩": r"\cap",
-    "∞": r"\infty",
-    "∅": r"\emptyset",
-    "π": r"\pi",
-    "θ": r"\theta",
-    "√": r"\sqrt",
-    "±": r"\pm",
-    "∓": r"\mp",
-    "ℝ": r"\R",
-    "∠": r"\angle",
-    r"\leq": r"\le",
-    r"\leqslant": r"\le",
-    r"\geq": r"\ge",
-    r"\geqslant": r"\ge",
-    r"\neq": r"\ne",
-    r"\lt": "<",
-    r"\gt": ">",
-    r"\dfrac": r"\frac",
-    r"\tfrac": r"\frac",
-    r"\cfrac": r"\frac",
-    r"\dbinom": r"\binom",
-    r"\tbinom": r"\binom",
-    r"\times": "*",
-    r"\cdot": "*",
-    r"\ast": "*",
-    r"\div": "/",
-    r"\varnothing": r"\emptyset",
-    r"\bigcup": r"\cup",
-    r"\bigcap": r"\cap",
-    r"\backslash": r"\setminus",
-    r"\reals": r"\R",
-    r"\Reals": r"\R",
-    r"\lbrace": r"\{",
-    r"\lcbrace": r"\{",
-    r"\rbrace": r"\}",
-    r"\rcbrace": r"\}",
-    r"\lbrack": "[",
-    r"\rbrack": "]",
-    r"\lparen": "(",
-    r"\rparen": ")",
-    r"\vert": "|",
-    r"\lvert": "|",
-    r"\rvert": "|",
-    r"\mid": "|",
-    r"\colon": ":",
-    r"\ldots": r"\dots",
-    r"\cdots": r"\dots",
-    r"\varphi": r"\phi",
-    r"\varepsilon": r"\epsilon",
-    r"\prime": "'",
-    "’": "'",
-}
-_UNITS = {
-    "%": "percent",
-    r"\%": "percent",
-    r"\$": "dollar",
-    "€": "euro",
-    "£": "poundsterling",
-    "¢": "cent",
-}
-_WORDS = {r"\land": "and", r"\wedge": "and", r"\lor": "or", r"\vee": "or"}
-# Names that are commands without a backslash, too.
-_PLAIN = set(
-    "pi sqrt sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp "
-    "gcd lcm infty theta alpha beta".split()
-)
-_SUPERSCRIPTS = {"²": "2", "³": "3"}
 
 
 def read_items(text: str) -> tuple[Item, ...]:
@@ -231,7 +147,7 @@ def _tokenise(text: str, tokens: list[Token], mode: str, depth: int) -> None:
             token = _token(kind, piece, spaced)
             brackets += token.text in ("(", "[", r"\{")
             brackets -= token.text in (")", "]", r"\}")
-            if piece in _SUPERSCRIPTS:
+            if piece in latex_names.SUPERSCRIPTS:
                 tokens.append(Token("sign", "^"))
             elif kind == "environment" and "array" in piece and "begin" in piece:
                 position = (
@@ -282,13 +198,13 @@ def _token(kind: str, piece: str, spaced: bool) -> Token:
         return Token("sign", re.sub(r"\s", "", piece), spaced)
     if kind == "row":
         return Token("sign", r"\\", spaced)
-    if piece in _SUPERSCRIPTS:
-        return Token("number", _SUPERSCRIPTS[piece], spaced)
-    if piece in _UNITS:
-        return Token("unit", _UNITS[piece], spaced)
-    if piece in _WORDS:
-        return Token("word", _WORDS[piece], spaced)
-    same = _SAME.get(piece, piece)
+    if piece in latex_names.SUPERSCRIPTS:
+        return Token("number", latex_names.SUPERSCRIPTS[piece], spaced)
+    if piece in latex_names.UNITS:
+        return Token("unit", latex_names.UNITS[piece], spaced)
+    if piece in latex_names.WORDS:
+        return Token("word", latex_names.WORDS[piece], spaced)
+    same = latex_names.SAME.get(piece, piece)
     if same[0] == "\\" and same[1:].isalpha():
         return Token("command", same, spaced)
     if not same.isascii() or not same.isprintable():
@@ -316,11 +232,11 @@ def _letters(run: str, spaced: bool, mode: str, before: list[Token]) -> list[Tok
         upright = mode == "text"
         if len(run) == 1:
             return [Token("letter", run, spaced, upright)]
-        if run in _PLAIN and not upright:
+        if run in latex_names.PLAIN and not upright:
             return [Token("command", "\\" + run, spaced)]
         kind = "name" if run.isupper() else "word"
         return [Token(kind, run, spaced, upright)]
-    if run in _PLAIN:
+    if run in latex_names.PLAIN:
         return [Token("command", "\\" + run, spaced)]
     if run == "in" and last is not None and last.kind == "letter":
         return [Token("command", r"\in", spaced)]
@@ -328,7 +244,7 @@ def _letters(run: str, spaced: bool, mode: str, before: list[Token]) -> list[Tok
         return [Token("command", r"\infty", spaced)]
     if len(run) > 1 and run.isupper():
         return [Token("name", run, spaced)]
-    if run.lower() in ("and", "or") or _stands_as_word(run, spaced, last):
+    if run.lower() in CONNECTORS or _stands_as_word(run, spaced, last):
         return [Token("word", run, spaced)]
     return [
         Token("letter", letter, spaced and not index)
@@ -341,7 +257,7 @@ def _stands_as_word(run: str, spaced: bool, last: Token | None) -> bool:
     if last is None or len(run) < 2:
         return _is_word(run, 3) and (run[1:].islower() and last is None)
     if last.kind == "word":
-        return spaced and last.text.lower() not in ("and", "or") or _is_word(run, 3)
+        return spaced and last.text.lower() not in CONNECTORS or _is_word(run, 3)
     operand = last.kind in ("number", "unit", "letter", "name") or last.text in (
         *(")", "]", "}", "!", r"\pi", r"\degree"),
     )
@@ -355,6 +271,7 @@ def _stands_as_word(run: str, spaced: bool, last: Token | None) -> bool:
     )
 
 
+CONNECTORS = {"and", "or"}
 _CLOSERS = {
     "(": (")", "]"),
     "[": ("]", ")"),
@@ -395,7 +312,7 @@ def _nest(
     return tuple(items), position
 
 
-def spell(items) -> str:
+def spell(items: Sequence[Item]) -> str:
     """Items as one text, in which white space between words is all that is left."""
     pieces: list[str] = []
     for item in items:
@@ -405,3 +322,49 @@ def spell(items) -> str:
         apart = item.kind in ("word", "name") or (item.kind == "number" and item.spaced)
         pieces.append(" " + item.text if apart and pieces else item.text)
     return "".join(pieces)
+
+
+def is_token(item: Item, *texts: str) -> bool:
+    """Whether an item is one of these signs, commands or letters."""
+    return isinstance(item, Token) and item.kind != "word" and item.text in texts
+
+
+def kind_of(item: Item) -> str:
+    """A token's kind, or "group"."""
+    return item.kind if isinstance(item, Token) else "group"
+
+
+def cut(
+    items: Sequence[Item], signs: Container[str]
+) -> tuple[list[list[Item]], list[str]]:
+    """The parts between any of these signs, and which signs there are."""
+    parts: list[list[Item]] = [[]]
+    found = []
+    for item in items:
+        if is_token(item, *signs):
+            found.append(item.text)
+            parts.append([])
+        else:
+            parts[-1].append(item)
+    return parts, found
+
+
+def _connects(item: Item) -> bool:
+    is_word = isinstance(item, Token) and item.kind == "word"
+    return is_word and item.text.lower() in CONNECTORS
+
+
+def split_list(items: Sequence[Item]) -> tuple[list[list[Item]], set[str]]:
+    """Cuts at commas, semicolons, "and" and "or"; and which of these there are."""
+    parts: list[list[Item]] = [[]]
+    found = set()
+    after_comma = False
+    for item in items:
+        if is_token(item, ",", ";") or _connects(item):
+            found.add(item.text.lower())
+            if not (after_comma and _connects(item) and not parts[-1]):
+                parts.append([])
+            after_comma = not _connects(item)
+        else:
+            parts[-1].append(item)
+    return parts, found

@@ -12,27 +12,17 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from pav_jax.tasks import trees
-from pav_jax.tasks.latex import Group, Item, Token, Unreadable, spell
-from pav_jax.tasks.trees import Tree
+from pav_jax.tasks.answers import latex_names, trees
+from pav_jax.tasks.answers.latex import (
+    Group,
+    Item,
+    Token,
+    Unreadable,
+    is_token,
+    spell,
+)
+from pav_jax.tasks.answers.trees import Tree
 
-_GREEK = set(
-    r"""\alpha \beta \gamma \delta \epsilon \zeta \eta \theta \iota \kappa \lambda \mu
-    \nu \xi \rho \sigma \tau \upsilon \phi \chi \psi \omega \Gamma \Delta \Theta \Lambda
-    \Xi \Pi \Sigma \Upsilon \Phi \Psi \Omega \ell \hbar""".split()
-)
-_FUNCTIONS = set(
-    r"""\sin \cos \tan \cot \sec \csc \arcsin \arccos \arctan \sinh \cosh \tanh \ln \log
-    \lg \exp \gcd \lcm \max \min \det""".split()
-)
-_INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
-_DECORATIONS = set(
-    r"\vec \overrightarrow \overleftrightarrow \hat \widehat \overline \bar".split()
-)
-_FIGURES = {r"\angle", r"\triangle", r"\measuredangle", r"\square", r"\odot"}
-# Letters that are functions where a bracket follows.
-_NAMED_FUNCTIONS = set("fgFG")
-_OPERATORS = {"+", "-", "*", "/"}
 _OPEN = {"(", "[", "{"}
 _ENVIRONMENT = re.compile(r"\\begin\{([pbBvV]?matrix|smallmatrix|array)\}")
 
@@ -46,28 +36,18 @@ def read_expression(items: Sequence[Item]) -> Tree:
     parser = _Parser(items)
     try:
         tree = parser.sum()
-    except ZeroDivisionError as error:
-        raise Unreadable("division by 0") from error
+    except (ValueError, ZeroDivisionError) as error:
+        raise Unreadable(str(error)) from error
     if parser.items:
         raise Unreadable(f"{spell(parser.items[:1])!r} in an expression")
     return tree
 
 
-def starts_operand(item: Item) -> bool:
+def _starts_operand(item: Item) -> bool:
     """Whether an operand can begin with an item."""
-    if isinstance(item, Group):
+    if isinstance(item, Group) or item.kind in ("number", "letter", "name"):
         return True
-    if item.kind in ("number", "letter", "name") or item.text == "|":
-        return True
-    return item.kind == "command" and (
-        item.text
-        in (r"\frac", r"\sqrt", r"\binom", r"\pi", r"\infty", r"\sum", r"\prod")
-        or item.text in _GREEK | _FUNCTIONS | _DECORATIONS | _FIGURES
-    )
-
-
-def _is(item: Item, *texts: str) -> bool:
-    return isinstance(item, Token) and item.kind != "word" and item.text in texts
+    return item.text == "|" or item.text in latex_names.OPERANDS
 
 
 class _Parser:
@@ -75,9 +55,10 @@ class _Parser:
 
     def __init__(self, items: Sequence[Item]):
         self.items = list(items)
+        self.last: Item | None = None  # the factor before, if it is one token
 
     def peek(self, *texts: str) -> bool:
-        return bool(self.items) and _is(self.items[0], *texts)
+        return bool(self.items) and is_token(self.items[0], *texts)
 
     def take(self) -> Item:
         if not self.items:
@@ -107,7 +88,7 @@ class _Parser:
             elif self.peek("/"):
                 self.take()
                 factors.append(trees.power(self.signed_factor(), trees.MINUS_ONE))
-            elif starts_operand(item):
+            elif _starts_operand(item):
                 self.check_beside(item)
                 factors.append(self.factor())
             else:
@@ -119,8 +100,6 @@ class _Parser:
             self.take()
             return trees.negative(self.factor())
         return self.factor()
-
-    last: Item | None = None  # of the factor that was read last
 
     def check_beside(self, item: Item) -> None:
         """Raises Unreadable for a number after a number or a letter."""
@@ -144,7 +123,7 @@ class _Parser:
             len(rest.items) > 2
             and _is_whole(rest.items[0])
             and rest.items[0].spaced
-            and _is(rest.items[1], "/")
+            and is_token(rest.items[1], "/")
             and _is_whole(rest.items[2])
         ):
             top, bottom = int(rest.items[0].text), int(rest.items[2].text)
@@ -204,7 +183,7 @@ class _Parser:
             if len(item.text) > 1:
                 self.items.insert(0, Token("number", item.text[1:]))
             return [Token("number", item.text[0])]
-        if item.kind == "letter" or item.text in (r"\pi", *_GREEK):
+        if item.kind == "letter" or item.text in (r"\pi", *latex_names.GREEK):
             return [item]
         if item.text == r"\sqrt":
             return [item, Group("{", "}", tuple(self.argument()))]
@@ -248,9 +227,9 @@ class _Parser:
         if name in ("e", "i"):
             return "const", name
         following = self.items[0] if self.items else None
-        if name in _NAMED_FUNCTIONS and isinstance(following, Group):
-            if following.open == "(":
-                return "fun", name, *self.arguments(self.take())
+        is_called = isinstance(following, Group) and following.open == "("
+        if is_called and name in latex_names.NAMED_FUNCTIONS:
+            return "fun", name, *self.arguments(self.take())
         return "sym", name
 
     def suffix(self) -> str:
@@ -267,7 +246,7 @@ class _Parser:
     def arguments(self, group: Group) -> list[Tree]:
         parts: list[list[Item]] = [[]]
         for item in group.items:
-            if _is(item, ","):
+            if is_token(item, ","):
                 parts.append([])
             else:
                 parts[-1].append(item)
@@ -286,7 +265,7 @@ class _Parser:
 
     def absolute(self) -> Tree:
         for index, item in enumerate(self.items):
-            if _is(item, "|") and index:
+            if is_token(item, "|") and index:
                 inside, self.items = self.items[:index], self.items[index + 1 :]
                 tree = read_expression(inside)
                 if trees.has_matrix(tree):
@@ -296,7 +275,8 @@ class _Parser:
 
     def command(self, name: str) -> Tree:
         if name == r"\pi":
-            return self.sym_or(trees.PI, name)
+            suffix = self.suffix()
+            return ("sym", name + suffix) if suffix else trees.PI
         if name == r"\infty":
             return trees.INFINITY
         if name in (r"\frac", r"\binom"):
@@ -307,21 +287,17 @@ class _Parser:
             return trees.function("binomial", *parts)
         if name == r"\sqrt":
             return self.root()
-        if name in _GREEK:
+        if name in latex_names.GREEK:
             return "sym", name + self.suffix()
-        if name in _FUNCTIONS:
+        if name in latex_names.FUNCTIONS:
             return self.function(name[1:])
-        if name in _DECORATIONS:
+        if name in latex_names.DECORATIONS:
             return self.decorated(name)
-        if name in _FIGURES:
+        if name in latex_names.FIGURES:
             return "sym", f"{name} {spell([self.take()])}"
         if name in (r"\sum", r"\prod"):
             return self.series(name[1:])
         raise Unreadable(f"{name} in an expression")
-
-    def sym_or(self, tree: Tree, name: str) -> Tree:
-        suffix = self.suffix()
-        return ("sym", name + suffix) if suffix else tree
 
     def root(self) -> Tree:
         degree = trees.num(2)
@@ -344,14 +320,14 @@ class _Parser:
                 exponent = self.exponent()
             else:
                 base = self.exponent()
-        if exponent == trees.MINUS_ONE and name in _INVERSES:
-            name, exponent = _INVERSES[name], None
+        if exponent == trees.MINUS_ONE and name in latex_names.INVERSES:
+            name, exponent = latex_names.INVERSES[name], None
         following = self.items[0] if self.items else None
         if isinstance(following, Group) and following.open in ("(", "["):
             arguments = self.arguments(self.take())
         else:
             arguments = [self.bare_argument()]
-        tree = _apply(name, base, arguments)
+        tree = trees.apply(name, base, arguments)
         return tree if exponent is None else trees.power(tree, exponent)
 
     def bare_argument(self) -> Tree:
@@ -360,8 +336,8 @@ class _Parser:
             self.take()
             return trees.negative(self.bare_argument())
         factors = [self.factor()]
-        while self.items and starts_operand(self.items[0]):
-            if _is(self.items[0], "|", *_FUNCTIONS):
+        while self.items and _starts_operand(self.items[0]):
+            if is_token(self.items[0], "|", *latex_names.FUNCTIONS):
                 break
             self.check_beside(self.items[0])
             factors.append(self.factor())
@@ -388,7 +364,7 @@ class _Parser:
             group = self.take()
             limits[sign] = group.items if isinstance(group, Group) else [group]
         first = limits.get("_", ())
-        if len(first) < 3 or not _is(first[1], "=") or "^" not in limits:
+        if len(first) < 3 or not is_token(first[1], "=") or "^" not in limits:
             raise Unreadable("limits of a sum")
         variable = read_expression(first[:1])
         if variable == ("const", "i"):
@@ -404,36 +380,17 @@ def _is_whole(item: Item) -> bool:
     return isinstance(item, Token) and item.kind == "number" and item.text.isdigit()
 
 
-def _apply(name: str, base: Tree | None, arguments: list[Tree]) -> Tree:
-    if len(arguments) > 1:
-        if name not in ("gcd", "lcm", "max", "min") or base is not None:
-            raise Unreadable(f"arguments of {name}")
-        return trees.function(name, *sorted(arguments, key=repr))
-    (argument,) = arguments
-    if name in ("log", "lg", "ln"):
-        if base is None:
-            base = ("const", "e") if name == "ln" else trees.num(10)
-        if base == ("const", "e"):
-            return trees.function("log", argument)
-        return trees.function("log", argument, base)
-    if base is not None:
-        raise Unreadable(f"a subscript of {name}")
-    if name == "exp":
-        return trees.power(("const", "e"), argument)
-    return trees.function(name, argument)
-
-
 def _matrix(group: Group) -> Tree:
     kind = _ENVIRONMENT.fullmatch(group.open)
     if kind is None:
         raise Unreadable(group.open)
     rows: list[list[list[Item]]] = [[[]]]
     for item in group.items:
-        if _is(item, r"\\"):
+        if is_token(item, r"\\"):
             rows.append([[]])
-        elif _is(item, "&"):
+        elif is_token(item, "&"):
             rows[-1].append([])
-        elif not _is(item, r"\hline"):
+        elif not is_token(item, r"\hline"):
             rows[-1][-1].append(item)
     if rows[-1] == [[]]:
         rows.pop()

@@ -4,8 +4,8 @@ Numbers are equal if their difference is 0: exactly if it is rational, and else 
 digits, counted from the largest of its terms. So `\frac{1}{2004!}` is not its negative,
 and `1-\frac{1}{2010!}` is not `1-\frac{1}{2011!}`.
 
-Expressions with variables are equal if they have equal values at random points: wherever
-both are real, or, if they have i in them or are real nowhere, wherever they have values.
+Expressions with variables are equal if they have equal values at random points: where
+both are real, or, if they have i in them or are real nowhere, where they have values.
 What is counted (`n!`) is tried at whole numbers. At rational points rational functions
 are compared exactly, so that a difference cannot be too small to be seen.
 
@@ -19,7 +19,7 @@ from fractions import Fraction
 import sympy
 from sympy import S
 
-from pav_jax.tasks.trees import Tree, symbols
+from pav_jax.tasks.answers.trees import Tree, symbols
 
 # Precision, in digits, to which numbers must agree where algebra does not decide.
 DIGITS = 1000
@@ -65,7 +65,7 @@ _RELATIONS = {"=": sympy.Eq, "<": sympy.Lt, r"\le": sympy.Le, r"\ne": sympy.Ne}
 
 
 def are_equal(gold, answer) -> bool:
-    """Whether two answers, as `answers.read` gives them, are equal.
+    """Whether two answers, as `reading.read` gives them, are equal.
 
     Raises:
       ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError: where

@@ -141,6 +141,30 @@ def function(name: str, *arguments: Tree) -> Tree:
     return "fun", name, *arguments
 
 
+def apply(name: str, base: Tree | None, arguments: list[Tree]) -> Tree:
+    r"""A function by its LaTeX name, with a base if it is a logarithm.
+
+    Raises:
+      ValueError: the function takes no such arguments.
+    """
+    if len(arguments) > 1:
+        if name not in ("gcd", "lcm", "max", "min") or base is not None:
+            raise ValueError(f"arguments of {name}")
+        return function(name, *sorted(arguments, key=repr))
+    (argument,) = arguments
+    if name in ("log", "lg", "ln"):
+        if base is None:
+            base = ("const", "e") if name == "ln" else num(10)
+        if base == ("const", "e"):
+            return function("log", argument)
+        return function("log", argument, base)
+    if base is not None:
+        raise ValueError(f"a subscript of {name}")
+    if name == "exp":
+        return power(("const", "e"), argument)
+    return function(name, argument)
+
+
 def _in_radians(tree: Tree) -> Tree:
     """The tree with every degree as pi / 180."""
     return replace(tree, DEGREE, divide(PI, num(180)))

@@ -2,7 +2,7 @@ r"""Words after a number: units, which may be left out, and words that are numbe
 
 - A unit, and any noun that is counted (`12\text{ ways}`), may be left out or added.
 - Two units of measure that are both written must be the same: `5\text{ cm}` is `5` and
-  `5\text{ centimeters}`, but not `5\text{ m}`. Of nouns nobody knows; they differ freely.
+  `5\text{ centimeters}`, but not `5\text{ m}`. Other nouns are not compared.
 - `million`, `dozen` and so on are factors: `2\text{ million}` is 2000000.
 - A word that changes what a number says is no unit: `5\text{ or more}` is not 5.
 """

@@ -16,9 +16,10 @@ r"""Which answers are equal: part by part, and values by exact arithmetic or alg
 import functools
 from collections.abc import Callable, Sequence
 
-from pav_jax.tasks import algebra, trees, units
+from pav_jax.tasks import algebra
 from pav_jax.tasks.algebra import Verdict
-from pav_jax.tasks.answers import Answer
+from pav_jax.tasks.answers import trees, units
+from pav_jax.tasks.answers.reading import Answer
 
 # Lists and matrices of more parts are not compared.
 MAX_PARTS = 50
@@ -28,7 +29,7 @@ _SETS = ("union", "intersection", "minus")
 
 @functools.lru_cache(maxsize=1 << 16)
 def compare(gold: Answer, answer: Answer) -> Verdict:
-    """Compares two answers that `answers.read` has read."""
+    """Compares two answers that `reading.read` has read."""
     if gold == answer:
         return Verdict.EQUAL
     kinds = gold[0], answer[0]
