@@ -115,9 +115,12 @@ def compare(gold: str, answer: str) -> Grade:
     except Unreadable:
         return Grade.UNPARSED
     try:
-        verdict = comparing.compare(reading.read(gold), read)
+        wanted = reading.read(gold)
     except Unreadable:
         return Grade.WRONG
+    if wanted == ("text", _plain(answer).lower()):  # EAST, which could be a name
+        return Grade.CORRECT
+    verdict = comparing.compare(wanted, read)
     return {
         Verdict.EQUAL: Grade.CORRECT,
         Verdict.DIFFERENT: Grade.WRONG,

@@ -4,8 +4,8 @@ What is the same however it is spelt becomes the same here: `\dfrac` and `\frac`
 and `\leq`, `\text{and}` and `and`. White space ends a word or a number, and is never
 removed before reading: `1 2` is two numbers. What is decided here:
 
-- `1,000`, `1{,}000`, `1,\!000`, `1\,000` and `1 000` are one number. In brackets, and
-  where some comma is followed by a space, a plain comma separates: `(1,000)` is a pair.
+- `1,000`, `1{,}000`, `1,\!000` and `1\,000` are one number; `1 000` is two. In brackets,
+  and where a comma is followed by a space, a plain comma separates: `(1,000)` is a pair.
 - Letters in a row are a product (`xy`), unless they are capitals (`AB`), or look like a
   word where a word can stand: alone (`east`), after a number (`12 ways`), after a word.
 - Fonts say nothing (`\mathbf{a}` is `a`), but `\mathbb{R}` is a symbol of its own.
@@ -60,7 +60,7 @@ class Group(NamedTuple):
 
 Item = Token | Group
 
-_SEPARATOR = r"\s*\{\s*,\s*\}\s*|,\s*\\!\s*|\\[, ]|[ ~]"
+_SEPARATOR = r"\s*\{\s*,\s*\}\s*|,\s*\\!\s*|\\,"
 _DIGITS = r"(?:[0-9]{{1,3}}(?:(?:{})[0-9]{{3}})+(?![0-9]|,[0-9]|\s*/)|[0-9]+)"
 _NUMBER = _DIGITS + r"(?:\.[0-9]*)?|\.[0-9]+"
 _TEXTS = "text|mbox|hbox|textbf|textit|textrm|textnormal|textsf|texttt|textup|emph"

@@ -122,6 +122,8 @@ def _based(items: Sequence[Item]) -> Tree | None:
         digits = digits[1:]
     if len(digits) == 1 and isinstance(digits[0], Group) and digits[0].open == "(":
         digits = digits[0].items
+    if not digits or any(digit.spaced for digit in digits[1:]):
+        return None
     text = "".join(i.text if isinstance(i, Token) else "?" for i in digits)
     base = spell(items[-1:]).strip("{}")
     if not (text.isalnum() and text.upper() == text and base.isdigit()):
