@@ -87,29 +87,32 @@ def _are_relations(gold: Answer, answer: Answer) -> bool:
 
 def _compare_named(gold: Answer, answer: Answer) -> Verdict:
     """Compares where one side or both have the name of a variable before them."""
-    names = [side[1] if side[0] == "named" else None for side in (gold, answer)]
-    for name, side in zip(names, (answer, gold), strict=True):
-        if (
-            name and name[0] == "(" and side[0] == "list"
-        ):  # (x,y) = ... and x = ..., y = ...
-            given = [part[1] if part[0] == "named" else "" for part in side[1:]]
-            if name == f"({','.join(given)})":
-                return compare(
-                    *(s[2] if s[0] == "named" else s for s in (gold, answer))
-                )
-    if names[0] == names[1] or None in names:
-        other = answer if names[0] else gold
-        if None in names and other[0] == "relation" and other[1] == "=":
-            return _compare_as_equations(gold, answer)
-        if (
-            None in names
-            and _says_relation(other)
-            and _names(other) != set(names) - {None}
-        ):
-            return Verdict.DIFFERENT
-        values = (side[2] if side[0] == "named" else side for side in (gold, answer))
+    names = [side[1] if side[0] == "named" else "" for side in (gold, answer)]
+    values = [side[2] if side[0] == "named" else side for side in (gold, answer)]
+    for index, other in ((0, answer), (1, gold)):
+        if names[index].startswith("(") and other[0] == "list":
+            values[1 - index] = _in_order(names[index], other)
+            return compare(*values)
+    if names[0] == names[1]:
         return compare(*values)
-    return _compare_as_equations(gold, answer)
+    if "" not in names:
+        return _compare_as_equations(gold, answer)
+    (name,) = filter(None, names)
+    other = answer if names[0] else gold
+    if other[:2] == ("relation", "="):
+        return _compare_as_equations(gold, answer)
+    if _says_relation(other) and trees.symbols(other) != {name}:
+        return Verdict.DIFFERENT
+    return compare(*values)
+
+
+def _in_order(name: str, parts: Answer) -> Answer:
+    """y = 3, x = 2 as the tuple (2,3) that has the name (x,y); else as it is."""
+    given = {part[1]: part[2] for part in parts[1:] if part[0] == "named"}
+    order = name.strip("()").split(",")
+    if len(order) == len(parts) - 1 and set(order) == set(given):
+        return "tuple", "(", ")", *(given[each] for each in order)
+    return parts
 
 
 def _compare_as_equations(gold: Answer, answer: Answer) -> Verdict:
@@ -121,17 +124,13 @@ def _compare_as_equations(gold: Answer, answer: Answer) -> Verdict:
                 return Verdict.DIFFERENT
             side = ("relation", "=", ("value", ("sym", side[1]), ""), side[2])
         equations.append(side)
-    if not all(_names(side) & _names(equations[0]) for side in equations):
+    if not trees.symbols(equations[0]) & trees.symbols(equations[1]):
         return Verdict.DIFFERENT
     return algebra.workers().compare(*equations)
 
 
 def _says_relation(answer: Answer) -> bool:
     return answer[0] == "relation" or answer[:2] == ("tuple", "relations")
-
-
-def _names(relation: Answer) -> set[str]:
-    return trees.symbols(relation)
 
 
 def _compare_values(gold: Answer, answer: Answer) -> Verdict:

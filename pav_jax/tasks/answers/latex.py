@@ -264,7 +264,7 @@ def _stands_as_word(run: str, spaced: bool, last: Token | None) -> bool:
     if not operand:
         return last.text in (",", "=") and _is_word(run, 4)
     if spaced:
-        return units.is_unit(run) or _is_word(run, 3)
+        return run in ("of", "per") or units.is_unit(run) or _is_word(run, 3)
     return last.kind == "number" and (
         _is_word(run, 5)
         or (units.is_unit(run) and run not in ("in", "am", "pm", "mi", "oz"))

@@ -22,7 +22,7 @@ from sympy import S
 from pav_jax.tasks.answers.trees import Tree, symbols
 
 # Precision, in digits, to which numbers must agree where algebra does not decide.
-DIGITS = 1000
+DIGITS = 1000  # and more where there are large numbers in them
 # The same at each of the points where expressions with variables are compared.
 _POINT_DIGITS = 60
 # How many points are tried, and how many of them must have values.
@@ -200,7 +200,12 @@ def _equal_numbers(first, second) -> bool:
     if not _is_zero(difference, 30):
         return False
     difference = sympy.expand(difference)  # 1/2010! is far smaller than 1
-    return _is_zero(difference, DIGITS)
+    sizes = [
+        int(part).bit_length()
+        for number in difference.atoms(sympy.Rational)
+        for part in (number.p, number.q)
+    ]
+    return _is_zero(difference, DIGITS + min(2 * sum(sizes), 20 * DIGITS))
 
 
 def _points(names, draw: random.Random, whole: bool = False):

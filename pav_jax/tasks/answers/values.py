@@ -120,7 +120,7 @@ def _based(items: Sequence[Item]) -> Tree | None:
     minus = is_token(digits[0], "-")
     if minus:
         digits = digits[1:]
-    if len(digits) == 1 and isinstance(digits[0], Group) and digits[0].open == "(":
+    if len(digits) == 1 and isinstance(digits[0], Group) and digits[0].open in "({":
         digits = digits[0].items
     if not digits or any(digit.spaced for digit in digits[1:]):
         return None

@@ -38,8 +38,11 @@ def rewritten(gold: str) -> Iterator[tuple[str, str]]:
     yield "space", f"  {gold}\n"
     yield "spaced operators", re.sub(r"(?<=[\w}])([-+=])(?=[\w\\{])", r" \1 ", gold)
     yield "spaced commas", re.sub(r",(?=[-\\\d])(?!\\!)(?!\d{3})", r",\\ ", gold)
-    yield "sized", re.sub(r"(?<!\\left)\(", r"\\left(", gold.replace(r"\left", "")).replace(
-        r"\right", ""
+    yield (
+        "sized",
+        re.sub(r"(?<!\\left)\(", r"\\left(", gold.replace(r"\left", "")).replace(
+            r"\right", ""
+        ),
     )
     for command in ("dfrac", "tfrac", "cfrac"):
         yield command, re.sub(r"\\[dt]?frac", rf"\\{command}", gold)
