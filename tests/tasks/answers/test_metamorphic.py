@@ -1,6 +1,6 @@
 r"""Every answer of MATH-500, rewritten and spoilt.
 
-What keeps the meaning of an answer must stay right, and what changes it must stay wrong:
+What keeps the meaning of an answer must stay right, and what changes it must be wrong:
 a policy is trained on these grades, and finds every text that is wrongly accepted.
 """
 
@@ -76,11 +76,11 @@ def rewritten(gold: str) -> Iterator[tuple[str, str]]:
         yield "a term more", f"7+({gold})-7"
         yield "halves", rf"\frac12({gold})+0.5({gold})"
         yield "set", rf"\{{{gold}\}}"
-    if pair := re.fullmatch(r"\(([-\w\\]+),([-\w\\]+)\)", gold.replace(" ", "")):
-        if r"\infty" not in gold:
-            yield "named pair", f"(x,y) = {gold}"
-            yield "coordinates", f"x = {pair[1]}, y = {pair[2]}"
-            yield "open interval", f"{pair[1]} < x < {pair[2]}"
+    pair = re.fullmatch(r"\(([-\w\\]+),([-\w\\]+)\)", gold.replace(" ", ""))
+    if pair and r"\infty" not in gold:
+        yield "named pair", f"(x,y) = {gold}"
+        yield "coordinates", f"x = {pair[1]}, y = {pair[2]}"
+        yield "open interval", f"{pair[1]} < x < {pair[2]}"
     if re.fullmatch(r"-?\d+(, ?-?\d+)+", gold) and not re.fullmatch(r"\d+,\d{3}", gold):
         parts = gold.replace(" ", "").split(",")
         yield "reversed", ", ".join(parts[::-1])
