@@ -3,7 +3,7 @@
     python benchmarks/grading.py MATH500.jsonl
 
 Each problem's answer is graded against four: the one in its solution, the same in other
-spellings, a multiple of it that must be worked out, and another problem's. No pair is
+spellings, a quotient that must be worked out, and another problem's. No pair is
 graded twice, so that no cache helps. Processor time is of this process alone: that of
 those that do algebra comes on top.
 """
@@ -52,7 +52,7 @@ def main() -> None:
     # first, so that the processes have started and warmed up before the rest.
     sets = {
         "algebra": [
-            (gold, rf"\boxed{{\frac{{2({gold})}}{{2}}}}")
+            (gold, rf"\boxed{{\frac{{({gold})^2-2}}{{{gold}+\sqrt2}}+\sqrt2}}")
             for gold in dict.fromkeys(golds)
             if reading.read(gold)[0] == "value"
             and re.search("[-+0-9]", gold)

@@ -96,7 +96,8 @@ def _last_number(response: str) -> Decimal | None:
     marked = _MARKED.findall(response)
     if not marked:
         return None
-    line = _WRAPPED.sub(lambda m: m[1] or m[2] or m[3] or "", marked[-1].strip())
+    line = marked[-1].replace("\\$", "$").replace("\\%", "%").strip()
+    line = _WRAPPED.sub(lambda m: m[1] or m[2] or m[3] or "", line)
     match = _NUMBER_THEN_WORDS.fullmatch(line.strip())
     if match is None or _NOT_WORDS.match(match["words"]):
         return None

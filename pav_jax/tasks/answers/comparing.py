@@ -49,7 +49,7 @@ def compare(gold: Answer, answer: Answer) -> Verdict:
         verdict = _compare_tuples(gold, answer)
         if verdict is not Verdict.DIFFERENT or kinds[0] == "ratio":
             return verdict
-    if kinds[0] == kinds[1] == "union":
+    if gold[0] == "union" and answer[0] in ("union", "list"):
         verdict = _compare_lists(gold[1:], answer[1:])
         if verdict is not Verdict.DIFFERENT:
             return verdict
@@ -95,6 +95,9 @@ def _compare_named(gold: Answer, answer: Answer) -> Verdict:
             return compare(*values)
     if names[0] == names[1]:
         return compare(*values)
+    for name, value in zip(names, values[::-1], strict=True):
+        if value[0] == "value" and name == f"({trees.show(value[1])})":
+            return Verdict.EQUAL  # \\text{(C)} 5 is C
     if "" not in names:
         return _compare_as_equations(gold, answer)
     (name,) = filter(None, names)
@@ -120,7 +123,9 @@ def _compare_as_equations(gold: Answer, answer: Answer) -> Verdict:
     equations = []
     for side in (gold, answer):
         if side[0] == "named":
-            if side[2][0] != "value" or not side[1].isalnum():
+            # x = 5 is an answer, and 2x = 10 is none.
+            is_number = side[2][0] != "value" or not trees.symbols(side[2])
+            if is_number or not side[1].isalnum():
                 return Verdict.DIFFERENT
             side = ("relation", "=", ("value", ("sym", side[1]), ""), side[2])
         equations.append(side)

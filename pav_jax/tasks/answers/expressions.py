@@ -1,11 +1,11 @@
 r"""Reads items as one mathematical expression: a tree of `trees`.
 
 Two things beside each other are multiplied, with these exceptions: `1\frac{4}{5}` and
-`1 4/5` are mixed numbers, if the fraction is a proper one; a number after a number or
-after a letter (`3 4`, `x2`) says nothing; `f(2)` and `g(2)` are values of functions.
-A slash divides by the next factor alone, and the argument of `\sin` and its like ends
-at a sign or at the next function. `i` is the imaginary unit, `e` is Euler's number, and
-`\log` has base 10. A degree is pi/180 in a sine and its like.
+`1 4/5` are mixed numbers, if the fraction is a proper one; a number after anything but a
+power (`3 4`, `x2`, but not `2^6 3`) says nothing; `f(2)` is a value of a function. A
+slash divides by the next factor alone, and the argument of `\sin` and its like ends at a
+sign or at the next function. `i` is the imaginary unit, `e` is Euler's number, and `\log`
+has base 10. A degree is pi/180 in a sine and its like.
 """
 
 import re
@@ -18,6 +18,7 @@ from pav_jax.tasks.answers.latex import (
     Item,
     Token,
     Unreadable,
+    cut,
     is_token,
     spell,
 )
@@ -33,6 +34,9 @@ def read_expression(items: Sequence[Item]) -> Tree:
     Raises:
       Unreadable: the items are not one.
     """
+    sides, choose = cut(items, {r"\choose"})
+    if len(choose) == 1:
+        return trees.function("binomial", *map(read_expression, sides))
     parser = _Parser(items)
     try:
         tree = parser.sum()
@@ -55,7 +59,7 @@ class _Parser:
 
     def __init__(self, items: Sequence[Item]):
         self.items = list(items)
-        self.last: Item | None = None  # the factor before, if it is one token
+        self.after_power = False  # whether the factor before ends with an exponent
 
     def peek(self, *texts: str) -> bool:
         return bool(self.items) and is_token(self.items[0], *texts)
@@ -102,10 +106,10 @@ class _Parser:
         return self.factor()
 
     def check_beside(self, item: Item) -> None:
-        """Raises Unreadable for a number after a number or a letter."""
+        """Raises Unreadable for a number after anything but a power."""
         number = isinstance(item, Token) and item.kind == "number"
-        if number and isinstance(self.last, Token):
-            raise Unreadable("a number after a number or a letter")
+        if number and not self.after_power:
+            raise Unreadable("a number beside something")
 
     def mixed_number(self) -> Tree | None:
         """1 4/5 or 1\\frac{4}{5}; None if the items do not begin with one."""
@@ -133,22 +137,15 @@ class _Parser:
         if not 0 < top < bottom or rest.peek("^", "!", "_"):
             raise Unreadable("not a mixed number")
         self.items = rest.items
-        self.last = None
         return trees.num(whole + Fraction(top, bottom))
 
     def factor(self) -> Tree:
         """An atom with what follows it: a power, a factorial, a degree."""
-        first = self.items[0] if self.items else None
         base = self.atom()
-        is_bare = isinstance(first, Token) and first.kind in (
-            "number",
-            "letter",
-            "name",
-        )
-        self.last = first if is_bare else None
+        self.after_power = False
         while self.peek("^", "!", r"\degree"):
             sign = self.take().text
-            self.last = None
+            self.after_power = sign == "^"
             if sign == "^":
                 base = trees.power(base, self.exponent())
             elif sign == "!":
@@ -222,15 +219,13 @@ class _Parser:
 
     def symbol(self, name: str) -> Tree:
         suffix = self.suffix()
-        if suffix:
-            return "sym", name + suffix
-        if name in ("e", "i"):
+        if name in ("e", "i") and not suffix:
             return "const", name
         following = self.items[0] if self.items else None
         is_called = isinstance(following, Group) and following.open == "("
         if is_called and name in latex_names.NAMED_FUNCTIONS:
-            return "fun", name, *self.arguments(self.take())
-        return "sym", name
+            return "call", name + suffix, *self.arguments(self.take())
+        return "sym", name + suffix
 
     def suffix(self) -> str:
         """A subscript and primes."""

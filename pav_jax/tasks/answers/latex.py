@@ -4,8 +4,8 @@ What is the same however it is spelt becomes the same here: `\dfrac` and `\frac`
 and `\leq`, `\text{and}` and `and`. White space ends a word or a number, and is never
 removed before reading: `1 2` is two numbers. What is decided here:
 
-- `1,000`, `1{,}000`, `1,\!000` and `1\,000` are one number; `1 000` is two. In brackets,
-  and where a comma is followed by a space, a plain comma separates: `(1,000)` is a pair.
+- `1,000`, `1{,}000`, `1,\!000` and `1\,000` are one number; `1 000` is two. A plain
+  comma separates in brackets, and where any comma is followed by a space: `(1,000)`.
 - Letters in a row are a product (`xy`), unless they are capitals (`AB`), or look like a
   word where a word can stand: alone (`east`), after a number (`12 ways`), after a word.
 - Fonts say nothing (`\mathbf{a}` is `a`), but `\mathbb{R}` is a symbol of its own.
@@ -77,7 +77,8 @@ def _grammar(separators: str) -> re.Pattern:
         r"|(?P<skip>\\!|\$|\\[()\[\]]|\\(?:left|right)\.|\\(?:left|right|middle"
         r"|[bB]igg?[lrm]?|(?:display|text|script)style|limits|rm|bf|it|sf|tt)"
         r"(?![A-Za-z]))"
-        r"|(?P<repeating>[0-9]*\.[0-9]*\\(?:overline|bar|dot)\s*\{\s*[0-9]+\s*\})"
+        r"|(?P<repeating>[0-9]*\.[0-9]*\\(?:overline|bar|dot)\s*(?:\{\s*[0-9]+\s*\}|[0-9])"
+        r"|[0-9]+\.\([0-9]+\))"
         rf"|(?P<number>{_NUMBER.format(separators)})"
         r"|(?P<letters>[A-Za-z]+)"
         rf"|(?P<text>\\(?:{_TEXTS})(?![A-Za-z])\s*(?=\{{))"
@@ -96,6 +97,7 @@ _GRAMMARS = {True: _grammar(_SEPARATOR + "|,"), False: _grammar(_SEPARATOR)}
 _LIST = re.compile(r",(?!\s*\\!)(?:\s|~|\\[ ,;:]|\\q?quad|\\text)")
 _PROSE = re.compile(r"[A-Za-z][A-Za-z\s,'.-]*")
 _ESCAPED = re.compile(r"\\\\(?=[A-Za-z])")
+_SQUARE = re.compile(r"(?<![A-Za-z])(sq|cu)\. ?")
 _HALF_DAY = re.compile(r"(?<![A-Za-z])([apAP])\.\s?([mM])\.?(?![A-Za-z])")
 _COLUMNS = re.compile(r"\s*\{[lcr|\s]*\}")
 
@@ -110,6 +112,7 @@ def read_items(text: str) -> tuple[Item, ...]:
       Unreadable: the brackets do not match, or some character is not known.
     """
     text = _HALF_DAY.sub(r"\1\2", text)
+    text = _SQUARE.sub(r"\1 ", text)
     if r"\begin" not in text:  # where \\ begins a row
         text = _ESCAPED.sub(r"\\", text)
     prose = _PROSE.fullmatch(text) is not None and any(
@@ -167,7 +170,7 @@ def _enter(kind, command, inner, spaced, tokens, mode, depth) -> None:
         same = r"\R" if name == "R" else rf"\mathbb{{{name}}}"
         tokens.append(Token("command", same, spaced))
         return
-    if r"\mathrm" in command and spaced and inner.strip() in units.LETTERS:
+    if r"\mathrm" in command and (spaced or "/" in inner) and units.are_units(inner):
         kind = "text"
     _tokenise(inner, tokens, mode if kind == "box" else kind, depth + 1)
     if len(tokens) > first:
@@ -190,8 +193,8 @@ def _token(kind: str, piece: str, spaced: bool) -> Token:
         digits = re.sub(r"[^0-9.]", "", piece)
         return Token("number", digits.removesuffix("."), spaced)
     if kind == "repeating":
-        digits = re.sub(r"[^0-9.({]", "", piece.replace(" ", ""))
-        return Token("number", digits.replace("{", "("), spaced)
+        digits = re.sub(r"\\[a-z]+\s*\{?|\(", "(", piece)
+        return Token("number", re.sub(r"[^0-9.(]", "", digits), spaced)
     if kind == "degree":
         return Token("command", r"\degree", spaced)
     if kind == "environment":
@@ -234,6 +237,8 @@ def _letters(run: str, spaced: bool, mode: str, before: list[Token]) -> list[Tok
             return [Token("letter", run, spaced, upright)]
         if run in latex_names.PLAIN and not upright:
             return [Token("command", "\\" + run, spaced)]
+        if not (upright or run.isupper() or units.is_unit(run) or _is_word(run, 3)):
+            return _product(run, spaced)
         kind = "name" if run.isupper() else "word"
         return [Token(kind, run, spaced, upright)]
     if run in latex_names.PLAIN:
@@ -246,6 +251,10 @@ def _letters(run: str, spaced: bool, mode: str, before: list[Token]) -> list[Tok
         return [Token("name", run, spaced)]
     if run.lower() in CONNECTORS or _stands_as_word(run, spaced, last):
         return [Token("word", run, spaced)]
+    return _product(run, spaced)
+
+
+def _product(run: str, spaced: bool) -> list[Token]:
     return [
         Token("letter", letter, spaced and not index)
         for index, letter in enumerate(run)

@@ -50,6 +50,7 @@ SAME = {
     r"\backslash": r"\setminus",
     r"\reals": r"\R",
     r"\Reals": r"\R",
+    r"\cr": r"\\",
     r"\lbrace": r"\{",
     r"\lcbrace": r"\{",
     r"\rbrace": r"\}",
@@ -77,6 +78,8 @@ UNITS = {
     "€": "euro",
     "£": "poundsterling",
     "¢": "cent",
+    r"\pounds": "poundsterling",
+    r"\euro": "euro",
 }
 WORDS = {r"\land": "and", r"\wedge": "and", r"\lor": "or", r"\vee": "or"}
 # Names that are commands without a backslash, too.

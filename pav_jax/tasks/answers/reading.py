@@ -153,6 +153,8 @@ def _with_sign(items: Sequence[Item], sign: str, other: str) -> tuple[Item, ...]
 def _read_part(items: Sequence[Item]) -> Answer:
     """One part of a list: a relation, a set, a tuple, an expression or words."""
     items = _trim(items)
+    if len(items) > 1 and _is_choice(items[0]):
+        return "named", spell(items[:1]), _read_part(items[1:])
     try:
         sides, signs = cut(items, _RELATIONS)
         if signs:
@@ -162,6 +164,14 @@ def _read_part(items: Sequence[Item]) -> Answer:
         if any(kind_of(item) == "word" for item in items):
             return read_text(items)
         return "unreadable", spell(items)
+
+
+def _is_choice(item: Item) -> bool:
+    r"""Whether an item is a letter such as \text{(C)}, before the value of a choice."""
+    if not isinstance(item, Group) or len(item.items) != 1 or item.open != "(":
+        return False
+    (letter,) = item.items
+    return kind_of(letter) == "letter" and letter.upright and letter.text.isupper()
 
 
 def _relation(sides: list[list[Item]], signs: list[str]) -> Answer:
@@ -184,6 +194,8 @@ def _relation(sides: list[list[Item]], signs: list[str]) -> Answer:
     if set(signs) <= {">", r"\ge"}:
         sides, signs = sides[::-1], [_FLIPPED[sign] for sign in signs[::-1]]
     parts = [read_side(side) for side in sides]
+    if set(signs) == {"="} and len(set(parts)) == 1:
+        return parts[0]  # 3/4 = 0.75
     if any(sign in (r"\approx", r"\equiv", r"\in") for sign in signs):
         raise Unreadable("relations")
     interval = _interval(sides, parts, signs)
@@ -239,6 +251,8 @@ def read_side(items: Sequence[Item]) -> Answer:
         if len(set(signs)) > 1 or not all(parts):
             raise Unreadable("sets")
         return _SETS[signs[0]], *(read_side(part) for part in parts)
+    if len(items) == 3 and is_token(items[0], r"\R") and is_token(items[1], "-"):
+        return "minus", REALS, read_side(items[2:])
     parts, colons = cut(items, {":"})
     if colons and all(parts):
         return read_ratio(parts)
@@ -260,8 +274,10 @@ def _bracketed(group: Group) -> Answer:
         inside = _trim(group.items)
         if not inside:
             return EMPTY
-        if len(inside) > 2 and is_token(inside[1], ":", "|") and read_name(inside[:1]):
-            inside = inside[2:]  # \\{x : x > 5\\}
+        (builds, *rest), bars = cut(inside, {":", "|"})
+        named = len(bars) == 1 and builds and read_name(builds[:1])
+        if named and (len(builds) == 1 or is_token(builds[-1], r"\R")):
+            inside = rest[0]  # \{x : x > 5\}
         found = _read_list(inside)
         return found if found[0] != "unreadable" else ("list", found)
     if group.open in ("(", "[", r"\langle"):

@@ -100,6 +100,8 @@ def build(tree: Tree) -> sympy.Basic:
         return _CONSTANTS[parts[0]]
     if kind == "matrix":
         return sympy.ImmutableMatrix([[build(cell) for cell in row] for row in parts])
+    if kind == "call":
+        return sympy.Function(parts[0], real=True)(*map(build, parts[1:]))
     if kind == "fun":
         return _function(parts[0], [build(part) for part in parts[1:]])
     if kind in ("sum", "prod"):
@@ -157,7 +159,7 @@ def _equal_values(first, second) -> bool:
     difference = first - second
     if difference.is_Rational:
         return difference.is_zero
-    names = sorted(difference.free_symbols, key=str)
+    names = sorted(first.free_symbols | second.free_symbols, key=str)
     functions = difference.atoms(sympy.core.function.AppliedUndef)
     if functions:
         names += [sympy.Dummy() for _ in functions]
@@ -200,12 +202,17 @@ def _equal_numbers(first, second) -> bool:
     if not _is_zero(difference, 30):
         return False
     difference = sympy.expand(difference)  # 1/2010! is far smaller than 1
-    sizes = [
+    return _is_zero(difference, DIGITS + _size(difference))
+
+
+def _size(expression) -> int:
+    """Digits by which numbers may differ in size: those of all numbers in it."""
+    bits = sum(
         int(part).bit_length()
-        for number in difference.atoms(sympy.Rational)
+        for number in expression.atoms(sympy.Rational)
         for part in (number.p, number.q)
-    ]
-    return _is_zero(difference, DIGITS + min(2 * sum(sizes), 20 * DIGITS))
+    )
+    return min(bits, 20 * DIGITS)
 
 
 def _points(names, draw: random.Random, whole: bool = False):
@@ -230,6 +237,7 @@ def _equal_at_points(first, second, names) -> bool:
     is_complex = any(side.has(S.ImaginaryUnit) for side in (first, second))
     # What is counted is whole.
     counts = any(side.has(sympy.factorial, sympy.binomial) for side in (first, second))
+    digits = _POINT_DIGITS + _size(first - second)
     agreed = agreed_complex = 0
     for point in _points(names, random.Random(0), counts):
         values = [_value(side, point) for side in (first, second)]
@@ -238,9 +246,9 @@ def _equal_at_points(first, second, names) -> bool:
         real = [value.is_real is not False and _is_real(value) for value in values]
         if not is_complex and not all(real):
             if not any(real):
-                agreed_complex += _is_zero(values[0] - values[1], _POINT_DIGITS)
+                agreed_complex += _is_zero(values[0] - values[1], digits)
             continue
-        if not _is_zero(values[0] - values[1], _POINT_DIGITS):
+        if not _is_zero(values[0] - values[1], digits):
             return False
         agreed += 1
     return agreed >= _NEEDED or (agreed == 0 and agreed_complex >= _TRIES)

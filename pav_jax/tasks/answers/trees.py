@@ -9,6 +9,7 @@ A tree is a tuple whose first entry says what it is:
     ("mul", tree, ...)          a product, in one order unless there are matrices in it
     ("pow", base, exponent)
     ("fun", name, tree, ...)    a function of trees
+    ("call", name, tree, ...)   a value of a function that is not known, such as f(2)
     ("matrix", row, ...)        each row a tuple of trees
     ("sum" or "prod", variable, first, last, body)
 
@@ -187,11 +188,7 @@ def replace(tree: Tree, old: Tree, new: Tree) -> Tree:
 
 def symbols(tree: Tree) -> set[str]:
     """The names of the variables and of the unknown functions in a tree."""
-    return {
-        part[1]
-        for part in flat(tree)
-        if part[0] == "sym" or (part[0] == "fun" and len(part[1]) == 1)
-    }
+    return {part[1] for part in flat(tree) if part[0] in ("sym", "call")}
 
 
 def show(tree: Tree) -> str:
@@ -203,7 +200,7 @@ def show(tree: Tree) -> str:
         return f"({show(parts[0])})^({show(parts[1])})"
     if kind in ("add", "mul"):
         return "(" + {"add": " + ", "mul": " "}[kind].join(map(show, parts)) + ")"
-    if kind == "fun":
+    if kind in ("fun", "call"):
         return f"{parts[0]}({', '.join(map(show, parts[1:]))})"
     if kind == "matrix":
         return "[" + "; ".join(", ".join(map(show, row)) for row in parts) + "]"

@@ -7,6 +7,7 @@ r"""Words after a number: units, which may be left out, and words that are numbe
 - A word that changes what a number says is no unit: `5\text{ or more}` is not 5.
 """
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -43,6 +44,7 @@ radian rad
 percent pct percentage percents
 am
 pm
+th st nd rd
 mph
 kph kmh
 mps
@@ -85,13 +87,20 @@ _FACTORS = {
     "eighth": Fraction(1, 8),
     "ninth": Fraction(1, 9),
 }
+_CARDINALS = {
+    word: value
+    for value, word in enumerate(
+        """zero one two three four five six seven eight nine ten eleven twelve thirteen
+        fourteen fifteen sixteen seventeen eighteen nineteen twenty""".split()
+    )
+}
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 # The units of one letter, as they are spelt; other letters are variables.
 LETTERS = set("mghslLNJWV")
 # These say more than what is counted.
 _NOT_UNITS = set(
     """or and more less fewer greater smaller larger than least most not no non minus
-    plus times negative positive infinite infinity mod modulo base if when where for
+    plus negative positive infinite infinity mod modulo base if when where for
     unless except but about approximately roughly nearly almost over under above below
     between from to through is are divided multiplied twice double triple factorial
     choose sin cos tan log ln pi""".split()
@@ -101,7 +110,20 @@ _NOT_UNITS = set(
 def is_unit(word: str) -> bool:
     """Whether a word of two letters or more is a unit or a number."""
     word = word.lower()
-    return len(word) > 1 and (word in _CANONICAL or word.removesuffix("s") in _FACTORS)
+    return len(word) > 1 and (
+        word in _CANONICAL or word.removesuffix("s") in _FACTORS or word in _POWERS
+    )
+
+
+def cardinal(words: Sequence[str]) -> int | None:
+    """The number up to 20 that one word says; None if it is none."""
+    return _CARDINALS.get(words[0].lower()) if len(words) == 1 else None
+
+
+def are_units(text: str) -> bool:
+    """Whether all letters of a text are those of units, as in `m/s`."""
+    runs = re.findall("[A-Za-z]+", text)
+    return bool(runs) and all(run in LETTERS or is_unit(run) for run in runs)
 
 
 def read_phrase(words: Sequence[str]) -> tuple[Fraction, str] | None:

@@ -1,5 +1,6 @@
 """Reads values: expressions with their units, numbers in a base, ratios, and words."""
 
+import re
 from collections.abc import Sequence
 
 from pav_jax.tasks.answers import trees, units
@@ -22,7 +23,10 @@ EMPTY: Answer = ("list",)
 MINUS_INFINITY: Answer = ("value", trees.negative(trees.INFINITY), "")
 INFINITY: Answer = ("value", trees.INFINITY, "")
 REALS: Answer = ("tuple", "(", ")", MINUS_INFINITY, INFINITY)
-_REALS_IN_WORDS = {"all real numbers", "all reals", "real numbers", "the real numbers"}
+_SAID = dict.fromkeys(
+    ("all real numbers", "all reals", "real numbers", "the real numbers"), REALS
+) | {"infinity": INFINITY, "empty set": EMPTY, "the empty set": EMPTY}
+_ORDINALS = {"{th}", "{st}", "{nd}", "{rd}"}
 
 
 def read_ratio(parts: list[list[Item]]) -> Answer:
@@ -43,34 +47,38 @@ def read_value(items: Sequence[Item]) -> Answer:
     number, words = _cut_units(items)
     if not number:
         return read_text(items)
-    unit, factor = "", trees.ONE
-    if isinstance(number[0], Token) and number[0].kind == "unit":
-        unit, number = number[0].text, number[1:]
-    elif len(number) > 1 and is_token(number[0], "-") and kind_of(number[1]) == "unit":
-        unit, number = number[1].text, [number[0], *number[2:]]
-    if words:
-        phrase = units.read_phrase(words)
-        if phrase is None:
-            raise Unreadable("words")
-        factor = trees.num(phrase[0])
-        read_unit = phrase[1]
-        if unit and read_unit and unit + "^1" != read_unit:
-            raise Unreadable("two units")
-        unit = read_unit or (unit and unit + "^1")
-    elif unit:
-        unit += "^1"
-    tree = trees.mul(factor, read_expression(number))
+    number, money = _cut_money(number)
+    factor, unit = units.read_phrase(words) or (None, "")
+    if factor is None or (money and unit not in ("", money) and not _is_rate(words)):
+        raise Unreadable("words that are no unit")
+    if money:
+        unit = f"{money} {unit}" if _is_rate(words) else money
+    tree = trees.mul(trees.num(factor), read_expression(number))
     if any(part == trees.DEGREE for part in trees.flat(tree)):
         tree, unit = trees.replace(tree, trees.DEGREE, trees.ONE), unit or "degree^1"
     return "value", tree, unit
 
 
+def _cut_money(items: list[Item]) -> tuple[list[Item], str]:
+    """The items without a sign such as $ before the number, and its unit or ""."""
+    place = 1 if is_token(items[0], "-") else 0
+    if len(items) > place + 1 and kind_of(items[place]) == "unit":
+        return items[:place] + items[place + 1 :], items[place].text + "^1"
+    return items, ""
+
+
+def _is_rate(words: list[str]) -> bool:
+    return words[:1] in (["/"], ["per"])
+
+
 def _cut_units(items: Sequence[Item]) -> tuple[list[Item], list[str]]:
     """The items before the unit at the end, and the unit's words."""
     end = len(items)
+    if end > 2 and is_token(items[-2], "^") and spell(items[-1:]) in _ORDINALS:
+        return list(items[:-2]), []  # 5^{\text{th}}
     while end and _may_be_unit(items, end - 1):
         end -= 1
-    # A unit begins with a word; a letter is one only if it stands apart.
+    # It begins with a word, and not with what may only stand inside of it.
     while end < len(items) and not _begins_unit(items, end):
         end += 1
     return list(items[:end]), _words(items[end:])
@@ -78,31 +86,32 @@ def _cut_units(items: Sequence[Item]) -> tuple[list[Item], list[str]]:
 
 def _may_be_unit(items: Sequence[Item], index: int) -> bool:
     item = items[index]
+    before = items[index - 1] if index else Token("sign", "")
     if isinstance(item, Group):
-        before = items[index - 1] if index else None
-        return item.open == "{" and before is not None and is_token(before, "^")
-    if item.kind in ("word", "unit"):
-        return True
+        return item.open == "{" and is_token(before, "^")
     if item.kind == "letter":
+        # km/h, 25^\circ C
         per = (
-            index > 1
-            and is_token(items[index - 1], "/")
-            and kind_of(items[index - 2]) == "word"
+            index > 1 and is_token(before, "/") and kind_of(items[index - 2]) == "word"
         )
-        return item.upright or (per and item.text in units.LETTERS)
+        return item.upright or per or is_token(before, r"\degree")
     if item.kind == "name":
-        return item.text.lower() in ("am", "pm", "mph", "kg", "km", "cm", "usd")
+        return units.is_unit(item.text)
     if item.kind == "number":
-        return index > 0 and is_token(items[index - 1], "^") and item.text in ("2", "3")
-    return item.text in ("^", "/", ".", "*", "-")
+        return is_token(before, "^") and item.text in ("2", "3")
+    return item.kind in ("word", "unit") or item.text in ("^", "/", ".", "*", "-")
 
 
 def _begins_unit(items: Sequence[Item], index: int) -> bool:
     item = items[index]
-    if kind_of(item) == "letter":
-        apart = item.spaced or is_token(items[index - 1], r"\degree")
-        return index > 0 and item.upright and (apart or item.text in units.LETTERS)
-    return kind_of(item) in ("word", "unit") or (kind_of(item) == "name" and index > 0)
+    kind = kind_of(item)
+    if kind == "letter":
+        if is_token(items[index - 1], r"\degree"):
+            return index > 0 and item.text in "CF"
+        return index > 0 and item.upright and item.text in units.LETTERS
+    if is_token(item, "/") and index + 1 < len(items):
+        return kind_of(items[index + 1]) == "word"
+    return kind in ("word", "unit") or (kind == "name" and index > 0)
 
 
 def _words(items: Sequence[Item]) -> list[str]:
@@ -126,6 +135,7 @@ def _based(items: Sequence[Item]) -> Tree | None:
         return None
     text = "".join(i.text if isinstance(i, Token) else "?" for i in digits)
     base = spell(items[-1:]).strip("{}")
+    base = str(units.cardinal([base]) or base)
     if not (text.isalnum() and text.upper() == text and base.isdigit()):
         return None
     if not text[0].isdigit() and not any(map(str.isdigit, text)):
@@ -137,6 +147,14 @@ def _based(items: Sequence[Item]) -> Tree | None:
 
 
 def read_text(items: Sequence[Item]) -> Answer:
+    """Words; those that say a number or a set are that."""
     items = [item for item in items if kind_of(item) != "unit"]
     words = spell(items).lower().strip(".! ")
-    return REALS if words in _REALS_IN_WORDS else ("text", words)
+    if words in _SAID:
+        return _SAID[words]
+    parts = re.findall("[a-z]+", words)
+    number = units.cardinal(parts[:1])
+    phrase = units.read_phrase(parts[1:]) if number is not None else None
+    if phrase is None or " ".join(parts) != words:
+        return "text", words
+    return "value", trees.num(number * phrase[0]), phrase[1]
