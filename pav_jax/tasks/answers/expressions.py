@@ -1,11 +1,11 @@
 r"""Reads items as one mathematical expression: a tree of `trees`.
 
-Two things beside each other are multiplied, with these exceptions: `1\frac{4}{5}` and
-`1 4/5` are mixed numbers, if the fraction is a proper one; a number after anything but a
-power (`3 4`, `x2`, but not `2^6 3`) says nothing; `f(2)` is a value of a function. A
-slash divides by the next factor alone, and the argument of `\sin` and its like ends at a
-sign or at the next function. `i` is the imaginary unit, `e` is Euler's number, and `\log`
-has base 10. A degree is pi/180 in a sine and its like.
+Two things beside each other are multiplied, with these exceptions: `1\frac45` and
+`1 4/5` are mixed numbers, if the fraction is a proper one; a number after anything but
+a power (`3 4`, `x2`, but not `2^6 3`) says nothing; `f(2)` is a value of a function. A
+slash divides by the next factor alone, and the argument of `\sin` and its like ends at
+a sign or at the next function. `i` is the imaginary unit, `e` is Euler's number, and
+`\log` has base 10. A degree is pi/180 in a sine and its like.
 """
 
 import re
