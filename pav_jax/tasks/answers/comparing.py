@@ -96,8 +96,8 @@ def _compare_named(gold: Answer, answer: Answer) -> Verdict:
     if names[0] == names[1]:
         return compare(*values)
     for name, value in zip(names, values[::-1], strict=True):
-        if value[0] == "value" and name == f"({trees.show(value[1])})":
-            return Verdict.EQUAL  # \\text{(C)} 5 is C
+        if value[0] == "value" and name == f"choice {trees.show(value[1])}":
+            return Verdict.EQUAL  # \\text{(C)} 5 is C, and 5
     if "" not in names:
         return _compare_as_equations(gold, answer)
     (name,) = filter(None, names)

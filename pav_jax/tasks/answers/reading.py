@@ -154,7 +154,7 @@ def _read_part(items: Sequence[Item]) -> Answer:
     """One part of a list: a relation, a set, a tuple, an expression or words."""
     items = _trim(items)
     if len(items) > 1 and _is_choice(items[0]):
-        return "named", spell(items[:1]), _read_part(items[1:])
+        return "named", f"choice {items[0].items[0].text}", _read_part(items[1:])
     try:
         sides, signs = cut(items, _RELATIONS)
         if signs:

@@ -67,6 +67,7 @@ _CANONICAL |= {
     for ending in ("s", "es")
 }
 _FACTORS = {
+    "ten": 10,
     "hundred": 100,
     "thousand": 1000,
     "million": 10**6,
@@ -139,7 +140,7 @@ def read_phrase(words: Sequence[str]) -> tuple[Fraction, str] | None:
     """
     words = [word.lower().strip(".") for word in words]
     words = [word for word in words if word]
-    if words and words[-1] in ("/", "-", "*", "^"):
+    if words and (words[0] in ("squared", "cubed") or words[-1] in "/-*^"):
         return None
     factor = Fraction(1)
     while words and words[0].removesuffix("s") in _FACTORS:

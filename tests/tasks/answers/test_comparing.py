@@ -208,6 +208,73 @@ B, C
   = \frac{270}{7}^\circ & 270/7
   ! 270/7 radians
 """,
+    "more units": r"""
+5
+  = 5th & 5\text{th} & 5^{\text{th}} & \$5 per hour & \$5/\text{hour} & £5 & 5 USD
+  = 5\ \mathrm{km/h} & 5\text{ m/s}^2 & 5 times & 5 sq. units & 5 degrees Celsius
+  ! 5\text{x} & 5 \text{i} & 5\mathrm{xy} & 5\mathbf{m} & 5\text{ squared}
+  ! 5\text{ tens}
+  ! 5 mod 7 & 5 minus 1 & 5 below zero & 5' & 5_2 & a5 & 5 a & 5^1 0
+25
+  = 25^\circ C & 25^\circ\text{C} & 25^\circ \text{ F}
+  ! 25^\circ x & 25 C
+""",
+    "numbers in words": r"""
+2
+  = two & \text{two} & \text{Two} & \text{two apples}
+  ! \text{three} & \text{two hundred} & \text{two thirds} & \text{two or three}
+\frac23
+  = two thirds & \text{two thirds}
+  ! \text{two} & \text{three}
+2516_8
+  = 2516_{\text{eight}}
+  ! 2516_{\text{nine}} & \text{eight}
+\infty
+  = \text{infinity} & infinity & +\infty
+  ! -\infty & 8
+""",
+    "choices with their values": r"""
+5
+  = \text{(C) }5 & \textbf{(C)}\ 5
+  ! \text{(C) }6 & \text{(C)} & (C)5
+C
+  = \text{(C) }5 & \textbf{(C)}\ 5
+  ! \text{(D) }5 & (C)=5
+""",
+    "chains": r"""
+\frac34
+  = \frac34=0.75 & x=\frac{3}{4}=0.75 & \frac{3}{4} \approx 0.7
+  ! \frac34=0.7 & 1=\frac34 & 0.75=0.7
+x=5
+  = x = 3+2 = 5
+  ! 2x=10 & x^2=25 & 5x=25
+""",
+    "functions": r"""
+\frac{\pi}{2}-\arccos x
+  = \arcsin x & \sin^{-1} x
+  ! \arccos x & \frac{1}{\sin x}
+(-1)^n
+  = (-1)^{n+2}
+  ! (-1)^{n+1} & 1 & -1
+\binom{n}{2}
+  = \frac{n(n-1)}{2} & {n \choose 2}
+  ! \binom{n}{3} & \frac{n^2}{2}
+\frac12+\frac{\sqrt3}{2}i
+  = e^{i\pi/3} & \cos 60^\circ+i\sin 60^\circ
+  ! e^{-i\pi/3} & \frac12+\frac{\sqrt3}{2}
+f'(3)
+  = f'(1+2)
+  ! f'(1)+f'(2) & f(3)
+e^{\pi\sqrt{163}}
+  = (e^\pi)^{\sqrt{163}}
+  ! 262537412640768744
+\sin x
+  = \cos(x-\frac{\pi}{2})
+  ! \sin(x+\frac{1}{2004!}) & \sin x+10^{-99} & \sin y
+(x-1)^2+y^2=4
+  = x^2-2x+y^2-3=0 & y^2=4-(1-x)^2
+  ! (x+1)^2+y^2=4 & (x-1)^2+y^2=2 & x^2-2x+y^2=4
+""",
     "lists": r"""
 3,4
   = 3 and 4 & 4 or 3 & 3\text{ and }4 & {3,4} & \{4,3\} & 3;4 & x=3 \text{ or } x=4
@@ -252,6 +319,10 @@ x>5
 \emptyset
   = \varnothing & \{\}
   ! 0 & \{0\}
+(-\infty,1)\cup(2,\infty)
+  = (-\infty,1) \text{ or } (2,\infty) & x<1, x>2 & \{x : x<1 \text{ or } x>2\}
+  = \mathbb{R} - [1,2] & \{x \in \mathbb{R} \mid x<1 \text{ or } x>2\}
+  ! \{(-\infty,1)\} & x>1
 [0,2]
   = [0,1]\cup[1,2]
   ! [0,1]\cup(1,2) & \{0,2\}
