@@ -217,10 +217,11 @@ def _interval(sides, parts, signs) -> Answer | None:
     if len(parts) == 2 and name is None:
         middle, name = 1, read_name(sides[1])
     bounds = [part for index, part in enumerate(parts) if index != middle]
-    if name is None or any(
-        bound[0] != "value" or trees.symbols(bound[1]) for bound in bounds
-    ):
+    if name is None or any(bound[0] != "value" for bound in bounds):
         return None
+    unknown = set().union(*(trees.symbols(bound[1]) for bound in bounds))
+    if unknown and (len(parts) == 2 or name[0] in unknown):
+        return None  # x > a could be an interval for a
     if len(parts) == 3 and set(signs) <= {"<", r"\le"}:
         low, high = bounds
         opening, closing = ("(" if s == "<" else "[" for s in signs)

@@ -317,6 +317,8 @@ def _real_set(answer) -> sympy.Set:
     if opening == "relations":
         return sympy.Intersection(*map(_real_set, inside))
     low, high = (build(part[1]) for part in inside)
+    if (low.is_infinite and opening != "(") or (high.is_infinite and closing != ")"):
+        raise ValueError("infinity in a set")
     return sympy.Interval(low, high, opening == "(", closing == ")")
 
 

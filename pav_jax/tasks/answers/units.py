@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 _SPELLINGS = """
+unit
 cm centimeter centimetre
 mm millimeter millimetre
 km kilometer kilometre
@@ -179,5 +180,10 @@ def _canonical(words: list[str]) -> str:
 
 
 def differ(unit: str, other: str) -> bool:
-    """Whether two units of measure are both known and not the same."""
+    """Whether two units of measure are both known and not the same.
+
+    Of `square units` nothing but the exponent is known.
+    """
+    if "unit^" in unit + other:
+        unit, other = (re.sub("[a-z]+", "unit", each) for each in (unit, other))
     return bool(unit and other and unit != other)
