@@ -31,7 +31,10 @@ _WORD = re.compile(r"[A-Za-z]+")
 _NUMBER_THEN_WORDS = re.compile(
     r"\+?(?P<number>[-$]*[0-9.,]*[0-9]\.?)(?:%|,?\s|,?$)\s*(?P<words>.*)"
 )
-_NOT_WORDS = re.compile(r"[-+*/^=<>:×÷−#0-9.]|(?:or|and|to|x)\s+[-$]*\.?[0-9]")
+_NOT_WORDS = re.compile(
+    r"[-+*/^=<>:×÷−#0-9.]|(?:or|and|to|x)\s+[-$]*\.?[0-9]"
+    r"|and\s+(?:a|one|two|three)\s+(?:half|third|fourth|quarter)"
+)
 
 
 class Gsm8k(StoredTask):

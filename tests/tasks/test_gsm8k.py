@@ -79,6 +79,8 @@ def test_prompt_solution_and_answer(tmp_path):
         ("5000000", "#### 5 million", Grade.CORRECT),
         ("5", "#### 5 million", Grade.WRONG),
         ("60", "#### 5 dozen eggs", Grade.CORRECT),
+        ("12", "#### 12 fifth graders", Grade.CORRECT),
+        ("18", r"#### \$18", Grade.CORRECT),
         # More digits, an operation or a letter make it another number.
         ("1", "#### 1e1", Grade.UNPARSED),
         ("10", "#### 1e1", Grade.UNPARSED),
@@ -88,6 +90,7 @@ def test_prompt_solution_and_answer(tmp_path):
         ("1", "#### 1/2", Grade.UNPARSED),
         ("1", "#### 1 1/2", Grade.UNPARSED),
         ("1", "#### 1 or 2", Grade.UNPARSED),
+        ("3", "#### 3 and a half", Grade.UNPARSED),
         ("1", "#### 1, 2", Grade.UNPARSED),
         ("1", "#### 1 = x", Grade.UNPARSED),
         ("1", "#### 1:30", Grade.UNPARSED),

@@ -67,28 +67,36 @@ _CANONICAL |= {
     if len(spelling) > 2
     for ending in ("s", "es")
 }
-_FACTORS = {
-    "ten": 10,
+_WHOLES = {
     "hundred": 100,
     "thousand": 1000,
     "million": 10**6,
     "billion": 10**9,
     "trillion": 10**12,
     "dozen": 12,
-    "tenth": Fraction(1, 10),
-    "hundredth": Fraction(1, 100),
-    "thousandth": Fraction(1, 1000),
-    "millionth": Fraction(1, 10**6),
-    "half": Fraction(1, 2),
-    "halve": Fraction(1, 2),
-    "third": Fraction(1, 3),
-    "fourth": Fraction(1, 4),
-    "fifth": Fraction(1, 5),
-    "sixth": Fraction(1, 6),
-    "seventh": Fraction(1, 7),
-    "eighth": Fraction(1, 8),
-    "ninth": Fraction(1, 9),
 }
+_PARTS = {
+    word: Fraction(1, value)
+    for word, value in {
+        "half": 2,
+        "tenth": 10,
+        "hundredth": 100,
+        "thousandth": 1000,
+        "third": 3,
+        "fourth": 4,
+        "fifth": 5,
+        "sixth": 6,
+        "seventh": 7,
+        "eighth": 8,
+        "ninth": 9,
+        "millionth": 10**6,
+    }.items()
+}
+_FACTORS = (
+    {"tens": 10, "halves": _PARTS["half"]}
+    | _WHOLES
+    | {word + "s": value for word, value in (_WHOLES | _PARTS).items()}
+)
 _CARDINALS = {
     word: value
     for value, word in enumerate(
@@ -112,9 +120,7 @@ _NOT_UNITS = set(
 def is_unit(word: str) -> bool:
     """Whether a word of two letters or more is a unit or a number."""
     word = word.lower()
-    return len(word) > 1 and (
-        word in _CANONICAL or word.removesuffix("s") in _FACTORS or word in _POWERS
-    )
+    return len(word) > 1 and (word in _CANONICAL or word in _FACTORS or word in _POWERS)
 
 
 def cardinal(words: Sequence[str]) -> int | None:
@@ -143,12 +149,14 @@ def read_phrase(words: Sequence[str]) -> tuple[Fraction, str] | None:
     words = [word for word in words if word]
     if words and (words[0] in ("squared", "cubed") or words[-1] in "/-*^"):
         return None
+    if len(words) == 1 and words[0] in _PARTS:  # one third, but not 5 third graders
+        return _PARTS[words[0]], ""
     factor = Fraction(1)
-    while words and words[0].removesuffix("s") in _FACTORS:
-        factor *= _FACTORS[words.pop(0).removesuffix("s")]
+    while words and words[0] in _FACTORS:
+        factor *= _FACTORS[words.pop(0)]
         if words[:1] == ["of"]:
             words.pop(0)
-    if _NOT_UNITS & set(words) or {w.removesuffix("s") for w in words} & set(_FACTORS):
+    if set(words) & (_NOT_UNITS | set(_FACTORS)):
         return None
     return factor, _canonical(words)
 

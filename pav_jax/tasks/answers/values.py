@@ -76,12 +76,26 @@ def _cut_units(items: Sequence[Item]) -> tuple[list[Item], list[str]]:
     end = len(items)
     if end > 2 and is_token(items[-2], "^") and spell(items[-1:]) in _ORDINALS:
         return list(items[:-2]), []  # 5^{\text{th}}
+    if end > 3 and _is_bare_rate(items[-4:]):
+        return list(items[:-3]), _words(items[-3:])
     while end and _may_be_unit(items, end - 1):
         end -= 1
     # It begins with a word, and not with what may only stand inside of it.
     while end < len(items) and not _begins_unit(items, end):
         end += 1
     return list(items[:end]), _words(items[end:])
+
+
+def _is_bare_rate(items: Sequence[Item]) -> bool:
+    """Whether four items are the end of a number and a rate, as in `5 m/s`."""
+    number, unit, per, other = items
+    return (
+        kind_of(number) == "number"
+        and kind_of(unit) == kind_of(other) == "letter"
+        and is_token(per, "/")
+        and unit.spaced
+        and {unit.text, other.text} <= units.LETTERS
+    )
 
 
 def _may_be_unit(items: Sequence[Item], index: int) -> bool:

@@ -210,16 +210,21 @@ B, C
 """,
     "more units": r"""
 5
+  = 5 m/s & 5 km/h
   = 5th & 5\text{th} & 5^{\text{th}} & \$5 per hour & \$5/\text{hour} & £5 & 5 USD
   = 5\ \mathrm{km/h} & 5\text{ m/s}^2 & 5 times & 5 sq. units & 5 degrees Celsius
   ! 5\text{x} & 5 \text{i} & 5\mathrm{xy} & 5\mathbf{m} & 5\text{ squared}
   ! 5\text{ tens}
+  ! 5m/s & 5 m & 5 x/y
   ! 5 mod 7 & 5 minus 1 & 5 below zero & 5' & 5_2 & a5 & 5 a & 5^1 0
 25
   = 25^\circ C & 25^\circ\text{C} & 25^\circ \text{ F}
   ! 25^\circ x & 25 C
 """,
     "numbers in words": r"""
+12
+  = 12 fifth graders & \text{twelve} & \text{one dozen} & 120 tenths
+  ! 60 fifth graders & 12 fifths & 12 and a half
 2
   = two & \text{two} & \text{Two} & \text{two apples}
   ! \text{three} & \text{two hundred} & \text{two thirds} & \text{two or three}

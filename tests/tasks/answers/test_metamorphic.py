@@ -99,7 +99,9 @@ def spoilt(gold: str) -> Iterator[tuple[str, str]]:
         number = int(match[0])
         yield "one more", f"{before}{number + 1}{after}"
         yield "a digit more", f"{before}{number}7{after}"
-        if number > 9 and not re.search(r"\\[dt]?frac *[0-9]?$", before):  # \frac 34 is \frac 3 4
+        if number > 9 and not re.search(
+            r"\\[dt]?frac *[0-9]?$", before
+        ):  # \frac 34 is \frac 3 4
             yield "torn", f"{before}{match[0][0]} {match[0][1:]}{after}"
     if gold != "0":
         yield "negative", f"-({gold})" if is_value(gold) else f"-{gold}"
