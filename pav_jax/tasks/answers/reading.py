@@ -189,6 +189,7 @@ def _relation(sides: list[list[Item]], signs: list[str]) -> Answer:
     if set(signs) == {"="}:
         if name is None and len(sides) == 2 and (name := read_name(sides[1])):
             sides = sides[::-1]
+        name = name or read_name(sides[-2])  # 2 + 3 = x = 5
         if name is not None:
             return "named", name, read_side(sides[-1])
     if set(signs) <= {">", r"\ge"}:
