@@ -390,6 +390,15 @@ def test_an_interrupt_leaves_no_stale_reply(quick, monkeypatch):
     assert quick.compare("1", "2") is Verdict.DIFFERENT
 
 
+def test_a_process_starts_without_jax():
+    """It takes two seconds to import, and each process that was ended starts anew."""
+    program = "import pav_jax.tasks.algebra_worker, sys; print('jax' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert done.stdout == "False\n", done.stderr
+
+
 @pytest.mark.slow
 def test_a_process_ends_with_its_parent():
     """Where the parent was killed while one was busy, too."""

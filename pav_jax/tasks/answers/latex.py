@@ -60,6 +60,9 @@ class Group(NamedTuple):
 
 Item = Token | Group
 
+# Words between the parts of a list.
+CONNECTORS = {"and", "or"}
+
 _SEPARATOR = r"\s*\{\s*,\s*\}\s*|,\s*\\!\s*|\\,"
 _DIGITS = r"(?:[0-9]{{1,3}}(?:(?:{})[0-9]{{3}})+(?![0-9]|,[0-9]|\s*/)|[0-9]+)"
 _NUMBER = _DIGITS + r"(?:\.[0-9]*)?|\.[0-9]+"
@@ -99,7 +102,7 @@ _PROSE = re.compile(r"[A-Za-z][A-Za-z\s,'.-]*")
 _ESCAPED = re.compile(r"\\\\(?=[A-Za-z])")
 _SQUARE = re.compile(r"(?<![A-Za-z])(sq|cu)\. ?")
 _HALF_DAY = re.compile(r"(?<![A-Za-z])([apAP])\.\s?([mM])\.?(?![A-Za-z])")
-_COLUMNS = re.compile(r"\s*\{[lcr|\s]*\}")
+_COLUMNS = re.compile(r"(?:\s*\{[lcr|\s]*\})?")
 
 
 def read_items(text: str) -> tuple[Item, ...]:
@@ -152,12 +155,8 @@ def _tokenise(text: str, tokens: list[Token], mode: str, depth: int) -> None:
             brackets -= token.text in (")", "]", r"\}")
             if piece in latex_names.SUPERSCRIPTS:
                 tokens.append(Token("sign", "^"))
-            elif kind == "environment" and "array" in piece and "begin" in piece:
-                position = (
-                    _COLUMNS.match(text, position).end()
-                    if _COLUMNS.match(text, position)
-                    else position
-                )
+            elif token.text == r"\begin{array}":
+                position = _COLUMNS.match(text, position).end()
             tokens.append(token)
         spaced = False
 
@@ -263,10 +262,12 @@ def _product(run: str, spaced: bool) -> list[Token]:
 
 def _stands_as_word(run: str, spaced: bool, last: Token | None) -> bool:
     """Whether letters in a row are a word where they stand; not in a `\\text{...}`."""
-    if last is None or len(run) < 2:
-        return _is_word(run, 3) and (run[1:].islower() and last is None)
+    if len(run) < 2:
+        return False
+    if last is None:
+        return _is_word(run, 3)
     if last.kind == "word":
-        return spaced and last.text.lower() not in CONNECTORS or _is_word(run, 3)
+        return (spaced and last.text.lower() not in CONNECTORS) or _is_word(run, 3)
     operand = last.kind in ("number", "unit", "letter", "name") or last.text in (
         *(")", "]", "}", "!", r"\pi", r"\degree"),
     )
@@ -280,7 +281,6 @@ def _stands_as_word(run: str, spaced: bool, last: Token | None) -> bool:
     )
 
 
-CONNECTORS = {"and", "or"}
 _CLOSERS = {
     "(": (")", "]"),
     "[": ("]", ")"),
