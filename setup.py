@@ -37,8 +37,6 @@ setup(
         "tensorflow-datasets>=4.9.9",
         "importlib-resources>=6",  # tensorflow-datasets imports it and does not say so
         "ml-collections>=1.1",
-        # Grades MATH; the extra names a runtime that its LaTeX parser was built for.
-        "math-verify[antlr4-13-2]>=0.9",
         # Small ones that the code imports by name.
         "fsspec>=2024.10",
         "matplotlib>=3.9",
@@ -46,6 +44,7 @@ setup(
         "safetensors>=0.8",  # the first of which bfloat16 is known to work with numpy
         "scipy>=1.14",
         "sentencepiece>=0.2",
+        "sympy>=1.13",  # compares answers of MATH
         "tensorboardX>=2.6.4",
         "tqdm>=4.66",
     ],

@@ -3,7 +3,7 @@
     python -m benchmarks.grading MATH500.jsonl
 
 Each problem's answer is graded against four: the one in its solution, the same in other
-spellings, a multiple of it that must be worked out, and another problem's. No pair is
+spellings, a quotient that must be worked out, and another problem's. No pair is
 graded twice, so that no cache helps. CPU seconds are those of this process; the
 processes that do algebra are not counted.
 """
@@ -14,6 +14,7 @@ import re
 import time
 
 from pav_jax.tasks import algebra, grading
+from pav_jax.tasks.answers import comparing, reading
 
 
 def respell(answer: str) -> str:
@@ -24,8 +25,8 @@ def respell(answer: str) -> str:
 def measure(pairs: list[tuple[str, str]]) -> dict:
     """Seconds for pairs of (gold, response), and how they were graded."""
     grading.compare.cache_clear()
-    grading._compare.cache_clear()
-    grading._spell.cache_clear()
+    comparing.compare.cache_clear()
+    reading.read.cache_clear()
     asked = algebra.workers().asked
     start, start_cpu = time.perf_counter(), time.process_time()
     grades = grading.grade_all(pairs)
@@ -51,11 +52,11 @@ def main() -> None:
     # first, so that the processes have started and warmed up before the rest.
     sets = {
         "algebra": [
-            (gold, rf"\boxed{{\frac{{2({gold})}}{{2}}}}")
-            for gold in dict.fromkeys(map(grading.normal, golds))
-            if grading._shape(gold) == ("leaf", [])
+            (gold, rf"\boxed{{\frac{{({gold})^2-2}}{{{gold}+\sqrt2}}+\sqrt2}}")
+            for gold in dict.fromkeys(golds)
+            if reading.read(gold)[0] == "value"
             and re.search("[-+0-9]", gold)
-            and not re.search("[=_]", gold)
+            and not re.search("[=_%$]|text|mbox|circ|matrix", gold)
         ],
         "solution": [(row["answer"], row["solution"]) for row in rows],
         "respelt": [(g, rf"\boxed{{{respell(g)}}}") for g in golds],

@@ -3,13 +3,15 @@
 import dataclasses
 import enum
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
+if TYPE_CHECKING:  # the processes that grade start without jax
+    import jax
+
 # Arrays [B, ...] by name, of one training step.
-Batch = dict[str, jax.Array]
+Batch = dict[str, "jax.Array"]
 # A tree of arrays. A policy's is that of `gemma.forward.init_params`; a verifier's and
 # a value baseline's are {"network": a policy's, "head": its head's}.
 Params = dict[str, Any]

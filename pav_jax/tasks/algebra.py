@@ -1,8 +1,8 @@
-"""Whether two LaTeX expressions are equal, asked of processes that can be killed.
+"""Whether two answers are equal by algebra, asked of processes that can be killed.
 
-The algebra is math-verify's (SymPy behind it). It runs in processes of its own, since
+The algebra is SymPy's (`answers.symbolic`). It runs in processes of its own, since
 an expression such as 9^{9^{9^9}} keeps SymPy busy for ever inside C code, which no
-exception interrupts, and since its time limits need the main thread.
+exception interrupts, and since a bound on time needs a process to end.
 """
 
 import atexit
@@ -16,6 +16,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from typing import Any
 
 from pav_jax.tasks import algebra_worker
 
@@ -50,8 +51,10 @@ class Workers:
         for _ in range(count):
             self._idle.put(None)
 
-    def compare(self, gold: str, answer: str) -> Verdict:
-        """Compares LaTeX texts; `answer` is untrusted, but of bounded length.
+    def compare(self, gold: Any, answer: Any) -> Verdict:
+        """Compares two answers, or whatever `symbolic.are_equal` takes as JSON.
+
+        `answer` is untrusted, but of bounded length. Fractions are sent as texts.
 
         Raises:
           RuntimeError: the process cannot be started.
@@ -62,7 +65,7 @@ class Workers:
             if process is None:
                 process = self._start()
             try:
-                process.stdin.write(json.dumps([gold, answer]) + "\n")
+                process.stdin.write(json.dumps([gold, answer], default=str) + "\n")
                 process.stdin.flush()
                 reply = process.stdout.readline().strip()
             except BrokenPipeError:

@@ -3,9 +3,10 @@
 import os
 import pathlib
 import re
-from decimal import Decimal
+from decimal import Decimal, localcontext
 
 from pav_jax.core.types import Grade, Problem
+from pav_jax.tasks.answers import units
 from pav_jax.tasks.stored import StoredTask, read_lines
 
 _LAYOUT = (
@@ -14,12 +15,25 @@ _LAYOUT = (
 )
 _FIELDS = ("question", "answer")
 _MARK = "####"
+# Four, and no more; a response may state its answer in the middle of a line.
+_MARKED = re.compile(r"(?<!#)####(?!#)(?P<line>[^\n]*)")
 _ANNOTATION = re.compile(r"<<[^>\n]*>>")
 # Far above any real answer, and small enough that parsing is never a cost.
 _LONGEST_NUMBER = 64
 _NUMBER = re.compile(
     r"(?P<sign>-\$|\$-|-|\$|)"
     r"(?P<digits>(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
+)
+_WRAPPED = re.compile(r"\\boxed\s*\{([^{}]*)\}|\*\*([^*]*)\*\*|\$([^$]*)\$")
+_WORD = re.compile(r"[A-Za-z]+")
+# What may follow the number: nothing, or words. Not more digits or an operation, which
+# would make it another number, nor a letter without a space, as in 1e5.
+_NUMBER_THEN_WORDS = re.compile(
+    r"\+?(?P<number>[-$]*[0-9.,]*[0-9]\.?)(?:%|,?\s|,?$)\s*(?P<words>.*)"
+)
+_NOT_WORDS = re.compile(
+    r"[-+*/^=<>:×÷−#0-9.]|(?:or|and|to|x)\s+[-$]*\.?[0-9]"
+    r"|and\s+(?:a|one|two|three)\s+(?:half|third|fourth|quarter)"
 )
 
 
@@ -59,14 +73,16 @@ class Gsm8k(StoredTask):
         return train, test
 
     def grade(self, problem: Problem, response: str) -> Grade:
-        """Compares the number on the response's last `####` line, exactly.
+        """Compares the number after the response's last `####`, exactly.
+
+        Words may follow it, as in `#### 72 clips`; `million` and the like are factors.
 
         Args:
           problem: the problem that was asked.
           response: untrusted text.
 
         Returns:
-          UNPARSED where that line is missing or holds no plain number.
+          UNPARSED where there is no `####`, or no plain number after the last one.
         """
         value = _last_number(response)
         if value is None:
@@ -74,14 +90,26 @@ class Gsm8k(StoredTask):
         return Grade.CORRECT if value == parse_number(problem.answer) else Grade.WRONG
 
     def answer(self, response: str) -> str | None:
-        """The number on the last `####` line in a normal form, or None."""
+        """The number after the last `####` in a normal form, or None."""
         value = _last_number(response)
         return None if value is None else format(value.normalize(), "f")
 
 
 def _last_number(response: str) -> Decimal | None:
-    lines = [line for line in response.split("\n") if line.startswith(_MARK)]
-    return parse_number(lines[-1][len(_MARK) :]) if lines else None
+    marked = _MARKED.findall(response)
+    if not marked:
+        return None
+    line = marked[-1].replace("\\$", "$").replace("\\%", "%").strip()
+    line = _WRAPPED.sub(lambda m: m[1] or m[2] or m[3] or "", line)
+    match = _NUMBER_THEN_WORDS.fullmatch(line.strip())
+    if match is None or _NOT_WORDS.match(match["words"]):
+        return None
+    value = parse_number(match["number"].rstrip("."))
+    phrase = units.read_phrase(_WORD.findall(match["words"])[:2])
+    if value is None or phrase is None:
+        return value
+    with localcontext(prec=2 * _LONGEST_NUMBER):
+        return value * phrase[0].numerator / phrase[0].denominator
 
 
 def parse_number(text: str) -> Decimal | None:

@@ -185,6 +185,17 @@ def test_own_problems(tmp_path):
     assert task.grade(task.problems("train")[0], r"\boxed{2}") is Grade.CORRECT
 
 
+def test_own_choices(tmp_path):
+    """A letter, and the same letter in the solution's box in other ways."""
+    rows = [
+        {"prompt": f"Which is {k}?", "answer": "C", "solution": rf"\boxed{{{box}}}"}
+        for k, box in enumerate((r"\text{C}", r"\textbf{(C)}", "(C)", "C"))
+    ]
+    write_lines(tmp_path / "train.jsonl", rows)
+    write_lines(tmp_path / "test.jsonl", rows[:1])
+    assert len(Jsonl(tmp_path, validation_fraction=0).problems("train")) == 4
+
+
 @pytest.mark.parametrize(
     "spelling", ["5", "-12", "0", "5.0", "0.10", "1.5e3", "123456789012345678901"]
 )

@@ -1,0 +1,11 @@
+"""Reads answers and compares them: all that `pav_jax.tasks.grading` knows of them.
+
+In the order in which an answer goes through them:
+
+- `latex` (with the tables of `latex_names`): its spelling, as tokens and brackets;
+- `expressions`, `lone_names`, `values` (with `units`): expressions as `trees`, with the
+  names before them and the units after them;
+- `reading`: what kind of answer it is, and its parts;
+- `comparing`: what equals what; `symbolic` is its algebra, which runs in processes of
+  its own (`pav_jax.tasks.algebra`).
+"""

@@ -1,0 +1,327 @@
+r"""Decides by algebra whether two answers are equal; runs in `algebra_worker` alone.
+
+Numbers are equal if their difference is 0: exactly if it is rational, and else to 1000
+digits, counted from the largest of its terms. So `\frac{1}{2004!}` is not its negative,
+and `1-\frac{1}{2010!}` is not `1-\frac{1}{2011!}`.
+
+Expressions with variables are equal if they have equal values at random points: where
+both are real, or, if they have i in them or are real nowhere, where they have values.
+What is counted (`n!`) is tried at whole numbers. At rational points rational functions
+are compared exactly, so that a difference cannot be too small to be seen.
+
+SymPy gets objects that are built here, never text.
+"""
+
+import contextlib
+import random
+from fractions import Fraction
+
+import sympy
+from sympy import S
+
+from pav_jax.tasks.answers.trees import Tree, symbols
+
+# Precision, in digits, to which numbers must agree where algebra does not decide.
+DIGITS = 1000  # and more where there are large numbers in them
+# The same at each of the points where expressions with variables are compared.
+_POINT_DIGITS = 60
+# How many points are tried, and how many of them must have values.
+_TRIES, _NEEDED = 12, 3
+_LARGEST_SERIES = 1_000
+
+_CONSTANTS = {
+    "pi": S.Pi,
+    "e": S.Exp1,
+    "i": S.ImaginaryUnit,
+    "oo": S.Infinity,
+    "degree": S.One,
+}
+_FUNCTIONS = {
+    "sin": sympy.sin,
+    "cos": sympy.cos,
+    "tan": sympy.tan,
+    "cot": sympy.cot,
+    "sec": sympy.sec,
+    "csc": sympy.csc,
+    "arcsin": sympy.asin,
+    "arccos": sympy.acos,
+    "arctan": sympy.atan,
+    "sinh": sympy.sinh,
+    "cosh": sympy.cosh,
+    "tanh": sympy.tanh,
+    "log": sympy.log,
+    "abs": sympy.Abs,
+    "floor": sympy.floor,
+    "ceiling": sympy.ceiling,
+    "factorial": sympy.factorial,
+    "binomial": sympy.binomial,
+    "gcd": sympy.gcd,
+    "lcm": sympy.lcm,
+    "max": sympy.Max,
+    "min": sympy.Min,
+    "conjugate": sympy.conjugate,
+}
+_RELATIONS = {"=": sympy.Eq, "<": sympy.Lt, r"\le": sympy.Le, r"\ne": sympy.Ne}
+
+
+def are_equal(gold, answer) -> bool:
+    """Whether two answers, as `reading.read` gives them, are equal.
+
+    Raises:
+      ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError: where
+        SymPy cannot tell.
+    """
+    kinds = gold[0], answer[0]
+    if kinds == ("value", "value"):
+        return _equal_values(build(gold[1]), build(answer[1]))
+    if kinds == ("relation", "relation") and _proportional(gold, answer):
+        return True
+    names = symbols(_as_tuples(gold)) | symbols(_as_tuples(answer))
+    if len(names) > 1 or "=" in (gold[1], answer[1]):
+        return False
+    return _equal_sets(_real_set(gold), _real_set(answer))
+
+
+def _as_tuples(answer):
+    if isinstance(answer, (list, tuple)):
+        return tuple(map(_as_tuples, answer))
+    return answer
+
+
+def build(tree: Tree) -> sympy.Basic:
+    """The SymPy object of a tree; raises ValueError if there is none."""
+    kind, *parts = tree
+    if kind == "num":
+        value = Fraction(parts[0])
+        return sympy.Rational(value.numerator, value.denominator)
+    if kind == "sym":
+        return sympy.Symbol(parts[0], real=True)
+    if kind == "const":
+        return _CONSTANTS[parts[0]]
+    if kind == "matrix":
+        return sympy.ImmutableMatrix([[build(cell) for cell in row] for row in parts])
+    if kind == "call":
+        return sympy.Function(parts[0], real=True)(*map(build, parts[1:]))
+    if kind == "fun":
+        return _function(parts[0], [build(part) for part in parts[1:]])
+    if kind in ("sum", "prod"):
+        return _series(kind, *parts)
+    operands = [build(part) for part in parts]
+    total = operands[0]
+    for operand in operands[1:]:
+        if kind == "add":
+            total = total + operand
+        elif kind == "mul":
+            total = total * operand
+        else:
+            total = _power(total, operand)
+    return total
+
+
+def _power(base, exponent):
+    if base.is_Matrix and exponent == sympy.Symbol("T", real=True):
+        return base.T
+    return base**exponent
+
+
+def _function(name: str, arguments: list):
+    if name == "det":
+        return arguments[0].det()
+    if any(argument.is_Matrix for argument in arguments):
+        raise ValueError(f"{name} of a matrix")
+    # Variables are taken for real, but not where a conjugate is asked for.
+    if name in _FUNCTIONS and not (name == "conjugate" and arguments[0].free_symbols):
+        return _FUNCTIONS[name](*arguments)
+    return sympy.Function(name, real=True)(*arguments)
+
+
+def _series(kind: str, variable, first, last, body):
+    if any("_" in name and variable[1] in name for name in symbols(_as_tuples(body))):
+        raise ValueError("a term that depends on the index by its name alone")
+    index, first, last = (build(part) for part in (variable, first, last))
+    body = build(body)
+    finite = first.is_Integer and last.is_Integer
+    if finite and last - first > _LARGEST_SERIES:
+        raise ValueError("a long sum")
+    make = sympy.Sum if kind == "sum" else sympy.Product
+    return make(body, (index, first, last)).doit()
+
+
+def _equal_values(first, second) -> bool:
+    if first.is_Matrix or second.is_Matrix:
+        if not (first.is_Matrix and second.is_Matrix) or first.shape != second.shape:
+            return False
+        return all(map(_equal_values, first, second))
+    if first == second:
+        return True
+    if not (first.is_finite is not False and second.is_finite is not False):
+        return False
+    difference = first - second
+    if difference.is_Rational:
+        return difference.is_zero
+    names = sorted(first.free_symbols | second.free_symbols, key=str)
+    functions = difference.atoms(sympy.core.function.AppliedUndef)
+    if functions:
+        names += [sympy.Dummy() for _ in functions]
+        swap = dict(
+            zip(sorted(functions, key=str), names[-len(functions) :], strict=True)
+        )
+        first, second = first.xreplace(swap), second.xreplace(swap)
+    if not (first - second).free_symbols:
+        return _equal_numbers(first, second)
+    return _equal_at_points(first, second, names)
+
+
+def _is_zero(number, digits: int) -> bool:
+    """Whether a number is 0, or smaller than its terms by more than `digits` digits.
+
+    Raises:
+      ValueError: it is no number.
+    """
+    if number.is_Rational:
+        return number == 0
+    terms = number.args if number.is_Add else (number,)
+    scale = sum(abs(term.evalf(5, maxn=30)) for term in terms)
+    # First a few digits: enough for most wrong answers.
+    for most in (30, digits):
+        value = number.evalf(5, maxn=most)
+        parts = value.as_real_imag()
+        if not (all(p.is_Float or p.is_Rational for p in parts) and scale.is_Float):
+            raise ValueError("no number")
+        # Where all digits cancel, SymPy says so by a precision of one bit; but not
+        # always near the poles of a function.
+        certain = any(p != 0 and getattr(p, "_prec", 2) > 1 for p in parts)
+        if certain and abs(value) > scale * sympy.Float(10, 5) ** (10 - most):
+            return False
+    return True
+
+
+def _equal_numbers(first, second) -> bool:
+    """Whether two numbers are the same."""
+    difference = first - second
+    if not _is_zero(difference, 30):
+        return False
+    difference = sympy.expand(difference)  # 1/2010! is far smaller than 1
+    return _is_zero(difference, DIGITS + _size(difference))
+
+
+def _size(expression) -> int:
+    """Digits by which numbers may differ in size: those of all numbers in it."""
+    bits = sum(
+        int(part).bit_length()
+        for number in expression.atoms(sympy.Rational)
+        for part in (number.p, number.q)
+    )
+    return min(bits, 20 * DIGITS)
+
+
+def _points(names, draw: random.Random, whole: bool = False):
+    """Points to compare at: positive and negative, none of them 0, 1 or alike."""
+    if whole:
+        for _ in range(_TRIES):
+            yield {name: sympy.Integer(draw.randint(2, 40)) for name in names}
+        return
+    for index in range(_TRIES):
+        least, most = ((302, 2000), (20, 300))[index % 4 // 2]  # above 1, below 1
+        signs = [1 if index % 2 == 0 or draw.random() < 0.4 else -1 for _ in names]
+        yield {
+            name: sympy.Rational(
+                sign * draw.randint(least, most), draw.choice((301, 307))
+            )
+            for name, sign in zip(names, signs, strict=True)
+        }
+    for _ in range(2):  # where exponents are whole
+        yield {name: sympy.Integer(draw.randint(2, 9)) for name in names}
+
+
+def _equal_at_points(first, second, names) -> bool:
+    is_complex = any(side.has(S.ImaginaryUnit) for side in (first, second))
+    # What is counted is whole.
+    counts = any(side.has(sympy.factorial, sympy.binomial) for side in (first, second))
+    digits = _POINT_DIGITS + _size(first - second)
+    agreed = agreed_complex = 0
+    for point in _points(names, random.Random(0), counts):
+        values = [_value(side, point) for side in (first, second)]
+        if None in values:
+            continue
+        real = [value.is_real is not False and _is_real(value) for value in values]
+        if not is_complex and not all(real):
+            if not any(real):
+                agreed_complex += _is_zero(values[0] - values[1], digits)
+            continue
+        if not _is_zero(values[0] - values[1], digits):
+            return False
+        agreed += 1
+    return agreed >= _NEEDED or agreed + agreed_complex >= _TRIES
+
+
+def _value(expression, point):
+    """The number that an expression is at a point; None where it has none."""
+    with contextlib.suppress(ArithmeticError, TypeError, ValueError):
+        value = expression.xreplace(point)
+        if value.has(S.ComplexInfinity, S.NaN, S.Infinity, S.NegativeInfinity):
+            return None
+        if not value.is_Rational and not value.evalf(15, maxn=60).is_number:
+            return None
+        return value
+    return None
+
+
+def _is_real(value) -> bool:
+    if value.is_Rational:
+        return True
+    real, imaginary = value.evalf(15, maxn=60).as_real_imag()
+    return abs(imaginary) <= abs(real) * 1e-12 or bool(imaginary == 0)
+
+
+def _proportional(gold, answer) -> bool:
+    """Whether one relation is a multiple of the other, by a positive number if < ."""
+    if gold[1] != answer[1]:
+        return False
+    sides = [build(r[2][1]) - build(r[3][1]) for r in (gold, answer)]
+    if any(side.is_Matrix for side in sides):
+        return False
+    names = sorted(sides[0].free_symbols | sides[1].free_symbols, key=str)
+    for point in _points(names, random.Random(1)):
+        values = [_value(side, point) for side in sides]
+        if None in values or values[0].is_zero or values[1].is_zero:
+            continue
+        ratio = values[0] / values[1]
+        if gold[1] in ("<", r"\le") and not ratio.is_positive:
+            return False
+        if not _is_real(ratio):
+            return False
+        return _equal_values(sides[0], ratio * sides[1])
+    return False
+
+
+def _real_set(answer) -> sympy.Set:
+    """The set of real numbers that an answer says."""
+    kind, *parts = answer
+    if kind == "union":
+        return sympy.Union(*map(_real_set, parts))
+    if kind == "intersection":
+        return sympy.Intersection(*map(_real_set, parts))
+    if kind == "minus":
+        return sympy.Complement(
+            _real_set(parts[0]), sympy.Union(*map(_real_set, parts[1:]))
+        )
+    if kind == "list":
+        return sympy.FiniteSet(*(build(part[1]) for part in parts))
+    if kind == "value":
+        return sympy.FiniteSet(build(parts[0]))
+    if kind == "relation":
+        relation = _RELATIONS[parts[0]](build(parts[1][1]), build(parts[2][1]))
+        return relation.as_set()
+    opening, closing, *inside = parts
+    if opening == "relations":
+        return sympy.Intersection(*map(_real_set, inside))
+    low, high = (build(part[1]) for part in inside)
+    if (low.is_infinite and opening != "(") or (high.is_infinite and closing != ")"):
+        raise ValueError("infinity in a set")
+    return sympy.Interval(low, high, opening == "(", closing == ")")
+
+
+def _equal_sets(first: sympy.Set, second: sympy.Set) -> bool:
+    rest = sympy.SymmetricDifference(first, second).simplify()
+    return rest == S.EmptySet
