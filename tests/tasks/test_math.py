@@ -87,7 +87,7 @@ def test_the_test_can_stand_alone(tree):
         (tree / split).rename(tree / f"no_{split}")
     task = Math(tree)
     assert len(task.problems("test", 5)) == 5
-    with pytest.raises(UserError, match="asked for 1 problems of math train.*holds 0"):
+    with pytest.raises(UserError, match="asked for 1 problem of math train.*holds 0"):
         task.problems("train", 1)
 
 
@@ -192,7 +192,7 @@ def test_own_choices(tmp_path):
         for k, box in enumerate((r"\text{C}", r"\textbf{(C)}", "(C)", "C"))
     ]
     write_lines(tmp_path / "train.jsonl", rows)
-    write_lines(tmp_path / "test.jsonl", rows[:1])
+    write_lines(tmp_path / "test.jsonl", [rows[0] | {"prompt": "Which is the last?"}])
     assert len(Jsonl(tmp_path, validation_fraction=0).problems("train")) == 4
 
 
