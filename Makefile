@@ -68,7 +68,9 @@ smoke: $(READY) ## run the same stages at the smallest size
 
 # A file of tests goes to one process: tests of a file share what is slow to make. In the
 # order of names, since files of few tests have the slow ones, and should not come last.
-PYTEST := .venv/bin/python -m pytest --numprocesses=auto --maxprocesses=4 \
+# One process more than there are cores, since some tests wait for others' processes.
+CORES = $(shell .venv/bin/python -c 'import os; print(os.cpu_count() or 1)')
+PYTEST = .venv/bin/python -m pytest --numprocesses=$$(($(CORES) + 1)) --maxprocesses=5 \
   --dist=loadfile --no-loadscope-reorder
 
 test: lint ## lint, then all tests

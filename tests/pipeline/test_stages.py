@@ -1,6 +1,7 @@
 """The whole pipeline at its smallest size, as a user runs it."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -27,6 +28,14 @@ METHODS = {
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """A quarter of the time of these runs goes into optimising what they compile."""
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    yield
+    del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
+
+
 def _command(workdir: Path, *changes: str, config: Path = DEMO) -> list[str]:
     return [
         *(sys.executable, "-m", "pav_jax", "run"),
@@ -50,7 +59,7 @@ def _numbers(workdir: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished(quick_compilation, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("demo") / "run"
     _run(workdir)
     return workdir
