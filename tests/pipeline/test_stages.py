@@ -187,22 +187,3 @@ def test_bad_input_is_told_in_a_paragraph(tmp_path, changes, words):
     assert last.startswith("pav: ")
     assert words in last
     assert "Traceback" not in done.stderr
-
-
-def test_gsm8k_goes_through_every_stage(tmp_path, gsm8k_dir):
-    config = ROOT / "experiments" / "gsm8k_tiny.py"
-    # One width of beams: the search of `finished` has the others.
-    narrow = ["--config.search.beams=(1,)", "--config.search.alpha_beams=1"]
-    task = f"--config.task.path={gsm8k_dir}"
-    _run(tmp_path / "run", task, *narrow, config=config)
-    results = _numbers(tmp_path / "run")
-    assert {row["method"] for row in results["search"]} >= METHODS
-    assert results["task"] == "gsm8k"
-
-
-def test_missing_gsm8k_is_told(tmp_path):
-    config = ROOT / "experiments" / "gsm8k_tiny.py"
-    command = _command(tmp_path / "run", "--config.task.path=nowhere", config=config)
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "nowhere" in done.stderr
