@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from full_disk import FullFor, check_message, small_disk
+from tiny import byte_tokenizer
 
 import pav_jax.pipeline
 from pav_jax.core.errors import UserError, unwritable
 from pav_jax.core.ledger import Ledger
-from pav_jax.gemma.tokenizer import byte_tokenizer
 from pav_jax.main import main
 from pav_jax.pipeline import runner, shards
 from pav_jax.pipeline.runner import Stage
