@@ -17,6 +17,9 @@ import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# Most of the time of the tests is compilation. Only tests/pipeline/test_stages.py, which
+# runs the pipeline as a user does, optimises what it compiles.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 # What tensorflow-datasets prepared, and what jax compiled: one folder for all processes
 # of a test run, so that none does again what another has done. The first process to

@@ -35,7 +35,6 @@ def report():
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # else compiling takes a minute
         "PYTHONPATH": str(WORKER.parents[2]),
     }
     done = subprocess.run(

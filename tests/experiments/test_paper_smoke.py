@@ -1,7 +1,6 @@
 """The paper's configs at their smallest, through every stage, as a user runs them."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,8 +56,6 @@ def test_smoke_runs_every_stage(math, tmp_path, name):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        # Half of the time to compile.
-        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
     )
     assert done.returncode == 0, done.stderr
     results = json.loads((workdir / "report" / "results.json").read_text())

@@ -1,7 +1,6 @@
 """What is made of the RL runs: RFT's rows, curves, gains, and the unsolved problems."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -122,7 +121,6 @@ def test_every_stage_at_the_smallest_size(tmp_path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
     )
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "run" / "improvement" / "improvement.json").read_text()

@@ -108,14 +108,12 @@ def _shared_refresher(problems, settings, original=trainers.Refresher):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
+def shared_compilation():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rl, "make_update", _shared_update)
         patch.setattr(rl, "init_state", _shared_state)
         patch.setattr(trainers, "Refresher", _shared_refresher)
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 class ParityProblems(Problems):

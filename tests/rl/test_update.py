@@ -197,13 +197,6 @@ def _check_near(ours, exact, rtol=2e-4):
     assert np.linalg.norm(ours - exact) < rtol * np.linalg.norm(exact)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 # Gradients.
 
 
