@@ -17,7 +17,7 @@ import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-# Most of the time of the tests is compilation. Only tests/pipeline/test_stages.py, which
+# Most of the time of the tests is compilation. tests/pipeline/test_stages.py alone, which
 # runs the pipeline as a user does, optimises what it compiles.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
