@@ -17,8 +17,8 @@ import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-# Most of the time of the tests is compilation. tests/pipeline/test_stages.py alone, which
-# runs the pipeline as a user does, optimises what it compiles.
+# Most of the time of the tests is compilation. tests/pipeline/test_stages.py alone
+# optimises what it compiles, since it runs the pipeline as a user does.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 # What tensorflow-datasets prepared, and what jax compiled: one folder for all processes
