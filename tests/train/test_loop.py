@@ -1,4 +1,4 @@
-"""Training: batches by step, runs that are killed and go on, NaN, files."""
+"""Training: batches by step, runs that are killed and go on, NaN."""
 
 import dataclasses
 import json
@@ -17,9 +17,8 @@ import optax
 import pytest
 
 from pav_jax.core.errors import UserError
-from pav_jax.core.types import Problem, Response, StepLabels
 from pav_jax.distributed import sharding, signals
-from pav_jax.storage import checkpoints, records
+from pav_jax.storage import checkpoints
 from pav_jax.train import loop
 from pav_jax.train.batches import Batches, pad_rows
 from pav_jax.train.step import init_state, make_optimizer, make_train_step
@@ -402,28 +401,7 @@ def test_steps_that_run_ahead(monkeypatch, ahead):
         ]
 
 
-# Parameters on disk.
-
-PARAMS = {
-    "embed": jnp.arange(6, dtype=jnp.bfloat16).reshape(2, 3),
-    "layers": {"q": jnp.linspace(0, 1, 4), "count": jnp.int32(7)},
-}
-
-
-def _like(params):
-    return jax.eval_shape(lambda: params)
-
-
-def test_params_round_trip(tmp_path):
-    checkpoints.save_params(tmp_path / "params", PARAMS)
-    found = checkpoints.load_params(tmp_path / "params", _like(PARAMS))
-    assert jax.tree.structure(found) == jax.tree.structure(PARAMS)
-    _check_same(found, PARAMS)
-
-
-def test_params_that_are_not_there(tmp_path):
-    with pytest.raises(UserError, match="no checkpoint at .*params"):
-        checkpoints.load_params(tmp_path / "params", _like(PARAMS))
+# Stopped from outside, and checkpoints that cannot be read.
 
 
 # What Orbax leaves behind after a failure is not ours to tidy.
@@ -431,50 +409,6 @@ leaves_threads = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning",
     "ignore:coroutine:RuntimeWarning",
 )
-
-
-@leaves_threads
-@pytest.mark.parametrize(
-    "like",
-    [
-        PARAMS | {"embed": jnp.zeros((3, 3), jnp.bfloat16)},
-        PARAMS | {"embed": jnp.zeros((2, 2), jnp.bfloat16)},
-        PARAMS | {"embed": jnp.zeros((6,), jnp.bfloat16)},
-    ],
-    ids=["larger", "smaller", "flat"],
-)
-def test_params_of_another_shape(tmp_path, like):
-    checkpoints.save_params(tmp_path / "params", PARAMS)
-    with pytest.raises(UserError, match="cannot be read as the architecture"):
-        checkpoints.load_params(tmp_path / "params", _like(like))
-
-
-@pytest.mark.parametrize(
-    "like, words",
-    [
-        (PARAMS | {"layers": {"q": jnp.zeros(4)}}, "params has layers/count, unlike"),
-        (PARAMS | {"head": jnp.zeros(2)}, "params lacks head, unlike"),
-        ({"embed": PARAMS["embed"]}, "params has layers/count, layers/q, unlike"),
-        ({"head": jnp.zeros(2)}, "lacks head and has embed, layers/count, layers/q,"),
-    ],
-)
-def test_params_of_another_architecture(tmp_path, like, words):
-    checkpoints.save_params(tmp_path / "prm" / "params", PARAMS)
-    with pytest.raises(UserError, match=f"{words}.* delete .*/prm and run its stage"):
-        checkpoints.load_params(tmp_path / "prm" / "params", _like(like))
-
-
-@leaves_threads
-def test_params_that_are_damaged(tmp_path):
-    checkpoints.save_params(tmp_path / "params", PARAMS)
-    for path in (tmp_path / "params").rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(UserError, match="cannot be read"):
-        checkpoints.load_params(tmp_path / "params", _like(PARAMS))
-
-
-# Stopped from outside, and checkpoints that cannot be read.
 
 
 def _terminate_after(steps):
@@ -568,71 +502,3 @@ def test_without_a_whole_checkpoint_training_starts_over(tmp_path, monkeypatch, 
     _check_same(_fit(tmp_path / "run", steps=6, step_fn=step_fn), first)
     assert done == list(range(6))
     assert capsys.readouterr().err.count("cannot be read") == 2
-
-
-# Records on disk.
-
-RESPONSES = [
-    Response(3, (2, 7, 7), (5, 4, 1), (-0.5, -1.25, -3.0), True),
-    Response(0, (2,), (), (), False),  # it is empty
-    Response(2**20, (2, 262_143), (1,), (-0.0078125,), True),
-    Response(3, (2, 7, 7), (), (), False),
-]
-
-
-@pytest.mark.parametrize("which", [[0, 1, 2, 3], [1], [3, 1], [0]])
-def test_responses_round_trip(tmp_path, which):
-    wanted = [RESPONSES[i] for i in which]
-    records.write_responses(tmp_path / "r.npz", wanted)
-    found = records.read_responses(tmp_path / "r.npz")
-    assert found == wanted
-    assert {type(token) for r in found for token in r.tokens} <= {int}
-    assert all(type(r.correct) is bool and type(r.problem) is int for r in found)
-
-
-def _labels(ends, correct, count):
-    return StepLabels(*(np.array(x, np.int32) for x in (ends, correct, count)))
-
-
-LABELS = [
-    _labels([0, 2, 5], [3, 0, 1], [10, 10, 1]),
-    _labels([0], [0], [1]),  # of a response without a step
-    _labels([0, 1], [20, 0], [20, 1]),
-]
-
-
-def test_labels_round_trip(tmp_path):
-    records.write_labels(tmp_path / "l.npz", LABELS)
-    found = records.read_labels(tmp_path / "l.npz")
-    assert len(found) == len(LABELS)
-    for ours, wanted in zip(found, LABELS, strict=True):
-        for name, array in vars(wanted).items():
-            np.testing.assert_array_equal(getattr(ours, name), array)
-            assert getattr(ours, name).dtype == np.int32
-        np.testing.assert_array_equal(ours.q, wanted.q)
-    assert found[0].q[0] == np.float32(0.3)
-
-
-def test_problems_round_trip(tmp_path):
-    problems = [
-        Problem("How many?\n", "3", "1 + 2 = 3\nAnswer: 3"),
-        Problem('"Quoted" \\ \t back\u2028slash, 5 \u20ac\n', "1,000"),
-        Problem("\n", "", ""),
-    ]
-    records.write_problems(tmp_path / "p.jsonl", problems)
-    found = records.read_problems(tmp_path / "p.jsonl")
-    assert found == problems
-    assert [p.id for p in found] == [p.id for p in problems]
-
-
-def test_shards_are_read_in_order(tmp_path):
-    """Labels are in the order of the seed rollouts, whatever the shards are."""
-    kept = [r for r in RESPONSES for _ in range(2)]
-    for number, first in enumerate(range(0, len(kept), 3)):
-        path = records.shard_path(tmp_path, number + 9)  # 9, 10, 11
-        records.write_responses(path, kept[first : first + 3])
-    assert records.read_all_responses(tmp_path) == kept
-    # Problem 3 comes twice: the first two of its four responses are labelled.
-    seeds = records.read_seed_rollouts(tmp_path, 2)
-    assert seeds == [kept[i] for i in (0, 1, 2, 3, 4, 5)]
-    assert records.read_seed_rollouts(tmp_path, 1) == [kept[i] for i in (0, 2, 4)]
