@@ -29,9 +29,12 @@ def test_every_stage(tmp_path, gsm8k_dir):
     done = _run(
         tmp_path / "run",
         f"--config.task.path={gsm8k_dir}",
-        # One width of beams: the smoke run of the demo has the others.
+        # The smoke run of the demo has other widths of beams, and more steps.
         "--config.search.beams=(1,)",
         "--config.search.alpha_beams=1",
+        "--config.sft.steps=6",
+        "--config.verifier.prm.steps=6",
+        "--config.verifier.orm.steps=6",
     )
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "report" / "results.json").read_text())
