@@ -148,7 +148,7 @@ def read_steps(
     """Reads rows up to `beams.length`, or until a narrower batch is enough.
 
     Args:
-      params: the verifier, its network in the form of `decode.for_extend`.
+      params: the verifier, its network in the form of `cached_attention.for_extend`.
       state: donated.
       q: float32 `[G, R]`, kept for rows that are not read to their end.
       read: int32 `[G, R]`, tokens of each response read so far.
