@@ -280,7 +280,7 @@ def run_segment(
     """Decodes until at most `patience` trunks still have work.
 
     Args:
-      params: the policy's parameters, best as `cached_attention.for_extend` returns them.
+      params: the policy's parameters, best as `cached_attention.for_extend` gives them.
       grid: what is in flight; donated.
       patience: int32 scalar.
       architecture: of the network.
