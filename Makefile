@@ -6,7 +6,7 @@ UV_PIN := 0.13.9
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo smoke test test-fast lint format benchmarks peers lock clean
+.PHONY: help setup demo smoke test test-fast lint format benchmarks accelerator peers lock clean
 
 # The caller's pip and uv settings may say how packages are fetched; they must not say
 # which packages, nor where they go. An active virtual environment must not say either.
@@ -38,7 +38,7 @@ ifneq ("$(shell cat $(READY) 2>/dev/null)","$(CURDIR)")
 endif
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 # TensorFlow, which gemma needs, has no wheels for Python 3.14 yet.
 define fresh_venv
@@ -90,6 +90,9 @@ format: $(READY) ## mend what the linter can mend, and format
 # With the peers where they are installed, else without them.
 benchmarks: $(READY) ## measure what matters against what a user would pick instead
 	$(if $(wildcard $(PEERS)),$(PEERS),.venv)/bin/python -m benchmarks
+
+accelerator: $(READY) ## measure the hot paths on the GPU or TPU that jax sees
+	.venv/bin/python -m benchmarks.accelerator
 
 # By uv, which made the lock: pip refuses a pin whose upper bound of Python uv ignores.
 peers: $(READY) ## install what `make benchmarks` compares with, in .venv-peers

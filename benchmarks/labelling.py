@@ -60,12 +60,27 @@ def _jobs(seeds: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def _ours(params: Params, seeds: np.ndarray) -> int:
-    inner = np.repeat(np.arange(1, STEPS) * STEP, N_MC)
-    requests = [
+    return harness.sample(
+        params, requests(seeds), architecture=ARCHITECTURE, sampling=SAMPLING
+    ).decoded
+
+
+def requests(
+    seeds: np.ndarray, *, prompt: int = PROMPT, step: int = STEP
+) -> list[Request]:
+    """`N_MC` continuations from every inner prefix of seed rollouts.
+
+    Args:
+      seeds: int32 `[S, prompt + STEPS * step]`.
+      prompt: tokens of the prompt.
+      step: tokens of a step.
+    """
+    inner = np.repeat(np.arange(1, STEPS) * step, N_MC)
+    return [
         Request(
-            trunk=seed[: PROMPT + inner[-1]].tolist(),
-            prompt_length=PROMPT,
-            prefixes=PROMPT + inner,
+            trunk=seed[: prompt + inner[-1]].tolist(),
+            prompt_length=prompt,
+            prefixes=prompt + inner,
             keys=rollout.branch_keys(
                 0,
                 np.full(len(inner), i),
@@ -75,9 +90,6 @@ def _ours(params: Params, seeds: np.ndarray) -> int:
         )
         for i, seed in enumerate(seeds)
     ]
-    return harness.sample(
-        params, requests, architecture=ARCHITECTURE, sampling=SAMPLING
-    ).decoded
 
 
 def _tunix(params: Params, seeds: np.ndarray) -> Side:

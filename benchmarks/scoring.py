@@ -4,6 +4,7 @@ python -m benchmarks.scoring
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import harness
@@ -51,9 +52,11 @@ def main() -> list[dict[str, object]]:
     ]
 
 
-def random_verifier(architecture: TransformerConfig) -> Params:
+def random_verifier(
+    architecture: TransformerConfig, dtype: jnp.dtype = jnp.float32
+) -> Params:
     """A verifier whose values differ from token to token."""
-    model = forward.init_params(jax.random.key(0), architecture)
+    model = forward.init_params(jax.random.key(0), architecture, dtype)
     params = verifier.init_verifier(jax.random.key(1), model, architecture)
     # They start at zero, where all values are the same.
     shape = (2, architecture.embed_dim)

@@ -17,7 +17,9 @@ trunk of up to N tokens:
       + 8 * G * S * J * N + 4 * G * M * max(2 * V, 3 * heads * (S * T + C))
 
 These are the weights; keys and values; the tokens and log-probabilities sampled; and
-what a step works with, which is the logits or one layer's attention scores.
+what a step works with, which is the logits or one layer's attention scores. Where
+`cached_attention.for_extend` gives each layer buffers of its own, whoever loaded the
+stacked parameters holds the layers' weights a second time.
 """
 
 import dataclasses

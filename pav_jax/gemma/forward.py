@@ -202,12 +202,20 @@ def finish_layer(layer: Params, x: jax.Array, encoded: jax.Array) -> jax.Array:
     out = _summed(jnp.einsum("...nh,nhd->...d", encoded, layer["o"]))
     x = x + rms_norm(out, layer["post_attn_norm"])
     y = _gathered(rms_norm(x, layer["pre_mlp_norm"]))
-    gate, up = (
-        constrain_one(_widen(y, matrix, y.dtype), -1, "tensor")
-        for matrix in layer["gate"]
-    )
+    gate, up = _gate_and_up(layer, y)
     out = jnp.einsum("...f,fd->...d", jax.nn.gelu(gate) * up, layer["down"])
     return x + rms_norm(_summed(out), layer["post_mlp_norm"])
+
+
+def _gate_and_up(layer: Params, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both halves of the gated feed-forward layer, `[..., F]` each."""
+    if "gate_up" in layer:  # of `cached_attention.unstack`
+        both = jnp.einsum("...d,dcf->...cf", y, layer["gate_up"])
+        pair = both[..., 0, :], both[..., 1, :]
+    else:
+        pair = (_widen(y, matrix, y.dtype) for matrix in layer["gate"])
+    gate, up = (constrain_one(half, -1, "tensor") for half in pair)
+    return gate, up
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

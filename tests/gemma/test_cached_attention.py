@@ -177,6 +177,28 @@ def test_a_window_over_the_border(window):
         np.testing.assert_array_equal(first_state(reach - 1), plain)
 
 
+@pytest.mark.parametrize("one_product", [False, True], ids=["two", "one_product"])
+def test_parameters_with_buffers_of_their_own(one_product):
+    """The forms of `for_extend`, on a CPU and on a GPU."""
+    params = random_params(ARCHITECTURE, 3)
+    unstacked = cached_attention.unstack(params, one_product=one_product)
+    trunk = np.arange(10, dtype=np.int32).reshape(2, 5)
+    kv, _ = prefill(params, trunk, architecture=ARCHITECTURE)
+    cache = cached_attention.empty_suffix(2, 3, 4, architecture=ARCHITECTURE)
+    tokens = np.arange(12, dtype=np.int32).reshape(2, 3, 2)
+    leaves = np.full((2, 3), 5, np.int32)
+
+    def hidden(params):
+        _, hidden = extend(
+            params, kv, cache, tokens, leaves, 0 * leaves, architecture=ARCHITECTURE
+        )
+        return np.asarray(hidden)
+
+    expected = hidden(params)
+    assert expected.std() > 0.5
+    np.testing.assert_allclose(hidden(unstacked), expected, atol=1e-5, rtol=0)
+
+
 def test_branches_do_not_see_each_other():
     """Nor the trunk tokens after the place where they leave it."""
     params, rng = random_params(ARCHITECTURE, 3), np.random.default_rng(3)

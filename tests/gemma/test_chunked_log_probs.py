@@ -51,6 +51,24 @@ def test_loss_and_gradients_are_those_of_optax(size, chunk, cap):
     )
 
 
+def test_gradients_of_a_bfloat16_table():
+    """They are those of float32 but for the rounding of bfloat16, 1 in 256."""
+    rng = np.random.default_rng(0)
+    table = jnp.asarray(rng.normal(size=(40, WIDTH)), jnp.bfloat16)
+    hidden = jnp.asarray(rng.normal(size=(2, 5, WIDTH)), jnp.bfloat16)
+    targets = jnp.asarray(rng.integers(0, 40, (2, 5)), jnp.int32)
+
+    def loss(table, hidden):
+        losses = chunked_log_probs.log_probs(table, hidden, targets, 3.0, 10)
+        return jnp.sum(losses), losses
+
+    exact = _gradients(loss, table.astype(jnp.float32), hidden.astype(jnp.float32))
+    for ours, theirs in zip(_gradients(loss, table, hidden), exact, strict=True):
+        ours = np.asarray(ours, np.float32)
+        error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+        assert error < 2**-7
+
+
 @pytest.mark.parametrize("size", [65_536, 65_500], ids=["even", "ragged"])
 def test_neither_the_table_nor_its_gradient_is_copied(size):
     table = jax.ShapeDtypeStruct((size, 64), jnp.float32)
