@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from pav_jax.core.ledger import Ledger
 from pav_jax.core.types import Batch, Params, Response, StepLabels
 from pav_jax.distributed import sharding
 from pav_jax.gemma import forward
@@ -23,8 +22,6 @@ from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.policy import language_loss
 from pav_jax.storage import checkpoints
 from pav_jax.train.batches import pad_rows
-
-_BATCH_TOKENS = 8192  # that are scored in one pass
 
 
 class VerifierHead(nn.Module):
@@ -92,10 +89,16 @@ def head_terms(params: Params, hidden: jax.Array) -> tuple[jax.Array, jax.Array]
     return VerifierHead().apply({"params": params["head"]}, hidden)
 
 
+def value_and_total(params: Params, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Value terms, and the evidence of all tokens so far, float32 `[..., T]` each."""
+    value, evidence = head_terms(params, hidden)
+    return value, jnp.cumsum(evidence, axis=-1)
+
+
 def step_logits(params: Params, hidden: jax.Array) -> jax.Array:
     """Logits of Q at every token, float32 `[B, T]`, of whole rows `[B, T, D]`."""
-    value, evidence = head_terms(params, hidden)
-    return value + jnp.cumsum(evidence, axis=-1)
+    value, total = value_and_total(params, hidden)
+    return value + total
 
 
 def step_values(
@@ -209,94 +212,3 @@ def load_verifier(
         return init_verifier(key, network, architecture)
 
     return checkpoints.load_params(directory / "params", jax.eval_shape(init), rules)
-
-
-# Scoring of whole responses.
-
-_step_values = jax.jit(step_values, static_argnames="architecture")
-
-
-def score_rows(
-    params: Params,
-    rows: Sequence[Sequence[int]],
-    *,
-    widths: Sequence[int],
-    architecture: TransformerConfig,
-) -> list[np.ndarray]:
-    """Q at every token of each row, one pass a row.
-
-    Rows are bucketed by length; each width has one batch shape.
-
-    Args:
-      params: the verifier.
-      rows: token ids of prompts and responses.
-      widths: increasing; each row is padded to the first that holds it.
-      architecture: of the verifier.
-
-    Returns:
-      Float32 `[len(row)]` for each.
-    """
-    place = np.searchsorted(widths, [len(row) for row in rows])
-    out: list[np.ndarray | None] = [None] * len(rows)
-    for bucket in np.unique(place).tolist():
-        width = widths[bucket]
-        size = 1 << max(0, (_BATCH_TOKENS // width).bit_length() - 1)
-        members = np.flatnonzero(place == bucket).tolist()
-        for first in range(0, len(members), size):
-            batch = members[first : first + size]
-            padding = [[]] * (size - len(batch))
-            tokens = pad_rows([*(rows[i] for i in batch), *padding], width)
-            q = np.asarray(_step_values(params, tokens, architecture=architecture))
-            for i, values in zip(batch, q, strict=False):
-                out[i] = values[: len(rows[i])].copy()  # else the batch stays, too
-    return out
-
-
-def score_responses(
-    params: Params,
-    responses: Sequence[Response],
-    ends: Sequence[np.ndarray],
-    *,
-    architecture: TransformerConfig,
-    ledger: Ledger,
-) -> list[np.ndarray]:
-    """Q at the ends of all steps, one pass a response.
-
-    Args:
-      params: the verifier.
-      responses: what to score.
-      ends: for each, the response tokens in each prefix, int `[H + 1]`, the
-        bare prompt (0) first.
-      architecture: of the verifier.
-      ledger: counts are added to it.
-
-    Returns:
-      Float32 `[H + 1]` for each response.
-    """
-    rows = [response.prompt + response.tokens for response in responses]
-    ledger.scored += sum(map(len, rows))
-    width = -(-max(map(len, rows)) // 16) * 16
-    q = score_rows(params, rows, widths=[width], architecture=architecture)
-    return [
-        values[len(response.prompt) + stops - 1]
-        for values, response, stops in zip(q, responses, ends, strict=True)
-    ]
-
-
-def score_outcomes(
-    params: Params,
-    responses: Sequence[Response],
-    *,
-    architecture: TransformerConfig,
-    ledger: Ledger,
-) -> np.ndarray:
-    """Q at the end of each whole response, float32 `[N]`: as an ORM scores it.
-
-    Arguments are those of `score_responses`.
-    """
-    ends = [np.array([len(response.tokens)]) for response in responses]
-    return np.concatenate(
-        score_responses(
-            params, responses, ends, architecture=architecture, ledger=ledger
-        )
-    )

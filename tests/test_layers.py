@@ -24,6 +24,7 @@ FLOORS = (
     "labels",
     "policy",
     "verifier",
+    "scores",
     "search",
     "rl",
     "report",

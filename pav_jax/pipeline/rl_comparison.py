@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pav_jax import labels, verifier
+from pav_jax import labels
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.progress_bar import progress
@@ -17,6 +17,7 @@ from pav_jax.metrics import best_of_n, mean_interval, pass_at_n
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
 from pav_jax.policy import load_policy
+from pav_jax.scores import score_outcomes
 from pav_jax.storage import artifacts
 from pav_jax.tasks.problems import Problems
 from pav_jax.verifier import load_verifier
@@ -101,7 +102,7 @@ def _draw(context: StageContext, problems: Problems, prm: Params, name: str) -> 
     arrays = {
         "correct": np.array([r.correct for r in responses]),
         "length": np.array([len(r.tokens) for r in responses]),
-        "prm": verifier.score_outcomes(
+        "prm": score_outcomes(
             prm, responses, architecture=problems.architecture, ledger=ledger
         ),
     }

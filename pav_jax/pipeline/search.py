@@ -5,7 +5,7 @@ import functools
 import numpy as np
 from ml_collections import ConfigDict
 
-from pav_jax import labels, verifier
+from pav_jax import labels
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.progress_bar import progress
 from pav_jax.core.seeds import Stream, derive
@@ -13,6 +13,7 @@ from pav_jax.core.types import Params
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import in_shards, once
 from pav_jax.policy import load_policy
+from pav_jax.scores import score_outcomes
 from pav_jax.search.beam import Scorer, beam_search
 from pav_jax.search.beam_step import BeamConfig
 from pav_jax.search.oracle_scorer import Oracle, OracleScorer
@@ -57,7 +58,7 @@ def run_samples(context: StageContext) -> None:
             ledger=Ledger(),  # for comparison only
         )
         scores = {
-            name: verifier.score_outcomes(
+            name: score_outcomes(
                 params, responses, architecture=problems.architecture, ledger=ledger
             )
             for name, params in verifiers.items()

@@ -18,6 +18,7 @@ from pav_jax.pipeline.shards import write_ledger
 from pav_jax.pipeline.training import run_training, together
 from pav_jax.policy import load_policy
 from pav_jax.prover import advantages, best_of_k
+from pav_jax.scores import score_responses
 from pav_jax.storage import artifacts, records
 from pav_jax.tasks.problems import Problems
 from pav_jax.verifier import load_verifier
@@ -85,7 +86,7 @@ def run_evaluation(context: StageContext) -> None:
     )
     ends = [labels.prefix_ends(r, problems.is_step_end) for r in responses]
     q, outcome = (
-        verifier.score_responses(
+        score_responses(
             load_verifier(context.input(name), problems.architecture, problems.dtype),
             responses,
             ends,

@@ -21,7 +21,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pav_jax import labels
-from pav_jax import verifier as verifier_lib
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.seeds import Stream, derive
@@ -34,6 +33,7 @@ from pav_jax.rl.monitor import RLMonitor
 from pav_jax.rl.refresh import Refresher
 from pav_jax.rl.rewards import Objective, Scored
 from pav_jax.rl.update import RLState
+from pav_jax.scores import score_responses
 from pav_jax.tasks.problems import Problems
 from pav_jax.train import loop
 from pav_jax.train.batches import Batches
@@ -308,7 +308,7 @@ class Trainer:
         ledger: Ledger,
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """`Q^π` and `Q^μ` of every prefix, by a verifier."""
-        q = verifier_lib.score_responses(
+        q = score_responses(
             verifier,
             responses,
             [np.append(0, stops) for stops in ends],

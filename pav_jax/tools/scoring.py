@@ -21,11 +21,12 @@ from pav_jax.gemma.tokenizer import Tokenizer
 from pav_jax.labels import step_ends
 from pav_jax.pipeline import runner
 from pav_jax.prover import advantages, best_of_k
+from pav_jax.scores import score_rows
 from pav_jax.storage import artifacts, buckets, workdir
 from pav_jax.tasks.problems import encode_prompt
 from pav_jax.tasks.stored import plain_text
 from pav_jax.tools import export
-from pav_jax.verifier import load_verifier, score_rows
+from pav_jax.verifier import load_verifier
 
 _NARROWEST = 32  # tokens; rows are padded to this, or twice, four times, ... as many
 

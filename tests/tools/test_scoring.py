@@ -26,6 +26,7 @@ from stand_in import Bucket, contents
 from tiny import byte_tokenizer
 
 from pav_jax import policy, verifier
+from pav_jax import scores as scores_lib
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.types import Response
@@ -35,6 +36,7 @@ from pav_jax.gemma import forward, sizes
 from pav_jax.main import main
 from pav_jax.pipeline import workers
 from pav_jax.pipeline.runner import Stage, run_stages
+from pav_jax.scores import score_responses
 from pav_jax.storage import buckets, checkpoints
 from pav_jax.tools import jsonl, score_file, scoring
 
@@ -289,13 +291,13 @@ def test_a_mesh_changes_no_score(run, tmp_path):
 
 def test_few_shapes(trained, monkeypatch):
     shapes = []
-    values = verifier._step_values
+    values = scores_lib._step_values
 
     def noting(params, tokens, *, architecture):
         shapes.append(tokens.shape)
         return values(params, tokens, architecture=architecture)
 
-    monkeypatch.setattr(verifier, "_step_values", noting)
+    monkeypatch.setattr(scores_lib, "_step_values", noting)
     prompts = ["?"] * 90
     found = trained.score(prompts, ["x" * n for n in range(90)])
     assert set(shapes) == {(256, 32), (128, 64), (64, 100)}
@@ -312,7 +314,7 @@ def test_responses_of_a_run_are_scored_alike(trained):
         for row, start in zip(encoded, starts, strict=True)
     ]
     ledger = Ledger()
-    found = verifier.score_responses(
+    found = score_responses(
         trained.prm,
         responses,
         [row.ends - start for row, start in zip(encoded, starts, strict=True)],
