@@ -228,6 +228,7 @@ def search(shapes: Shapes, ceilings: Ceilings) -> Iterator[Row]:
             prompts,
             range(problems),
             alpha=0.5,
+            prover_k=4,
             seed=0,
             architecture=c,
             beam=beam,

@@ -32,6 +32,7 @@ PROBLEMS, PROMPT, STEPS, LONGEST = 2, 64, 10, 160
 # One token in eight, so that a step has about eight.
 STEP_ENDS = tuple(range(1, 65))
 BEAMS = (4, 16)
+PROVER_K = 4
 _score = jax.jit(verifier.step_values, static_argnames="architecture")
 
 
@@ -93,6 +94,7 @@ def _ours(params, verifier_params, prompts, beam: BeamConfig, paid: Ledger) -> i
         prompts,
         range(len(prompts)),
         alpha=0.5,
+        prover_k=PROVER_K,
         seed=0,
         architecture=ARCHITECTURE,
         beam=beam,
@@ -159,9 +161,7 @@ def _request(problem: int, place: int, text: list[int], step: int, beam) -> Requ
 
 def _best(q: np.ndarray, before: list[float], beam: BeamConfig) -> np.ndarray:
     """Candidates of highest effective reward, from their values and those before."""
-    value, previous = (
-        prover.best_of_k(x, beam.prover_k) for x in (q, np.array(before))
-    )
+    value, previous = (prover.best_of_k(x, PROVER_K) for x in (q, np.array(before)))
     score = prover.effective_reward(q, prover.advantages(value, previous), 0.5)
     return np.argsort(-score)[: beam.beams]
 

@@ -66,8 +66,9 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.verifier = dict(
         prm=optimizer(steps=800, learning_rate=1e-3),
-        orm=optimizer(steps=400, learning_rate=1e-3),
+        orm=optimizer(steps=800, learning_rate=1e-3),  # as many as the PRM
         language_weight=0.1,
+        held_out=0.05,  # of the labelled problems; the best parameters on them are kept
         balance=False,  # the paper's two buckets; see docs/decisions.md
         prover_k=4,  # μ = BoK(π)
     )
@@ -82,8 +83,10 @@ def get_config(variant: str = "") -> ConfigDict:
         ns=(1, 2, 4, 8, 16, 32),
         beams=(1, 2, 4, 8, 16),
         candidates=3,  # steps sampled from each state (C)
-        alphas=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
-        alpha_beams=4,  # beam at which α is chosen, on validation problems
+        # Chosen on validation problems, together with the final pick:
+        alphas=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
+        prover_ks=(1, 4),  # μ = BoK(π); the paper's is Bo4
+        alpha_beams=4,  # the beams of that
         temperature=1.0,
     )
     config.sampling = dict(  # the grid of the engine
@@ -96,11 +99,12 @@ def get_config(variant: str = "") -> ConfigDict:
         config.problems = dict(sft=400, labels=32, validation=12, test=12)
         config.model.update(dict(num_layers=2, embed_dim=16, num_heads=1, mlp_dim=32))
         for section in (config.sft, config.verifier.prm, config.verifier.orm):
-            section.update(dict(steps=20, warmup_steps=5))
+            section.update(dict(steps=20, warmup_steps=5, batch_size=16))
         config.labels.update(dict(n_mc=2, shard=16))
         config.evaluation.update(dict(n=2, oracle_problems=4, oracle_n_mc=2))
         config.search.update(
             dict(samples=4, ns=(1, 2, 4), beams=(1, 2), alphas=(0.0, 0.5))
+            | dict(prover_ks=(4,))
         )
         config.search.alpha_beams = 2
         config.sampling.update(dict(trunks=8, rows=4))

@@ -104,6 +104,7 @@ def get_config(
         prm=optimizer(20_000, 5e-7, warmup_steps=2_000),
         orm=optimizer(20_000, 5e-7, warmup_steps=2_000),
         language_weight=0.0,
+        held_out=0.05,  # of the labelled problems; silent
         balance=True,  # two buckets, sampled evenly
         prover_k=4,  # Bo4(π)
     )
@@ -115,6 +116,7 @@ def get_config(
         beams=SIZES,
         candidates=3,  # C
         alphas=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+        prover_ks=(4,),  # Bo4(π)
         alpha_beams=16,
         temperature=1.0,  # silent
     )

@@ -133,7 +133,8 @@ def _base(config: ConfigDict) -> None:
     config.limits.update(dict(max_prompt_tokens=40, max_tokens=32, max_steps=6))
     config.model.mlp_dim = 128
     config.sft.steps = 3_000
-    config.verifier.prm.steps = 500
+    for section in (config.verifier.prm, config.verifier.orm):
+        section.steps = 500
 
 
 def _refresh() -> dict:

@@ -67,9 +67,10 @@ def majority_of_n(
     n: int,
     *,
     seed: int,
+    weights: np.ndarray | None = None,
     draws: int = 64,
 ) -> np.ndarray:
-    """Accuracy of the most frequent answer of n samples, `[P]`.
+    """Accuracy of the answer of n samples that has most votes, `[P]`.
 
     The mean over `draws` random subsets; all of them are the same at n = M.
     Responses without an answer do not vote; ties go to the answer seen first.
@@ -79,18 +80,19 @@ def majority_of_n(
       correct: bool `[P, M]`.
       n: subset size, at most M.
       seed: names the subsets.
+      weights: of the votes, float `[P, M]`; 1 each by default.
       draws: subsets.
     """
     rng = np.random.default_rng(seed)
     out = np.zeros(len(answers))
     for p, row in enumerate(answers):
-        total = 0.0
+        total, weight = 0.0, np.ones(len(row)) if weights is None else weights[p]
         for _ in range(draws):
-            votes: dict[str, int] = {}
+            votes: dict[str, float] = {}
             right: dict[str, bool] = {}
             for i in rng.choice(len(row), n, replace=False):
                 if (answer := row[i]) is not None:
-                    votes[answer] = votes.get(answer, 0) + 1
+                    votes[answer] = votes.get(answer, 0.0) + weight[i]
                     right[answer] = bool(correct[p, i])
             total += right[max(votes, key=votes.__getitem__)] if votes else 0.0
         out[p] = total / draws

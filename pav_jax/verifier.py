@@ -186,16 +186,33 @@ def verifier_loss(
     hidden = forward.hidden_states(
         params["network"], batch["tokens"], architecture=architecture
     )
-    logits = step_logits(params, hidden)
-    value, weight = batch["value"], batch["weight"]
-    # Binary cross-entropy with soft labels: stable for logits of any size.
-    cross_entropy = jnp.logaddexp(0.0, logits) - value * logits
-    scoring = jnp.sum(cross_entropy * weight) / jnp.maximum(jnp.sum(weight), 1e-6)
+    total, weight = _scoring_sums(params, hidden, batch)
+    scoring = total / jnp.maximum(weight, 1e-6)
     language = language_loss(
         params["network"], hidden, batch, architecture=architecture
     )
     loss = scoring + language_weight * language
     return loss, {"scoring": scoring, "language": language}
+
+
+def scoring_loss(
+    params: Params, batch: Batch, *, architecture: TransformerConfig
+) -> tuple[jax.Array, jax.Array]:
+    """The sum of the cross-entropy of `verifier_loss` over labels, and of weights."""
+    hidden = forward.hidden_states(
+        params["network"], batch["tokens"], architecture=architecture
+    )
+    return _scoring_sums(params, hidden, batch)
+
+
+def _scoring_sums(
+    params: Params, hidden: jax.Array, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
+    logits = step_logits(params, hidden)
+    value, weight = batch["value"], batch["weight"]
+    # Binary cross-entropy with soft labels: stable for logits of any size.
+    cross_entropy = jnp.logaddexp(0.0, logits) - value * logits
+    return jnp.sum(cross_entropy * weight), jnp.sum(weight)
 
 
 def load_verifier(

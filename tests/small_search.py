@@ -38,6 +38,7 @@ def make_beam(beams=2, candidates=3, **changes) -> BeamConfig:
 
 
 BEAM = make_beam()
+PROVER_K = 4
 _RNG = np.random.default_rng(0)
 PROMPTS = [_RNG.integers(0, VOCAB, n).tolist() for n in (9, 6, 12)]
 PROBLEM_IDS = [11, 2_000_000_000, 7]
@@ -86,6 +87,7 @@ def search(scorer, *, beam=BEAM, alpha=0.5, which=(0, 1, 2), seed=SEED):
             [PROMPTS[i] for i in which],
             [PROBLEM_IDS[i] for i in which],
             alpha=alpha,
+            prover_k=PROVER_K,
             seed=seed,
             architecture=CONFIG,
             beam=beam,
@@ -164,7 +166,8 @@ def slow_search(problem, value, *, alpha, beam):
     """Beam search as the paper has it.
 
     Returns:
-      The answer's state; the states kept after each step; tokens sampled.
+      The answer's state; the states kept after each step, the last ones last; tokens
+      sampled.
     """
     rows = [State((), value(problem, ()))] * (beam.beams * beam.candidates)
     kept, history, decoded = [], [], 0
@@ -178,8 +181,8 @@ def slow_search(problem, value, *, alpha, beam):
             decoded += len(tokens) - len(state.tokens)
             q = value(problem, tokens)
             progress = prover.advantages(
-                prover.best_of_k(q, beam.prover_k),
-                prover.best_of_k(state.q, beam.prover_k),
+                prover.best_of_k(q, PROVER_K),
+                prover.best_of_k(state.q, PROVER_K),
             )
             score = prover.effective_reward(q, progress, alpha)
             candidates.append(State(tokens, q, score, done))

@@ -127,17 +127,20 @@ def _read(path: str, variant: str) -> ConfigDict:
 
 @contextlib.contextmanager
 def _neighbours_importable(path: str) -> Iterator[None]:
-    """Lets a config file build on another of its folder: `import demo`."""
-    folder = str(Path(path).resolve().parent)
+    """Lets a config file build on another of its folder, or of the one above it:
+    `import demo`."""
+    folder = Path(path).resolve().parent
+    folders = [str(folder), str(folder.parent)]
     before = set(sys.modules)
-    sys.path.insert(0, folder)
+    sys.path[:0] = folders
     try:
         yield
     finally:
-        sys.path.remove(folder)
+        for folder in folders:
+            sys.path.remove(folder)
         for name in set(sys.modules) - before:
             file = getattr(sys.modules[name], "__file__", None)
-            if file and str(Path(file).parent) == folder:
+            if file and str(Path(file).parent) in folders:
                 del sys.modules[name]  # the next config may have one of that name
 
 

@@ -4,7 +4,8 @@ Shape letters: P problems.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from pav_jax.metrics import (
     mean_interval,
     pass_at_n,
 )
-from pav_jax.storage import artifacts
+from pav_jax.pipeline.searched import Searched
+from pav_jax.search.pick import PICKS
 
 _BEAMS = ("beam_q", "beam_pav", "beam_oracle")
-_REFERENCE = "best_of_n_orm"  # what beam search is compared with
+_PAPERS = "best_of_n_orm"  # what the paper compares beam search with
+# Selection among independent samples, which costs the same tokens by each of them.
+_SELECTIONS = (_PAPERS, "best_of_n_pav", "vote_orm", "vote_pav")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +78,7 @@ def sample_points(
     """The methods that select among independent samples, and greedy decoding.
 
     N of M samples cost N times the mean length of the M, and one prompt. A verifier
-    scores each of them with its prompt.
+    reads each of them, and the prompt once.
 
     Args:
       samples: `correct`, `length`, `orm` and `prm`, `[P, M]`; `greedy`,
@@ -89,52 +93,98 @@ def sample_points(
     points = [Point("greedy", 1, samples["greedy"].astype(float), cost)]
     for n in ns:
         unscored = np.stack([n * length, prompt, nothing], axis=1)
-        scored = np.stack([n * length, prompt, n * (prompt + length)], axis=1)
-        majority = majority_of_n(answers, correct, n, seed=seed)
-        by_orm = best_of_n(samples["orm"], correct, n)
-        by_pav = best_of_n(samples["prm"], correct, n)
+        scored = np.stack([n * length, prompt, prompt + n * length], axis=1)
+        vote = functools.partial(majority_of_n, answers, correct, n, seed=seed)
         points += [
-            Point("majority", n, majority, unscored),
-            Point("best_of_n_orm", n, by_orm, scored),
-            Point("best_of_n_pav", n, by_pav, scored),
+            Point("majority", n, vote(), unscored),
             Point("pass_at_n", n, pass_at_n(correct, n), unscored),
         ]
+        for name, verifier in (("orm", "orm"), ("pav", "prm")):
+            best = best_of_n(samples[verifier], correct, n)
+            voted = vote(weights=samples[verifier])
+            points += [
+                Point(f"best_of_n_{name}", n, best, scored),
+                Point(f"vote_{name}", n, voted, scored),
+            ]
     return points
 
 
-def beam_points(folder: Path, beams: Sequence[int]) -> list[Point]:
-    """The beam searches whose files are in the folder of stage `search`."""
+def beam_points(
+    folder: Path, beams: Sequence[int], picks: Mapping[str, str]
+) -> list[Point]:
+    """The beam searches whose files are in the folder of stage `search`.
+
+    Args:
+      folder: of the stage.
+      beams: N.
+      picks: the rule of the final pick of each method.
+    """
     return [
-        Point(method, n, *read_beam(path))
-        for method in _BEAMS
-        for n in beams
-        if (path := folder / f"{method}-{n}.json").exists()
+        Point(method, n, found.outcomes(rule), found.tokens(rule))
+        for method, n, found in _searches(folder, beams)
+        for rule in [picks[method]]
     ]
 
 
-def read_beam(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """What one beam search found: `correct` `[P]` and `tokens` `[P, 3]`."""
-    rows = np.array(artifacts.read_json(path), float)
-    return rows[:, 0], rows[:, 1:]
+def pick_rows(folder: Path, beams: Sequence[int]) -> list[dict[str, Any]]:
+    """Accuracy by every rule of the final pick, and Pass@N of each beam ("any")."""
+    rows = []
+    for method, n, found in _searches(folder, beams):
+        outcomes = {rule: found.outcomes(rule) for rule in PICKS}
+        for rule, correct in (outcomes | {"any": found.any_correct()}).items():
+            accuracy, interval = mean_interval(correct)
+            cell = {"method": method, "n": n, "pick": rule}
+            rows.append(cell | {"accuracy": accuracy, "ci": interval})
+    return rows
+
+
+def _searches(
+    folder: Path, beams: Sequence[int]
+) -> Iterator[tuple[str, int, Searched]]:
+    for method in _BEAMS:
+        for n in beams:
+            if (path := folder / f"{method}-{n}.json").exists():
+                yield method, n, Searched.read(path)
 
 
 def efficiency(points: Sequence[Point]) -> dict[str, Any]:
-    """Beam search against best-of-N by the ORM, at equal accuracy and at equal tokens.
+    """Beam search against selection among samples, at equal accuracy and equal tokens.
 
-    Equal accuracy is the best that best-of-N reaches: its tokens there, over those of
-    the smallest beam that reaches it; None if no beam does.
+    The reference is the strongest of best-of-N and of weighted votes, by either
+    verifier: at each N the method of highest accuracy on these same problems, which
+    favours it. `paper` has the same figures against best-of-N by the ORM, the paper's
+    reference.
 
-    Equal tokens are those of each beam within the range of best-of-N, whose accuracy
-    between its N is taken to be linear in log tokens. The difference is the mean over
-    these beams; its interval is over problems, paired.
+    Equal accuracy is the best that the reference reaches: its tokens there, over those
+    of the smallest beam that reaches it, which counts only if the 95% interval of the
+    paired difference is not below zero; None if no beam does.
+
+    Equal tokens are those of each beam within the range of the reference, whose
+    accuracy between its N is taken to be linear in log tokens. The difference is the
+    mean over these beams; its interval is over problems, paired.
     """
-    reference = sorted(
-        (point for point in points if point.method == _REFERENCE),
-        key=lambda point: point.mean_tokens,
-    )
+    ns = sorted({point.n for point in points if point.method == _PAPERS})
+    strongest = [
+        max(
+            (p for p in points if p.method in _SELECTIONS and p.n == n),
+            key=lambda point: point.accuracy,
+        )
+        for n in ns
+    ]
+    papers = [point for point in points if point.method == _PAPERS]
+    return {
+        "reference": "the strongest of best-of-N and weighted votes",
+        "reference_methods": {str(point.n): point.method for point in strongest},
+        **_against(points, strongest),
+        "paper": {"reference": _PAPERS, **_against(points, papers)},
+    }
+
+
+def _against(points: Sequence[Point], reference: Sequence[Point]) -> dict[str, Any]:
+    """The figures of `efficiency` against one reference."""
+    reference = sorted(reference, key=lambda point: point.mean_tokens)
     best = max(reference, key=lambda point: point.accuracy)
     out: dict[str, Any] = {
-        "reference": f"{_REFERENCE} best accuracy",
         "accuracy": float(best.accuracy),
         "tokens": float(best.mean_tokens),
         "points_at_equal_tokens": {},
@@ -143,33 +193,47 @@ def efficiency(points: Sequence[Point]) -> dict[str, Any]:
     }
     for method in ("beam_q", "beam_pav"):
         beams = [point for point in points if point.method == method]
-        reached = [beam for beam in beams if beam.accuracy >= best.accuracy]
+        reached = [
+            beam for beam in beams if _difference(beam.correct, best.correct)[1][0] >= 0
+        ]
         saved = best.mean_tokens / reached[0].mean_tokens if reached else None
         out[method] = None if saved is None else float(saved)
-        differences = _at_equal_tokens(beams, reference)
-        for beam, difference in differences:
-            mean, interval = mean_interval(difference)
+        pairs = _at_equal_tokens(beams, reference)
+        for beam, expected in pairs:
+            mean, interval = _difference(beam.correct, expected)
             out["by_point"].append(
                 {"method": method, "n": beam.n, "tokens": float(beam.mean_tokens)}
                 | {"points": mean, "ci": interval}
             )
-        if differences:
-            overall = np.mean([difference for _, difference in differences], axis=0)
-            mean, interval = mean_interval(overall)
+        if pairs:
+            mean, interval = _difference(
+                np.mean([beam.correct for beam, _ in pairs], axis=0),
+                np.mean([expected for _, expected in pairs], axis=0),
+            )
             out["points_at_equal_tokens"][method] = mean
             out["points_ci"][method] = interval
     return out
 
 
+def _difference(
+    ours: np.ndarray, theirs: np.ndarray
+) -> tuple[float, tuple[float, float]]:
+    """The mean of `ours - theirs`, `[P]` each, and its 95% interval over problems."""
+    values = ours - theirs
+    half = 1.959964 * np.std(values, ddof=1) / np.sqrt(len(values))
+    mean = float(np.mean(values))
+    return mean, (mean - float(half), mean + float(half))
+
+
 def _at_equal_tokens(
     beams: Sequence[Point], reference: Sequence[Point]
 ) -> list[tuple[Point, np.ndarray]]:
-    """Each beam within the reference's range, and its difference there, `[P]`."""
+    """Each beam within the reference's range, and the reference there, `[P]`."""
     places = np.array([point.mean_tokens for point in reference])
     values = np.stack([point.correct for point in reference])
     pairs = []
     for beam in beams:
         expected = interpolate_log(beam.mean_tokens, places, values)
         if expected is not None:
-            pairs.append((beam, beam.correct - expected))
+            pairs.append((beam, expected))
     return pairs

@@ -14,8 +14,10 @@ from pav_jax.core.counts import counted
 from pav_jax.metrics import mean_interval, pass_at_n
 from pav_jax.pipeline import curves
 from pav_jax.pipeline.runner import StageContext, read_manifest
+from pav_jax.pipeline.searched import Searched
 from pav_jax.pipeline.shards import read_ledger
 from pav_jax.report.page import page, plain
+from pav_jax.search.pick import PICKS
 from pav_jax.storage import artifacts
 from pav_jax.storage.records import read_all_labels, read_seed_rollouts, shards
 
@@ -54,14 +56,17 @@ def _results(context: StageContext) -> dict[str, Any]:
     verifier = artifacts.read_json(context.input("evaluation") / "evaluation.json")
     ends = {name: verifier.pop(name) for name in ("failures", "grades")}
     points = curves.sample_points(samples, answers, search.ns, config.seed)
-    points += curves.beam_points(context.input("search"), search.beams)
+    chosen = artifacts.read_json(context.input("search") / "search.json")
+    folder = context.input("search")
+    points += curves.beam_points(folder, search.beams, chosen["pick"])
     results = {
         "task": config.task.name,
         "description": f"Experiment {config.name}: {_describe(config)}.",
         "base": _base(samples, search.ns) | ends,
         "verifier": verifier,
         "search": [point.row() for point in points],
-        "alpha": _alpha(context),
+        "alpha": _alpha(context, chosen),
+        "picks": curves.pick_rows(folder, search.beams),
         "compute_efficiency": curves.efficiency(points),
         "stages": {
             name: read_manifest(folder)["seconds"]
@@ -134,17 +139,35 @@ def _base(samples: dict[str, np.ndarray], ns: tuple[int, ...]) -> dict[str, Any]
     }
 
 
-def _alpha(context: StageContext) -> dict[str, Any]:
-    """The weight of progress that was chosen, and the accuracies it was chosen by."""
+def _alpha(context: StageContext, chosen: dict[str, Any]) -> dict[str, Any]:
+    """What was chosen on validation problems, and the accuracies it was chosen by.
+
+    `grid` has the weights of progress, with the prover and the pick that were chosen;
+    `cells` has every combination.
+    """
     folder, search = context.input("search"), context.config.search
-    grid = []
+    prefix, cells = f"validation-{search.alpha_beams}", []
     for alpha in search.alphas:
-        name = f"validation-{search.alpha_beams}-alpha-{alpha:g}.json"
-        correct, _ = curves.read_beam(folder / name)
-        accuracy, interval = mean_interval(correct)
-        grid.append({"alpha": alpha, "accuracy": accuracy, "ci": interval})
-    chosen = artifacts.read_json(folder / "search.json")["alpha"]
-    return {"chosen": chosen, "grid": grid, "problems": len(correct)}
+        for k in search.prover_ks if alpha > 0 else (None,):
+            name = f"{prefix}-q" if k is None else f"{prefix}-alpha-{alpha:g}-k-{k}"
+            found = Searched.read(folder / f"{name}.json")
+            for rule in PICKS:
+                accuracy, interval = mean_interval(found.outcomes(rule))
+                cell = {"alpha": alpha, "prover_k": k, "pick": rule}
+                cells.append(cell | {"accuracy": accuracy, "ci": interval})
+    rule = chosen["pick"]["beam_pav"]
+    return {
+        "chosen": chosen["alpha"],
+        "prover_k": chosen["prover_k"],
+        "pick": chosen["pick"],
+        "grid": [
+            cell
+            for cell in cells
+            if cell["pick"] == rule and cell["prover_k"] in (None, chosen["prover_k"])
+        ],
+        "cells": cells,
+        "problems": len(found.rows),
+    }
 
 
 def _theory(context: StageContext) -> dict[str, Any]:

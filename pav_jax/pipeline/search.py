@@ -1,5 +1,6 @@
 """Stages `samples` and `search`: best-of-N and beam search on held-out problems."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -9,14 +10,16 @@ from pav_jax import labels
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.progress_bar import progress
 from pav_jax.core.seeds import Stream, derive
-from pav_jax.core.types import Params
+from pav_jax.core.types import Params, Response
 from pav_jax.pipeline.runner import StageContext
+from pav_jax.pipeline.searched import Searched
 from pav_jax.pipeline.shards import in_shards, once
 from pav_jax.policy import load_policy
 from pav_jax.scores import score_outcomes
-from pav_jax.search.beam import Scorer, beam_search
+from pav_jax.search.beam import Scorer, SearchResult, beam_search
 from pav_jax.search.beam_step import BeamConfig
 from pav_jax.search.oracle_scorer import Oracle, OracleScorer
+from pav_jax.search.pick import PICKS
 from pav_jax.search.verifier_scorer import VerifierScorer
 from pav_jax.storage import artifacts, records
 from pav_jax.tasks.problems import Problems
@@ -83,41 +86,167 @@ def run_samples(context: StageContext) -> None:
 
 
 def run_search(context: StageContext) -> None:
-    """Beam search: α is chosen on validation problems, then every N on test."""
-    config = context.config
-    search = config.search
-    test = Problems.load(config, context.input("data"), "test")
-    validation = test.split("validation")
-    policy = load_policy(context.input("sft"), test.architecture, test.dtype)
-    prm = load_verifier(context.input("prm"), test.architecture, test.dtype)
-    scorer = VerifierScorer(prm, test.architecture, config.limits.max_tokens)
-
-    def run(name: str, problems: Problems, beams: int, alpha: float, by: Scorer):
-        """Searches all problems, unless the file of this name is already there."""
-        make = functools.partial(
-            _search, config, name, policy, problems, by, beams=beams, alpha=alpha
+    """Beam search: what is chosen is chosen on validation problems, then every N on
+    test."""
+    search = context.config.search
+    searcher = _Searcher.load(context)
+    validation = searcher.test.split("validation")
+    by_q = searcher.run(validation, f"validation-{search.alpha_beams}-q")
+    cells = {
+        (alpha, k): searcher.run(
+            validation,
+            f"validation-{search.alpha_beams}-alpha-{alpha:g}-k-{k}",
+            alpha=alpha,
+            prover_k=k,
         )
-        return once(context.directory / f"{name}.json", make)
-
-    accuracies = {}
-    for alpha in search.alphas:
-        name = f"validation-{search.alpha_beams}-alpha-{alpha:g}"
-        rows = run(name, validation, search.alpha_beams, alpha, scorer)
-        accuracies[alpha] = float(np.mean([row[0] for row in rows]))
-    # Best progress weight; α = 0 is its own method, so it is not a choice here.
-    chosen = max((alpha for alpha in search.alphas if alpha > 0), key=accuracies.get)
+        for k in search.prover_ks
+        for alpha in search.alphas
+        if alpha > 0  # α = 0 is its own method, so it is not a choice here
+    }
+    # The first of those that are equally good.
+    rule = max(PICKS, key=lambda rule: by_q.outcomes(rule).mean())
+    chosen = max(
+        ((*cell, rule) for cell in cells for rule in PICKS),
+        key=lambda choice: cells[choice[:2]].outcomes(choice[2]).mean(),
+    )
     for beams in search.beams:
-        run(f"beam_q-{beams}", test, beams, 0.0, scorer)
-        run(f"beam_pav-{beams}", test, beams, chosen, scorer)
-    oracle = _fit_oracle(context, test.split("labels"))
+        searcher.run(searcher.test, f"beam_q-{beams}", beams=beams)
+        searcher.run(
+            searcher.test,
+            f"beam_pav-{beams}",
+            beams=beams,
+            alpha=chosen[0],
+            prover_k=chosen[1],
+        )
+    oracle = _fit_oracle(context, searcher.test.split("labels"))
     if oracle is not None:
-        by = OracleScorer(lambda i, tokens: oracle.value(test.facts(i, tokens)))
+        by = OracleScorer(
+            lambda i, tokens: oracle.value(searcher.test.facts(i, tokens))
+        )
         for beams in search.beams[:_ORACLE_SIZES]:
-            run(f"beam_oracle-{beams}", test, beams, 0.0, by)
+            searcher.run(searcher.test, f"beam_oracle-{beams}", beams=beams, scorer=by)
     artifacts.write_json(
         context.directory / "search.json",
-        {"alpha": chosen, "oracle": oracle is not None},
+        {
+            "alpha": chosen[0],
+            "prover_k": chosen[1],
+            "pick": {"beam_q": rule, "beam_pav": chosen[2], "beam_oracle": "prm"},
+        },
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Searcher:
+    """What every search of the stage needs.
+
+    Attributes:
+      context: of the stage.
+      test: the test problems.
+      policy: parameters of the policy.
+      scorer: the verifier of steps.
+      orm: parameters of the outcome verifier, which scores the last responses.
+    """
+
+    context: StageContext
+    test: Problems
+    policy: Params
+    scorer: VerifierScorer
+    orm: Params
+
+    @classmethod
+    def load(cls, context: StageContext) -> "_Searcher":
+        test = Problems.load(context.config, context.input("data"), "test")
+        model = (test.architecture, test.dtype)
+        most = context.config.limits.max_tokens
+        prm = load_verifier(context.input("prm"), *model)
+        return cls(
+            context,
+            test,
+            load_policy(context.input("sft"), *model),
+            VerifierScorer(prm, test.architecture, most),
+            load_verifier(context.input("orm"), *model),
+        )
+
+    def run(
+        self,
+        problems: Problems,
+        name: str,
+        *,
+        beams: int | None = None,
+        alpha: float = 0.0,
+        prover_k: int = 1,
+        scorer: Scorer | None = None,
+    ) -> Searched:
+        """Searches all problems, unless the file of this name is already there.
+
+        Args:
+          problems: what to solve.
+          name: of the file.
+          beams: N; `config.search.alpha_beams` by default.
+          alpha: weight of progress; without it `prover_k` plays no part.
+          prover_k: the prover is BoK(π).
+          scorer: the verifier of steps by default.
+        """
+        config = self.context.config
+        beam = beam_config(
+            config,
+            beams or config.search.alpha_beams,
+            end_ids=problems.tokenizer.end_ids,
+            step_end_ids=tuple(np.flatnonzero(problems.is_step_end).tolist()),
+        )
+
+        def search() -> list[dict]:
+            found = beam_search(
+                self.policy,
+                scorer or self.scorer,
+                problems.prompts,
+                [problem.id for problem in problems],
+                alpha=alpha,
+                prover_k=prover_k,
+                seed=derive(config.seed, Stream.BEAMS),
+                architecture=problems.architecture,
+                beam=beam,
+            )
+            bar = progress(
+                iterable=found, total=len(problems), unit="problem", desc=name
+            )
+            return self._rows(problems, list(bar))
+
+        return Searched(once(self.context.directory / f"{name}.json", search))
+
+    def _rows(self, problems: Problems, found: list[SearchResult]) -> list[dict]:
+        """The rows of `Searched`."""
+        responses = [
+            Response(i, problems.prompts[i], tuple(tokens), (), False)
+            for i, result in enumerate(found)
+            for tokens in result.responses
+        ]
+        correct = problems.are_correct([(r.problem, r.tokens) for r in responses])
+        answers = problems.answers(responses)
+        values = score_outcomes(
+            self.orm,
+            responses,
+            architecture=problems.architecture,
+            ledger=Ledger(),  # a search pays for it if its pick uses it
+        ).tolist()
+        rows, first = [], 0
+        for i, result in enumerate(found):
+            mine = slice(first, first := first + len(result.responses))
+            distinct = {tuple(tokens) for tokens in result.responses}
+            paid = result.ledger
+            rows.append(
+                {
+                    "responses": result.responses,
+                    "answers": answers[mine],
+                    "correct": correct[mine],
+                    "ended": result.ended.tolist(),
+                    "prm": result.values.tolist(),
+                    "orm": values[mine],
+                    "tokens": [paid.decoded, paid.prefilled, paid.scored],
+                    "orm_tokens": len(problems.prompts[i]) + sum(map(len, distinct)),
+                }
+            )
+        return rows
 
 
 def beam_config(
@@ -130,7 +259,7 @@ def beam_config(
     """How an experiment searches.
 
     Args:
-      config: has `search`, `limits` and `verifier`.
+      config: has `search` and `limits`.
       beams: one of `config.search.beams`, or `config.search.alpha_beams`.
       end_ids: tokens that end a response.
       step_end_ids: tokens that end a step.
@@ -143,43 +272,7 @@ def beam_config(
         end_ids=end_ids,
         step_end_ids=step_end_ids,
         temperature=config.search.temperature,
-        prover_k=config.verifier.prover_k,
     )
-
-
-def _search(
-    config: ConfigDict,
-    name: str,
-    policy: Params,
-    problems: Problems,
-    scorer: Scorer,
-    *,
-    beams: int,
-    alpha: float,
-) -> list[list]:
-    """Searches all problems; [correct, decoded, prefilled, scored] of each."""
-    searches = beam_search(
-        policy,
-        scorer,
-        problems.prompts,
-        [problem.id for problem in problems],
-        alpha=alpha,
-        seed=derive(config.seed, Stream.BEAMS),
-        architecture=problems.architecture,
-        beam=beam_config(
-            config,
-            beams,
-            end_ids=problems.tokenizer.end_ids,
-            step_end_ids=tuple(np.flatnonzero(problems.is_step_end).tolist()),
-        ),
-    )
-    bar = progress(iterable=searches, total=len(problems), unit="problem", desc=name)
-    results = list(bar)
-    correct = problems.are_correct([(i, r.tokens) for i, r in enumerate(results)])
-    return [
-        [right, r.ledger.decoded, r.ledger.prefilled, r.ledger.scored]
-        for right, r in zip(correct, results, strict=True)
-    ]
 
 
 def _fit_oracle(context: StageContext, problems: Problems) -> Oracle | None:

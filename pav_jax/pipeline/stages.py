@@ -61,7 +61,7 @@ def _training_stages() -> list[Stage]:
             run_prm,
             ("data", "sft", "rollouts", "labels"),
             (*_MODEL, "verifier.prm", "verifier.language_weight")
-            + ("verifier.balance", "rollouts.n_cov"),
+            + ("verifier.balance", "verifier.held_out", "rollouts.n_cov"),
             collective=True,
         ),
     ]
@@ -74,7 +74,8 @@ def _comparison_stages(config: ConfigDict, improved: list[Stage]) -> list[Stage]
             "orm",
             run_orm,
             ("data", "sft", "rollouts"),
-            (*_MODEL, "verifier.orm", "verifier.language_weight", "verifier.balance"),
+            (*_MODEL, "verifier.orm", "verifier.language_weight", "verifier.balance")
+            + ("verifier.held_out",),
             collective=True,
         ),
         Stage(
@@ -93,8 +94,8 @@ def _comparison_stages(config: ConfigDict, improved: list[Stage]) -> list[Stage]
         Stage(
             "search",
             run_search,
-            ("data", "sft", "rollouts", "labels", "prm"),
-            (*_MODEL, "search", "verifier.prover_k", "rollouts.n_cov"),
+            ("data", "sft", "rollouts", "labels", "prm", "orm"),
+            (*_MODEL, "search", "rollouts.n_cov"),
         ),
         Stage(
             "report",

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pav_jax.core.ledger import Ledger
+from pav_jax.core.types import Batch
 from pav_jax.distributed import mesh, sharding
 from pav_jax.distributed.collectives import all_gather
 from pav_jax.pipeline.runner import StageContext
@@ -17,7 +18,14 @@ from pav_jax.pipeline.shards import write_ledger
 from pav_jax.storage import checkpoints
 from pav_jax.train import loop
 from pav_jax.train.batches import Batches
-from pav_jax.train.step import Loss, init_state, make_optimizer, make_train_step
+from pav_jax.train.step import (
+    Loss,
+    TrainState,
+    init_state,
+    make_optimizer,
+    make_train_step,
+)
+from pav_jax.train.validation import BestByValidation
 
 
 def together(run: Callable[..., None]) -> Callable[..., None]:
@@ -42,14 +50,59 @@ def together(run: Callable[..., None]) -> Callable[..., None]:
     return run_together
 
 
+class HeldOut:
+    """Rows that a training does not see, and the loss on them.
+
+    Args:
+      rows: name -> array `[N, ...]`.
+      loss: (params, batch) -> the sum of losses and the sum of their weights, float32
+        scalars; rows of zeros weigh nothing.
+      batch_size: rows that are read at once.
+    """
+
+    def __init__(
+        self,
+        rows: dict[str, np.ndarray],
+        loss: Callable[[Any, Batch], tuple[jax.Array, jax.Array]],
+        *,
+        batch_size: int,
+    ):
+        self._batches = [
+            {
+                name: _padded(a[i : i + batch_size], batch_size)
+                for name, a in rows.items()
+            }
+            for i in range(0, len(rows["tokens"]), batch_size)
+        ]
+        self._loss = jax.jit(lambda p, batch: loss(p, sharding.constrain_batch(batch)))
+
+    def loss(self, state: TrainState) -> float:
+        """The mean loss by weight."""
+        sums = [
+            jax.device_get(self._loss(state.params, sharding.place_batch(batch)))
+            for batch in self._batches
+        ]
+        total, weight = np.sum(np.array(sums, float), axis=0)
+        return float(total / weight)
+
+
+def _padded(rows: np.ndarray, count: int) -> np.ndarray:
+    return np.pad(rows, [(0, count - len(rows))] + [(0, 0)] * (rows.ndim - 1))
+
+
 def run_training(
     context: StageContext,
     params: Any,
     loss: Loss,
     rows: dict[str, np.ndarray],
     config: ConfigDict,
+    *,
+    held_out: HeldOut | None = None,
 ) -> None:
     """Trains, and writes `params/`, `metrics.jsonl` and `ledger.json`.
+
+    With `held_out` the parameters are those of the least loss on it, which
+    `validation.jsonl` has; otherwise the last ones.
 
     On a mesh of several processes all call it with the same arguments.
 
@@ -59,23 +112,31 @@ def run_training(
       loss: of a batch of `rows`.
       rows: the training rows; has `tokens` `[N, T]`.
       config: the optimizer's, with `batch_size`.
+      held_out: rows that are not trained on.
     """
     optimizer = make_optimizer(config)
     train_step = make_train_step(loss, optimizer)
     batches = Batches(rows, batch_size=config.batch_size, seed=context.config.seed)
     final = context.directory / "params"
     if not all_gather(final.exists())[0]:
+        monitor = held_out and BestByValidation(
+            held_out.loss, steps=config.steps, directory=context.directory
+        )
         state = loop.fit(
             init_state(params, optimizer),
             lambda state, step: train_step(state, sharding.place_batch(batches(step))),
             steps=config.steps,
             directory=context.directory,
             description=context.stage,
+            monitor=monitor or loop.Monitor(),
         )
         if context.worker.is_primary:
             lengths = np.count_nonzero(rows["tokens"], axis=1)
             trained = int(lengths.mean() * config.batch_size * config.steps)
             write_ledger(context.directory, Ledger(trained=trained))
-        checkpoints.save_params(final, state.params)
+        if monitor:
+            monitor.finish(final)
+        else:
+            checkpoints.save_params(final, state.params)
     if context.worker.is_primary:
         shutil.rmtree(context.directory / "checkpoints", ignore_errors=True)

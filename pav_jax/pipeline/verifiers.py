@@ -1,6 +1,7 @@
 """Stages `prm`, `orm` and `evaluation`: verifiers, and how well they tell."""
 
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -8,6 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pav_jax import labels, metrics, verifier
+from pav_jax.core.counts import counted
+from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.progress_bar import progress
 from pav_jax.core.seeds import Stream, derive
@@ -15,7 +18,7 @@ from pav_jax.core.types import Params, Response, StepLabels
 from pav_jax.distributed import sharding
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
-from pav_jax.pipeline.training import run_training, together
+from pav_jax.pipeline.training import HeldOut, run_training, together
 from pav_jax.policy import load_policy
 from pav_jax.prover import advantages, best_of_k
 from pav_jax.scores import score_responses
@@ -52,7 +55,11 @@ def _train_verifier(
     """Trains on (response, step labels) pairs, from the base policy's weights."""
     config = context.config
     problems = Problems.load(config, context.input("data"), "labels")
-    rows = verifier.verifier_rows(responses, steps, balance=config.verifier.balance)
+    split = functools.partial(
+        _rows_of, responses, steps, balance=config.verifier.balance
+    )
+    held = _held_out(responses, config.verifier.held_out)
+    rows = split([r.problem not in held for r in responses])
     start = load_policy(
         context.input("sft"), problems.architecture, problems.dtype, sharding.TRAIN
     )
@@ -64,7 +71,42 @@ def _train_verifier(
         architecture=problems.architecture,
         language_weight=config.verifier.language_weight,
     )
-    run_training(context, params, loss, rows, optimizer)
+    held_out = held and HeldOut(
+        split([r.problem in held for r in responses]),
+        functools.partial(verifier.scoring_loss, architecture=problems.architecture),
+        batch_size=optimizer.batch_size,
+    )
+    run_training(context, params, loss, rows, optimizer, held_out=held_out or None)
+
+
+def _held_out(responses: Sequence[Response], fraction: float) -> frozenset[int]:
+    """Problems that no verifier is trained on: the last ones, a fraction of all.
+
+    Raises:
+      UserError: no problem would be left to train on.
+    """
+    problems = sorted({response.problem for response in responses})
+    count = math.ceil(fraction * len(problems))
+    if count >= len(problems):
+        raise UserError(
+            f"config.verifier.held_out={fraction:g} leaves none of"
+            f" {counted(len(problems), 'labelled problem')} to train on"
+        )
+    return frozenset(problems[len(problems) - count :])
+
+
+def _rows_of(
+    responses: Sequence[Response],
+    steps: Sequence[Sequence[tuple[int, float]]],
+    wanted: Sequence[bool],
+    *,
+    balance: bool,
+) -> dict[str, np.ndarray]:
+    """Training rows of the responses that are wanted."""
+    chosen = [i for i, is_wanted in enumerate(wanted) if is_wanted]
+    return verifier.verifier_rows(
+        [responses[i] for i in chosen], [steps[i] for i in chosen], balance=balance
+    )
 
 
 def run_evaluation(context: StageContext) -> None:

@@ -48,6 +48,7 @@ def equal_n(rows: list[Results]) -> list[tuple[str, str]]:
 def tokens(results: Results) -> list[tuple[str, str]]:
     """How many tokens beam search saves."""
     efficiency = results.get("compute_efficiency") or {}
+    efficiency = efficiency.get("paper") or efficiency
     if "beam_pav" not in efficiency:
         return []
     saved, q_saved = efficiency["beam_pav"], efficiency.get("beam_q")
@@ -58,7 +59,11 @@ def tokens(results: Results) -> list[tuple[str, str]]:
     difference = (efficiency.get("points_at_equal_tokens") or {}).get("beam_pav")
     if difference is not None:
         reach += f"; {text.points(difference)} points at equal tokens"
-        doubt = summary.uncertainty(results, "beam_pav")
+        bounds = (efficiency.get("points_ci") or {}).get("beam_pav")
+        doubt = summary.uncertainty({"compute_efficiency": efficiency}, "beam_pav")
+        doubt = (
+            doubt if text.known(bounds) else summary.uncertainty(results, "beam_pav")
+        )
         reach += f" ({doubt})" if doubt else ""
     pairs = [
         (

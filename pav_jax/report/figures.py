@@ -15,6 +15,9 @@ from pav_jax.report import methods, plots, svg, text
 
 Row = dict[str, Any]
 
+# Methods that select one of independent samples.
+SELECTIONS = ("majority", "best_of_n_orm", "best_of_n_pav", "vote_orm", "vote_pav")
+
 
 def accuracy_vs_n(rows: Sequence[Row]) -> str:
     """Accuracy against the number of samples or beams, without Pass@N."""
@@ -54,20 +57,19 @@ def accuracy_vs_tokens(rows: Sequence[Row], efficiency: Row) -> str:
         plots.token_ticks(axes)
         axes.set_xlabel("Tokens per problem, log scale →", loc="right")
         plots.percent_axis(axes, "Accuracy")
-        _saving(drawing, shown, efficiency)
+        _saving(drawing, efficiency)
     return drawing.svg
 
 
 def pass_at_n(rows: Sequence[Row], base: Row) -> str:
     """Pass@N beside methods that select one of the same independent samples."""
-    selecting = ("majority", "best_of_n_orm", "best_of_n_pav")
     bounds = [row for row in rows if methods.is_oracle(row["method"])]
     if not bounds:
         known = {int(n): value for n, value in (base.get("pass_at") or {}).items()}
         bounds = [
             {"method": "pass_at_n", "n": n, "accuracy": known[n]} for n in sorted(known)
         ]
-    shown = bounds + [row for row in rows if row["method"] in selecting]
+    shown = bounds + [row for row in rows if row["method"] in SELECTIONS]
     if not plots.drawable(bounds, "n"):
         return ""
     label = "Pass@N against N, with methods that select from the same samples"
@@ -336,17 +338,12 @@ def stages(seconds: dict[str, float | None]) -> str:
     )
 
 
-def _saving(drawing: svg.Drawing, rows: Sequence[Row], efficiency: Row) -> None:
-    """The arrow from best-of-N's best point to where beam search equals it."""
+def _saving(drawing: svg.Drawing, efficiency: Row) -> None:
+    """The arrow from the reference's best point to where beam search equals it."""
     saved = efficiency.get("beam_pav")
-    best = max(
-        (point for point in plots.series(rows, "best_of_n_orm", "tokens")),
-        key=lambda point: point[1],
-        default=None,
-    )
-    if not saved or saved <= 0 or best is None:
+    tokens, accuracy = efficiency.get("tokens"), efficiency.get("accuracy")
+    if not saved or saved <= 0 or not tokens or accuracy is None:
         return
-    tokens, accuracy = best[0], best[1]
     axes = drawing.axes
     reached = tokens / saved
     # The span is drawn under the curves, where there is nothing to cover, with

@@ -44,7 +44,7 @@ def _numbers(results: Results) -> str:
     if difference is not None:
         doubt = summary.uncertainty(results, "beam_pav")
         doubt = doubt.removeprefix("95% interval ")
-        note = _joined("points over best-of-N", doubt)
+        note = _joined("points over the strongest selection", doubt)
         cells.append(("At equal tokens", text.points(difference), note, "--beam-pav"))
     if "beam_pav" in efficiency:
         saved = efficiency["beam_pav"]
@@ -54,7 +54,7 @@ def _numbers(results: Results) -> str:
             more = text.fewer(saved)
             value, word = more.split(" ", 1)
             note = f"{word} tokens, beam by {_EFFECTIVE}"
-        cells.append(("To equal best-of-N", value, note, "--beam-pav"))
+        cells.append(("To equal the strongest", value, note, "--beam-pav"))
     auc = (results.get("verifier") or {}).get("auc_within_problem") or {}
     if auc.get("last") is not None:
         value = text.decimal(auc["last"], 3)

@@ -55,6 +55,12 @@ _METHODS = {
         Method("pav_rl", "PAV-RL", "#d8480a", "o"),
     )
 }
+# Methods that get a spare colour, and a name that their key does not give.
+_LABELS = {
+    "vote_orm": "Vote by ORM",
+    "vote_pav": "Vote by PAV",
+    "beam_oracle": "Beam by the oracle",
+}
 _EXTRA = (("#5b3fc4", "X"), ("#8f6f00", "p"), ("#3f7f1f", "h"), ("#00808f", "*"))
 
 # The CSS variable of each drawing colour.
@@ -91,7 +97,7 @@ def ordered(keys: Iterable[str]) -> list[Method]:
     extra = []
     for index, key in enumerate(unknown):
         colour, marker = _EXTRA[index % len(_EXTRA)]
-        label = key.replace("_", " ").capitalize()
+        label = _LABELS.get(key, key.replace("_", " ").capitalize())
         extra.append(Method(key, label, colour, marker))
     # Upper bounds come last.
     return sorted(known + extra, key=lambda method: is_oracle(method.key))

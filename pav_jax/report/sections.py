@@ -48,6 +48,7 @@ def search(results: Results) -> str:
             _NUMBERS,
             tables.search(rows),
             tables.efficiency(efficiency),
+            tables.picks(results.get("picks") or []),
             tables.alpha(alpha),
             tables.base(base),
         ),
@@ -68,7 +69,7 @@ def _by_tokens(
     results: Results, rows: list[Results], efficiency: Results, bands: str
 ) -> str:
     arrow = (
-        " The arrow leads from best-of-N's best point to where beam search by "
+        " The arrow leads from the best point of selection to where beam search by "
         f"{_EFFECTIVE} equals it."
     )
     return parts.figure(
@@ -82,11 +83,7 @@ def _by_tokens(
 
 
 def _passed(rows: list[Results], base: Results, bands: str) -> str:
-    selecting = [
-        row["method"]
-        for row in rows
-        if row["method"] in ("majority", "best_of_n_orm", "best_of_n_pav")
-    ]
+    selecting = [row["method"] for row in rows if row["method"] in figures.SELECTIONS]
     oracle = [row["method"] for row in rows if methods.is_oracle(row["method"])]
     return parts.figure(
         figures.pass_at_n(rows, base),

@@ -64,6 +64,28 @@ def settled(results: Results, method: str) -> bool | None:
     return abs(difference) > width
 
 
+def reference(results: Results) -> str:
+    """What beam search is compared with, in words."""
+    efficiency = results.get("compute_efficiency") or {}
+    if "paper" not in efficiency:  # results of before 0.2
+        return "best-of-N by the outcome verifier"
+    return efficiency["reference"]
+
+
+def papers(results: Results, method: str) -> str:
+    """The difference at equal tokens to the paper's own reference, in words."""
+    efficiency = (results.get("compute_efficiency") or {}).get("paper") or {}
+    difference = (efficiency.get("points_at_equal_tokens") or {}).get(method)
+    if difference is None:
+        return ""
+    bounds = (efficiency.get("points_ci") or {}).get(method)
+    doubt = f" {text.points_interval(bounds)}" if text.known(bounds) else ""
+    return (
+        f"{text.points(difference)} points{doubt} over best-of-N by the outcome"
+        " verifier, the paper's reference"
+    )
+
+
 def weights_above_zero(alpha: dict[str, Any]) -> str:
     """At how many positive α the accuracy is above that of Q alone.
 
@@ -109,17 +131,18 @@ def _beam(results: Results, key: str) -> str:
     parts = []
     if difference is not None:
         parts.append(_comparison(results, key))
-    reference = text.percent(efficiency.get("accuracy"))
+    best = f"the best {text.percent(efficiency.get('accuracy'))} of these"
     subject = "it" if parts else _BEAMS[key]
     if efficiency.get("accuracy") is not None and key in efficiency:
         if efficiency[key] is None:
-            reach = f"{subject} does not reach best-of-N's best {reference}"
+            reach = f"{subject} does not reach {best}"
         else:
-            tokens = text.fewer(efficiency[key])
             reach = (
-                f"{subject} reaches best-of-N's best {reference} with {tokens} tokens"
+                f"{subject} reaches {best} with {text.fewer(efficiency[key])} tokens"
             )
         parts.append(reach)
+    if papers_own := papers(results, key):
+        parts.append(papers_own)
     return "; ".join(parts) + "." if parts else ""
 
 
@@ -131,7 +154,7 @@ def _comparison(results: Results, key: str) -> str:
         where = "level with"
     else:
         where = f"{size} points {'above' if difference > 0 else 'below'}"
-    sentence = f"{name} is {where} best-of-N by the outcome verifier at equal tokens"
+    sentence = f"{name} is {where} {reference(results)} at equal tokens"
     doubt = uncertainty(results, key)
     if settled(results, key) is False:
         doubt += ", which leaves the sign open"
@@ -146,6 +169,9 @@ def _alpha(alpha: dict[str, Any]) -> str:
         sentence = "The grid over α chose 0: progress added nothing to Q^π there"
     else:
         sentence = f"The grid over α, the weight of progress, chose {chosen:g}"
+        if alpha.get("prover_k"):
+            pick = (alpha.get("pick") or {}).get("beam_pav")
+            sentence += f" with prover Bo{alpha['prover_k']} and final pick {pick!r}"
     if better := weights_above_zero(alpha):
         sentence += f"; accuracy is above that of Q^π alone at {better}"
     return sentence + "."

@@ -33,7 +33,12 @@ def search(rows: list[Results]) -> str:
 
 
 def efficiency(efficiency: Results) -> str:
-    """Beam search against best-of-N: tokens saved, points at equal tokens."""
+    """Beam search against each reference: tokens saved, points at equal tokens."""
+    papers = efficiency.get("paper")
+    return _against(efficiency) + (_against(papers) if papers else "")
+
+
+def _against(efficiency: Results) -> str:
     at_equal = efficiency.get("points_at_equal_tokens") or {}
     bounds = efficiency.get("points_ci") or {}
     cells = []
@@ -58,17 +63,40 @@ def efficiency(efficiency: Results) -> str:
     )
 
 
+def picks(rows: list[Results]) -> str:
+    """Accuracy of each beam search by each rule of the final pick."""
+    rules = list(dict.fromkeys(row["pick"] for row in rows))
+    searches = dict.fromkeys((row["method"], row["n"]) for row in rows)
+    by_cell = {(r["method"], r["n"], r["pick"]): r["accuracy"] for r in rows}
+    cells = [
+        (
+            text.markup(methods.ordered([method])[0].label),
+            str(n),
+            *(text.percent(by_cell.get((method, n, rule))) for rule in rules),
+        )
+        for method, n in searches
+    ]
+    return parts.table(
+        ["Method", "N", *rules],
+        cells,
+        "The final pick: accuracy by each rule; “any” is Pass@N of the beam.",
+    )
+
+
 def alpha(alpha: Results) -> str:
-    """Accuracy for each weight of progress."""
+    """Accuracy for each weight of progress, prover and final pick."""
     cells = [
         (
             f"{row['alpha']:g}" if row.get("alpha") is not None else text.MISSING,
+            f"Bo{row['prover_k']}" if row.get("prover_k") else text.MISSING,
+            row.get("pick") or text.MISSING,
             text.percent(row.get("accuracy")),
             text.interval(row.get("ci")) or text.MISSING,
         )
-        for row in alpha.get("grid") or []
+        for row in alpha.get("cells") or alpha.get("grid") or []
     ]
-    return parts.table(["α", "Accuracy", "95% interval"], cells, "The grid over α.")
+    head = ["α", "Prover", "Final pick", "Accuracy", "95% interval"]
+    return parts.table(head, cells, "The grid, on validation problems.")
 
 
 def base(base: Results) -> str:

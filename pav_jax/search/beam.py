@@ -78,13 +78,19 @@ class SearchResult:
 
     Attributes:
       tokens: the response of highest `Q^π` among those that ended; among all if none
-        did.
+        did. `pick` has other rules.
       q: that value.
+      responses: token ids of all N responses that the search ends with.
+      values: `Q^π` of each, float32 `[N]`.
+      ended: whether each has ended, bool `[N]`.
       ledger: tokens decoded, prefilled and scored for this problem.
     """
 
     tokens: list[int]
     q: float
+    responses: list[list[int]]
+    values: np.ndarray
+    ended: np.ndarray
     ledger: Ledger
 
 
@@ -102,6 +108,7 @@ def beam_search(
     problem_ids: Sequence[int],
     *,
     alpha: float,
+    prover_k: int,
     seed: int,
     architecture: TransformerConfig,
     beam: BeamConfig,
@@ -114,6 +121,7 @@ def beam_search(
       prompts: token ids.
       problem_ids: `Problem.id` of each.
       alpha: weight of `A^μ` in the effective reward; 0 is search by `Q^π`.
+      prover_k: μ is BoK(π); the paper's K is 4.
       seed: names the draws.
       architecture: of the policy.
       beam: how to search.
@@ -134,12 +142,12 @@ def beam_search(
             beams = step_lib.sample_steps(step_params, beams, **static)
             q, state = scorer.score(state, beams)
             beams, parents, used, all_done = step_lib.select(
-                beams, q, np.float32(alpha), beam=beam
+                beams, q, np.float32(alpha), prover_k=prover_k, beam=beam
             )
             state = scorer.keep(state, parents, used)
             if all_done:
                 break
-        yield from _results(batch, beams, scorer.tokens_read(state), beam.end_ids)
+        yield from _results(batch, beams, scorer.tokens_read(state), beam)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,19 +184,29 @@ def _batches(prompts, problem_ids, seed, groups) -> Iterator[_Batch]:
         )
 
 
-def _results(batch, beams, tokens_read, end_ids) -> Iterator[SearchResult]:
-    """The best response to each problem of a batch."""
+def _results(batch, beams, tokens_read, beam) -> Iterator[SearchResult]:
+    """The responses to each problem of a batch, and the best of them."""
     q, length, tokens, decoded = jax.device_get(
         (beams.q, beams.length, beams.tokens, beams.decoded)
     )
     last = np.take_along_axis(tokens, np.maximum(length - 1, 0)[..., None], axis=-1)
-    ended = np.isin(last[..., 0], end_ids) & (length > 0)
+    ended = np.isin(last[..., 0], beam.end_ids) & (length > 0)
+    # A kept response has a row for each of its candidates.
+    q, length, tokens, ended = (
+        array[:, :: beam.candidates] for array in (q, length, tokens, ended)
+    )
     for i in np.flatnonzero(batch.problems >= 0):
         # A response that was cut short has no answer: one is taken only if none ended.
         best = int(np.argmax(q[i] - 2.0 * ~ended[i]))
+        responses = [
+            row[:n].tolist() for row, n in zip(tokens[i], length[i], strict=True)
+        ]
         yield SearchResult(
-            tokens=tokens[i, best, : length[i, best]].tolist(),
+            tokens=responses[best],
             q=float(q[i, best]),
+            responses=responses,
+            values=q[i],
+            ended=ended[i],
             ledger=Ledger(
                 decoded=int(decoded[i]),
                 prefilled=int(batch.lengths[i]),

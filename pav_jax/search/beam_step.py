@@ -38,7 +38,6 @@ class BeamConfig:
       end_ids: tokens that end a response.
       step_end_ids: tokens that end a step.
       temperature: of sampling.
-      prover_k: the prover is BoK(π).
       rows: about how many rows a batch has; sets how many problems it has.
     """
 
@@ -49,7 +48,6 @@ class BeamConfig:
     end_ids: tuple[int, ...]
     step_end_ids: tuple[int, ...]
     temperature: float = 1.0
-    prover_k: int = 4
     rows: int = 256
 
 
@@ -302,9 +300,16 @@ def _decode_token(params, beams, keys, active, *, architecture, beam):
     return beams, active & ~stops
 
 
-@functools.partial(jax.jit, static_argnames="beam", donate_argnames="beams")
+@functools.partial(
+    jax.jit, static_argnames=("prover_k", "beam"), donate_argnames="beams"
+)
 def select(
-    beams: Beams, q: jax.Array, alpha: jax.Array, *, beam: BeamConfig
+    beams: Beams,
+    q: jax.Array,
+    alpha: jax.Array,
+    *,
+    prover_k: int,
+    beam: BeamConfig,
 ) -> tuple[Beams, jax.Array, jax.Array, jax.Array]:
     """Keeps the N distinct candidates of highest `Q^π + αA^μ` (Eq. 5).
 
@@ -312,6 +317,7 @@ def select(
       beams: donated.
       q: `Q^π` after the newest step, float32 `[G, R]`.
       alpha: the weight of progress, a float32 scalar.
+      prover_k: the prover is BoK(π).
       beam: how to search.
 
     Returns:
@@ -319,7 +325,7 @@ def select(
       came from, int32 `[G, R]`; the most tokens of a row, an int32 scalar; whether all
       rows are done, a bool scalar.
     """
-    value, before = (prover.best_of_k(x, beam.prover_k) for x in (q, beams.q))
+    value, before = (prover.best_of_k(x, prover_k) for x in (q, beams.q))
     progress = prover.advantages(value, before)
     # A response that had ended keeps the reward of its last step.
     went_on = beams.length > beams.start

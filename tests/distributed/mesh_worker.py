@@ -164,7 +164,9 @@ def beams(programs):
             step_end_ids=tuple(range(2, ARCHITECTURE.vocab_size, 3)),
             rows=8,
         )
-        static = dict(alpha=0.5, seed=0, architecture=ARCHITECTURE, beam=beam)
+        static = dict(
+            alpha=0.5, prover_k=4, seed=0, architecture=ARCHITECTURE, beam=beam
+        )
         results = beam_search(params, scorer, prompts, range(3), **static)
         out += [(np.array(result.tokens), result.q) for result in results]
     if not jax.sharding.get_mesh().empty:

@@ -24,8 +24,8 @@ JOBS = ["sft", "prm", "reinforce", "decode", "score", "beams"]
 MESHES = [
     ({"data": 2, "fsdp": 2, "tensor": 2}, JOBS),
     ({"fsdp": 4, "tensor": 2}, ["sft", "reinforce"]),
-    ({"fsdp": 8}, ["reinforce", "decode", "beams"]),
-    ({"data": 4, "fsdp": 2}, ["sft", "decode"]),
+    ({"fsdp": 8}, ["decode", "beams"]),
+    ({"data": 4, "fsdp": 2}, ["sft"]),
 ]
 
 

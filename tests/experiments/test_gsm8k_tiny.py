@@ -32,6 +32,7 @@ def test_every_stage(tmp_path, gsm8k_dir):
         # The smoke run of the demo has other widths of beams, and more steps.
         "--config.search.beams=(1,)",
         "--config.search.alpha_beams=1",
+        "--config.limits.max_tokens=96",
         "--config.sft.steps=6",
         "--config.verifier.prm.steps=6",
         "--config.verifier.orm.steps=6",

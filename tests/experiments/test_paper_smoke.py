@@ -43,21 +43,34 @@ def _write_math(folder: Path) -> None:
     (folder / "math500.jsonl").write_text("\n".join(rows[70:]) + "\n")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["gemma2_2b", "gemma2_9b", "gemma2_27b", "gemma3_4b"])
-def test_smoke_runs_every_stage(math, tmp_path, name):
-    workdir = tmp_path / "run"
+def _run(name: str, workdir: Path, math: Path, *more: str) -> None:
     file = ROOT / "experiments" / f"{name}_math.py"
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pav_jax", "run", f"--config={file}:smoke"),
-            *(f"--workdir={workdir}", f"--config.task.path={math}"),
+            *(f"--workdir={workdir}", f"--config.task.path={math}", *more),
         ],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gemma2_9b", "gemma2_27b"])
+def test_other_sizes_of_a_family_train(math, tmp_path, name):
+    """Shrunk they are alike but for the scale of queries: later stages are the same."""
+    _run(name, tmp_path / "run", math, "--until=sft")
+    row = json.loads((tmp_path / "run" / "sft" / "metrics.jsonl").read_text())
+    assert row["step"] == 3 and 0 < row["loss"] < 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gemma2_2b", "gemma3_4b"])
+def test_smoke_runs_every_stage(math, tmp_path, name):
+    workdir = tmp_path / "run"
+    _run(name, workdir, math)
     results = json.loads((workdir / "report" / "results.json").read_text())
     assert {"beam_pav", "best_of_n_orm"} <= {row["method"] for row in results["search"]}
     assert f"{name}, shrunk for a trial" in results["description"]

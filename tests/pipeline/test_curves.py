@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from pav_jax.metrics import mean_interval
 from pav_jax.pipeline import curves
 from pav_jax.pipeline.curves import Point
 from pav_jax.storage import artifacts
@@ -23,7 +22,7 @@ _REFERENCE = [
 ]
 
 
-def test_a_sample_costs_its_tokens_and_one_that_is_scored_its_prompt_again():
+def test_samples_cost_their_tokens_and_a_verifier_reads_the_prompt_once():
     samples = {
         "correct": np.array([[True, False], [False, False]]),
         "length": np.array([[3, 5], [7, 7]]),
@@ -37,27 +36,47 @@ def test_a_sample_costs_its_tokens_and_one_that_is_scored_its_prompt_again():
     points = curves.sample_points(samples, answers, (2,), seed=0)
     found = {point.method: point for point in points}
     unscored = [[8, 10, 0], [14, 20, 0]]
-    scored = [[8, 10, 28], [14, 20, 54]]
+    scored = [[8, 10, 18], [14, 20, 34]]
     np.testing.assert_array_equal(found["greedy"].tokens, [[3, 10, 0], [9, 20, 0]])
     for method, correct, tokens in (
         ("majority", [None, 0], unscored),  # one vote each: the first answer drawn
         ("pass_at_n", [1, 0], unscored),
         ("best_of_n_orm", [1, 0], scored),
         ("best_of_n_pav", [0, 0], scored),
+        ("vote_orm", [1, 0], scored),
+        ("vote_pav", [0, 0], scored),
     ):
         np.testing.assert_array_equal(found[method].tokens, tokens)
         for got, wanted in zip(found[method].correct, correct, strict=True):
             assert wanted is None or got == wanted
     row = found["best_of_n_orm"].row()
     assert row["accuracy"] == 0.5 and row["n"] == 2
-    assert [row[key] for key in ("decoded", "prefilled", "scored")] == [11, 15, 41]
-    assert row["tokens"] == 67
+    assert [row[key] for key in ("decoded", "prefilled", "scored")] == [11, 15, 26]
+    assert row["tokens"] == 52
+
+
+def _searched(prm, orm, tokens):
+    """The row of a problem whose first response is right, and second wrong."""
+    return {
+        "responses": [[1], [2]],
+        "answers": ["1", "2"],
+        "correct": [True, False],
+        "ended": [True, True],
+        "prm": prm,
+        "orm": orm,
+        "tokens": tokens,
+        "orm_tokens": 10,
+    }
 
 
 def test_beams_are_those_on_disk(tmp_path):
+    rows = [
+        _searched([0.9, 0.1], [0.1, 0.9], [5, 6, 7]),
+        _searched([0.1, 0.9], [0.2, 0.9], [1, 2, 3]),
+    ]
     for name in ("beam_pav-4", "beam_q-2", "beam_q-1"):
-        artifacts.write_json(tmp_path / f"{name}.json", [[1, 5, 6, 7], [0, 1, 2, 3]])
-    points = curves.beam_points(tmp_path, (1, 2, 4))
+        artifacts.write_json(tmp_path / f"{name}.json", rows)
+    points = curves.beam_points(tmp_path, (1, 2, 4), dict(beam_q="prm", beam_pav="orm"))
     assert [(p.method, p.n) for p in points] == [
         ("beam_q", 1),
         ("beam_q", 2),
@@ -66,6 +85,16 @@ def test_beams_are_those_on_disk(tmp_path):
     assert points[0].accuracy == 0.5 and points[0].mean_tokens == 12
     np.testing.assert_array_equal(points[0].correct, [1, 0])
     np.testing.assert_array_equal(points[0].tokens, [[5, 6, 7], [1, 2, 3]])
+    # The outcome verifier reads the last responses, and is wrong on both problems.
+    np.testing.assert_array_equal(points[2].correct, [0, 0])
+    np.testing.assert_array_equal(points[2].tokens, [[5, 6, 17], [1, 2, 13]])
+    cells = {
+        (row["method"], row["n"], row["pick"]): row["accuracy"]
+        for row in curves.pick_rows(tmp_path, (1, 2, 4))
+    }
+    assert len(cells) == 3 * 6
+    assert cells["beam_pav", 4, "prm"] == 0.5 and cells["beam_pav", 4, "orm"] == 0
+    assert cells["beam_pav", 4, "any"] == 1
 
 
 def test_equal_accuracy_is_of_the_smallest_beam_that_reaches_it():
@@ -73,7 +102,8 @@ def test_equal_accuracy_is_of_the_smallest_beam_that_reaches_it():
         _point("beam_pav", 1, [1, 1, 0, 0], 150.0),
         _point("beam_pav", 2, [1, 1, 1, 0], 320.0),
         _point("beam_pav", 4, [1, 1, 1, 1], 640.0),
-        _point("beam_q", 1, [1, 0, 0, 0], 150.0),
+        # As many are right, but not the same ones: the interval reaches below zero.
+        _point("beam_q", 1, [0, 1, 1, 1], 150.0),
     ]
     found = curves.efficiency(_REFERENCE + beams)
     assert found["accuracy"] == 0.75 and found["tokens"] == 1600.0
@@ -96,9 +126,33 @@ def test_equal_tokens_are_between_the_points_of_best_of_n():
     assert [row["n"] for row in found["by_point"]] == [2, 4]
     for row, difference in zip(found["by_point"], differences, strict=True):
         assert row["points"] == pytest.approx(difference.mean(), rel=1e-12)
-    mean, interval = mean_interval(np.mean(differences, axis=0))
+    values = np.mean(differences, axis=0)
+    mean, half = values.mean(), 1.959964 * values.std(ddof=1) / 2
+    interval = (mean - half, mean + half)
     assert found["points_at_equal_tokens"] == {"beam_pav": pytest.approx(mean)}
     assert found["points_ci"]["beam_pav"] == pytest.approx(interval)
+
+
+def test_the_reference_is_the_strongest_at_each_n():
+    others = [
+        _point("best_of_n_pav", 1, [1, 0, 0, 0], 100.0),
+        _point("best_of_n_pav", 4, [1, 1, 1, 0], 400.0),
+        _point("vote_orm", 16, [1, 1, 1, 1], 1600.0),
+        _point("majority", 4, [1, 1, 1, 1], 400.0),  # no verifier selects
+    ]
+    beam = [_point("beam_pav", 4, [1, 1, 1, 0], 400.0)]
+    found = curves.efficiency(_REFERENCE + others + beam)
+    assert found["reference_methods"] == {
+        "1": "best_of_n_orm",
+        "4": "best_of_n_pav",
+        "16": "vote_orm",
+    }
+    assert found["accuracy"] == 1.0 and found["beam_pav"] is None
+    assert found["points_at_equal_tokens"]["beam_pav"] == 0
+    # Against the paper's own reference the same beam is ahead, and four times cheaper.
+    assert found["paper"]["reference"] == "best_of_n_orm"
+    assert found["paper"]["points_at_equal_tokens"]["beam_pav"] == 0.25
+    assert found["paper"]["beam_pav"] == 4.0
 
 
 def test_the_order_of_ns_does_not_matter():

@@ -20,6 +20,8 @@ METHODS = {
     "majority",
     "best_of_n_orm",
     "best_of_n_pav",
+    "vote_orm",
+    "vote_pav",
     "beam_q",
     "beam_pav",
     "pass_at_n",
@@ -88,7 +90,8 @@ def test_results(finished):
 def test_nothing_is_processed_twice(finished):
     """The ledger of beam search: each sampled token once for each model."""
     for path in (finished / "search").glob("beam_q-*.json"):
-        for _, decoded, prefilled, scored in json.loads(path.read_text()):
+        for row in json.loads(path.read_text()):
+            decoded, prefilled, scored = row["tokens"]
             ideal = 2 * (decoded + prefilled)
             assert decoded + prefilled + scored <= 1.05 * ideal
 

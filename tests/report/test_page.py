@@ -517,7 +517,7 @@ def test_the_summary_says_when_the_beam_never_gets_there(results):
     results["compute_efficiency"]["beam_pav"] = None
     results["compute_efficiency"]["beam_q"] = 0.5
     said = summary.paragraph(results)
-    assert "does not reach best-of-N&#x27;s best 44.7%" in said
+    assert "does not reach the best 44.7% of these" in said
     assert "with 2.0× more tokens" in said
 
 

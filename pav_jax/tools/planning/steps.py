@@ -225,7 +225,9 @@ def _search_step(params, prm, beams, state, alpha, *, architecture, beam):
         params, beams, keys, ~beams.done, beam=beam, **static
     )
     state, q, read, _ = read_steps(prm, state, beams.q, beams.start, beams, **static)
-    beams, parents, used, done = search_step.select(beams, q, alpha, beam=beam)
+    beams, parents, used, done = search_step.select(
+        beams, q, alpha, prover_k=4, beam=beam
+    )
     return beams, keep_rows(state, parents, used), active, read, done
 
 

@@ -1,0 +1,86 @@
+"""The parameters that are kept are those of the least validation loss."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pav_jax.core.errors import UserError
+from pav_jax.storage import checkpoints
+from pav_jax.train import loop
+from pav_jax.train.step import TrainState
+from pav_jax.train.validation import BestByValidation
+
+STEPS, EVERY = 16, 2  # measured at 2, 4, ..., 16
+LOSSES = {2: 5.0, 4: 3.0, 6: 4.0, 8: 2.0, 10: 2.5, 12: 2.0, 14: 9.0, 16: 3.0}
+
+
+def _step(state, step):
+    state = TrainState(state.step + 1, {"w": state.params["w"] + 1.0}, ())
+    return state, {"loss": jnp.float32(1.0)}
+
+
+def _fit(directory, *, losses=LOSSES, steps=STEPS):
+    monitor = BestByValidation(
+        lambda state: losses[int(state.step)],
+        steps=STEPS,
+        directory=directory,
+        log_every=EVERY,
+    )
+    loop.fit(
+        TrainState(jnp.int32(0), {"w": jnp.zeros(3)}, ()),
+        _step,
+        steps=steps,
+        directory=directory,
+        description="a test",
+        log_every=EVERY,
+        monitor=monitor,
+    )
+    return monitor
+
+
+def _kept(directory, monitor):
+    monitor.finish(directory / "params")
+    assert not list(directory.glob("best-*"))
+    like = {"w": jnp.zeros(3)}
+    return np.asarray(checkpoints.load_params(directory / "params", like)["w"])
+
+
+def test_the_first_of_the_least_is_kept(tmp_path):
+    monitor = _fit(tmp_path)
+    rows = map(json.loads, (tmp_path / "validation.jsonl").read_text().splitlines())
+    assert {row["step"]: row["loss"] for row in rows} == LOSSES
+    np.testing.assert_array_equal(_kept(tmp_path, monitor), [8.0] * 3)
+
+
+def test_a_training_that_was_stopped_ends_with_the_same(tmp_path):
+    def killed(state, step):
+        if step == 9:
+            raise KeyboardInterrupt
+        return _step(state, step)
+
+    monitor = BestByValidation(
+        lambda state: LOSSES[int(state.step)],
+        steps=STEPS,
+        directory=tmp_path,
+        log_every=EVERY,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        loop.fit(
+            TrainState(jnp.int32(0), {"w": jnp.zeros(3)}, ()),
+            killed,
+            steps=STEPS,
+            directory=tmp_path,
+            description="a test",
+            log_every=EVERY,
+            monitor=monitor,
+        )
+    # No checkpoint was saved: all is done again, over what the attempt has left.
+    assert [path.name for path in tmp_path.glob("best-*")] == ["best-8"]
+    np.testing.assert_array_equal(_kept(tmp_path, _fit(tmp_path)), [8.0] * 3)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
+    with pytest.raises(UserError, match="validation loss stopped being finite"):
+        _fit(tmp_path, losses=LOSSES | {6: float("nan")})
