@@ -30,6 +30,8 @@ class Stream(enum.IntEnum):
     RL_REFRESH = 109  # a refreshed verifier: which problems, and the order of rows
     REFRESH_RESPONSES = 110  # fresh rollouts, within a refresh
     REFRESH_LABELS = 111  # and continuations of their prefixes
+    ON_SEARCH = 112  # candidates of searches on training problems
+    ON_SEARCH_LABELS = 113  # and continuations of the steps that these find
 
 
 def derive(seed: int, stream: int, *indices: int) -> int:

@@ -104,4 +104,4 @@ def run_sft(context: StageContext) -> None:
     )
     params = policy.initial_policy(config.model, architecture, seed=config.seed)
     loss = functools.partial(policy.sft_loss, architecture=architecture)
-    run_training(context, params, loss, rows, config.sft)
+    run_training(context, params, loss, [rows], config.sft)

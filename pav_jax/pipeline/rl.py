@@ -37,7 +37,7 @@ def run_rft(context: StageContext) -> None:
         context.input("sft"), problems.architecture, problems.dtype, sharding.TRAIN
     )
     loss = functools.partial(policy.sft_loss, architecture=problems.architecture)
-    run_training(context, params, loss, rows, context.config.rl.rft)
+    run_training(context, params, loss, [rows], context.config.rl.rft)
 
 
 @together

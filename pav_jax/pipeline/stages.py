@@ -7,12 +7,14 @@ modules named after the paper's parts.
 
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from pav_jax.pipeline.data import run_data, run_sft
 from pav_jax.pipeline.labelling import run_labels, run_rollouts
+from pav_jax.pipeline.on_search import run_beams
 from pav_jax.pipeline.provers import run_provers
 from pav_jax.pipeline.results import run_report, write_page
 from pav_jax.pipeline.rl import run_rft, run_rl
@@ -29,7 +31,7 @@ _SAMPLED = (*_MODEL, "sampling")
 def stages(config: ConfigDict) -> list[Stage]:
     """All stages, each after the ones it needs."""
     improved = _rl_stages(config) if "rl" in config else []
-    return [*_training_stages(), *improved, *_comparison_stages(config, improved)]
+    return [*_training_stages(config), *improved, *_comparison_stages(config, improved)]
 
 
 def report(workdir: str | os.PathLike[str]) -> Path:
@@ -37,7 +39,7 @@ def report(workdir: str | os.PathLike[str]) -> Path:
     return write_page(Path(workdir) / "report")
 
 
-def _training_stages() -> list[Stage]:
+def _training_stages(config: ConfigDict) -> list[Stage]:
     """From problems to the verifier of steps."""
     return [
         Stage("data", run_data, (), ("task", "problems", "limits", "tokenizer")),
@@ -56,28 +58,74 @@ def _training_stages() -> list[Stage]:
             (*_SAMPLED, "labels", "rollouts"),
             collective=True,
         ),
-        Stage(
-            "prm",
-            run_prm,
-            ("data", "sft", "rollouts", "labels"),
-            (*_MODEL, "verifier.prm", "verifier.language_weight")
-            + ("verifier.balance", "verifier.held_out", "rollouts.n_cov"),
-            collective=True,
-        ),
+        *_prm_stages(config),
     ]
+
+
+def _prm_stages(config: ConfigDict) -> list[Stage]:
+    """`prm`; with `verifier.on_search` first `prm-0`, then rounds on what it finds on
+    training problems: `beams-1`, `prm-1`, and so on; the last of these is `prm`."""
+    rounds = [
+        _verifier_stage(
+            config, "prm", run_prm, ("rollouts", "labels"), ("rollouts.n_cov",), number
+        )
+        for number in range(_rounds(config) + 1)
+    ]
+    found = rounds[:1]
+    for number, stage in enumerate(rounds[1:], 1):
+        found += [_beams_stage(number, prm=rounds[number - 1].name), stage]
+    return found
+
+
+def _orm_stages(config: ConfigDict) -> list[Stage]:
+    """`orm`; with `verifier.on_search` first `orm-0`, `orm-1`, and so on."""
+    return [
+        _verifier_stage(config, "orm", run_orm, ("rollouts",), (), number)
+        for number in range(_rounds(config) + 1)
+    ]
+
+
+def _rounds(config: ConfigDict) -> int:
+    return config.verifier.on_search.rounds if "on_search" in config.verifier else 0
+
+
+def _verifier_stage(
+    config: ConfigDict,
+    name: str,
+    run: Callable[..., None],
+    needs: tuple[str, ...],
+    fields: tuple[str, ...],
+    number: int,
+) -> Stage:
+    """A round of training a verifier; the first one has number 0."""
+    needs = ("data", "sft", *needs)
+    fields += (*_MODEL, f"verifier.{name}", "verifier.language_weight")
+    fields += ("verifier.balance", "verifier.held_out")
+    if number:
+        start, beams = f"{name}-{number - 1}", f"beams-{number}"
+        run = functools.partial(run, start=start, beams=beams)
+        needs, fields = (*needs, start, beams), (*fields, "verifier.on_search")
+    is_last = number == _rounds(config)
+    return Stage(
+        name if is_last else f"{name}-{number}", run, needs, fields, collective=True
+    )
+
+
+def _beams_stage(number: int, *, prm: str) -> Stage:
+    return Stage(
+        f"beams-{number}",
+        functools.partial(run_beams, prm=prm, number=number),
+        ("data", "sft", prm),
+        (*_SAMPLED, "verifier.on_search", "verifier.held_out", "rollouts.temperature")
+        + ("search.candidates", "search.temperature", "labels.shard"),
+        collective=True,
+    )
 
 
 def _comparison_stages(config: ConfigDict, improved: list[Stage]) -> list[Stage]:
     """From the outcome verifier to the page."""
     return [
-        Stage(
-            "orm",
-            run_orm,
-            ("data", "sft", "rollouts"),
-            (*_MODEL, "verifier.orm", "verifier.language_weight", "verifier.balance")
-            + ("verifier.held_out",),
-            collective=True,
-        ),
+        *_orm_stages(config),
         Stage(
             "evaluation",
             run_evaluation,

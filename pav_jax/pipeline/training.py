@@ -2,7 +2,7 @@
 
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
 from pav_jax.storage import checkpoints
 from pav_jax.train import loop
-from pav_jax.train.batches import Batches
+from pav_jax.train.batches import Batches, mixed
 from pav_jax.train.step import (
     Loss,
     TrainState,
@@ -94,7 +94,7 @@ def run_training(
     context: StageContext,
     params: Any,
     loss: Loss,
-    rows: dict[str, np.ndarray],
+    rows: Sequence[dict[str, np.ndarray]],
     config: ConfigDict,
     *,
     held_out: HeldOut | None = None,
@@ -110,13 +110,19 @@ def run_training(
       context: of the stage.
       params: where to start; donated.
       loss: of a batch of `rows`.
-      rows: the training rows; has `tokens` `[N, T]`.
+      rows: one or several sets of training rows, of which each batch has equal parts;
+        they have `tokens` `[N, T]`.
       config: the optimizer's, with `batch_size`.
       held_out: rows that are not trained on.
     """
     optimizer = make_optimizer(config)
     train_step = make_train_step(loss, optimizer)
-    batches = Batches(rows, batch_size=config.batch_size, seed=context.config.seed)
+    batches = [
+        Batches(
+            some, batch_size=config.batch_size // len(rows), seed=context.config.seed
+        )
+        for some in rows
+    ]
     final = context.directory / "params"
     if not all_gather(final.exists())[0]:
         monitor = held_out and BestByValidation(
@@ -124,15 +130,17 @@ def run_training(
         )
         state = loop.fit(
             init_state(params, optimizer),
-            lambda state, step: train_step(state, sharding.place_batch(batches(step))),
+            lambda state, step: train_step(
+                state, sharding.place_batch(mixed(batches, step))
+            ),
             steps=config.steps,
             directory=context.directory,
             description=context.stage,
             monitor=monitor or loop.Monitor(),
         )
         if context.worker.is_primary:
-            lengths = np.count_nonzero(rows["tokens"], axis=1)
-            trained = int(lengths.mean() * config.batch_size * config.steps)
+            lengths = [np.count_nonzero(r["tokens"], axis=1).mean() for r in rows]
+            trained = int(np.mean(lengths) * config.batch_size * config.steps)
             write_ledger(context.directory, Ledger(trained=trained))
         if monitor:
             monitor.finish(final)

@@ -1,5 +1,6 @@
 """Stages `prm`, `orm` and `evaluation`: verifiers, and how well they tell."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from pav_jax.core.progress_bar import progress
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Params, Response, StepLabels
 from pav_jax.distributed import sharding
+from pav_jax.pipeline import on_search
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
 from pav_jax.pipeline.training import HeldOut, run_training, together
@@ -27,86 +29,152 @@ from pav_jax.tasks.problems import Problems
 from pav_jax.verifier import load_verifier
 
 
-@together
-def run_prm(context: StageContext) -> None:
-    """The verifier of `Q^π` at every step, from which `Q^BoK` and `A^μ` follow."""
-    responses = records.read_seed_rollouts(
-        context.input("rollouts"), context.config.rollouts.n_cov
-    )
-    found = records.read_all_labels(context.input("labels"))
-    steps = [verifier.labelled_steps(x) for x in found]
-    _train_verifier(context, responses, steps, context.config.verifier.prm)
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """Responses, and what is known of their steps.
+
+    Attributes:
+      responses: whole responses.
+      steps: (response tokens in the prefix, value) of the labelled ones of each.
+    """
+
+    responses: Sequence[Response]
+    steps: Sequence[Sequence[tuple[int, float]]]
+
+    @classmethod
+    def of_steps(
+        cls, responses: Sequence[Response], found: Sequence[StepLabels]
+    ) -> "Labelled":
+        """Every step prefix, by its continuations."""
+        return cls(responses, [verifier.labelled_steps(x) for x in found])
+
+    @classmethod
+    def of_outcomes(cls, responses: Sequence[Response]) -> "Labelled":
+        """The outcome, at the last token."""
+        return cls(responses, [[(len(r.tokens), float(r.correct))] for r in responses])
 
 
 @together
-def run_orm(context: StageContext) -> None:
-    """The outcome verifier: the label of a whole response at its last token."""
-    responses = records.read_all_responses(context.input("rollouts"))
-    steps = [[(len(r.tokens), float(r.correct))] for r in responses]
-    _train_verifier(context, responses, steps, context.config.verifier.orm)
+def run_prm(
+    context: StageContext, *, start: str | None = None, beams: str | None = None
+) -> None:
+    """The verifier of `Q^π` at every step, from which `Q^BoK` and `A^μ` follow.
+
+    Args:
+      context: of the stage.
+      start: the stage whose verifier is trained further; a new one by default.
+      beams: the stage whose responses are half of each batch, if there is a `start`.
+    """
+    config = context.config
+    data = [
+        Labelled.of_steps(
+            records.read_seed_rollouts(
+                context.input("rollouts"), config.rollouts.n_cov
+            ),
+            records.read_all_labels(context.input("labels")),
+        )
+    ]
+    if beams:
+        settings = config.verifier.on_search
+        found = on_search.read_labels(context.input(beams), settings)
+        data.append(Labelled.of_steps(*found))
+    _train_verifier(context, data, config.verifier.prm, start)
+
+
+@together
+def run_orm(
+    context: StageContext, *, start: str | None = None, beams: str | None = None
+) -> None:
+    """The outcome verifier: the label of a whole response at its last token.
+
+    Arguments are those of `run_prm`.
+    """
+    responses = [records.read_all_responses(context.input("rollouts"))]
+    if beams:
+        responses.append(on_search.read_responses(context.input(beams)))
+    data = [Labelled.of_outcomes(some) for some in responses]
+    _train_verifier(context, data, context.config.verifier.orm, start)
 
 
 def _train_verifier(
     context: StageContext,
-    responses: Sequence[Response],
-    steps: Sequence[Sequence[tuple[int, float]]],
+    data: Sequence[Labelled],
     optimizer: ConfigDict,
+    start: str | None,
 ) -> None:
-    """Trains on (response, step labels) pairs, from the base policy's weights."""
+    """Trains on sets of labels, each of which has an equal part of a batch."""
     config = context.config
     problems = Problems.load(config, context.input("data"), "labels")
-    split = functools.partial(
-        _rows_of, responses, steps, balance=config.verifier.balance
-    )
-    held = _held_out(responses, config.verifier.held_out)
-    rows = split([r.problem not in held for r in responses])
-    start = load_policy(
-        context.input("sft"), problems.architecture, problems.dtype, sharding.TRAIN
-    )
-    params = verifier.init_verifier(
-        jax.random.key(config.seed), start, problems.architecture
-    )
+    kept, held_out = _split(data, config)
+    if start:
+        optimizer = _shorter(optimizer, config.verifier.on_search.steps)
+        params = load_verifier(
+            context.input(start), problems.architecture, problems.dtype, sharding.TRAIN
+        )
+    else:
+        network = load_policy(
+            context.input("sft"), problems.architecture, problems.dtype, sharding.TRAIN
+        )
+        params = verifier.init_verifier(
+            jax.random.key(config.seed), network, problems.architecture
+        )
     loss = functools.partial(
         verifier.verifier_loss,
         architecture=problems.architecture,
         language_weight=config.verifier.language_weight,
     )
-    held_out = held and HeldOut(
-        split([r.problem in held for r in responses]),
+    held_out = HeldOut(
+        held_out,
         functools.partial(verifier.scoring_loss, architecture=problems.architecture),
         batch_size=optimizer.batch_size,
     )
-    run_training(context, params, loss, rows, optimizer, held_out=held_out or None)
+    run_training(context, params, loss, kept, optimizer, held_out=held_out)
+
+
+def _shorter(optimizer: ConfigDict, steps: int) -> ConfigDict:
+    """The same optimizer for fewer steps, with the same part of them to warm up."""
+    warmup = max(1, optimizer.warmup_steps * steps // optimizer.steps)
+    changed = optimizer.to_dict() | dict(steps=steps, warmup_steps=warmup)
+    return ConfigDict(changed)
+
+
+def _split(
+    data: Sequence[Labelled], config: ConfigDict
+) -> tuple[list[dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    """Training rows of each set, and those held out of all of them."""
+    responses = [response for some in data for response in some.responses]
+    steps = [row for some in data for row in some.steps]
+    # Together, so that all have one width.
+    rows = verifier.verifier_rows(responses, steps, balance=config.verifier.balance)
+    kept, apart, first = [], [], 0
+    for some in data:
+        held = _held_out(some.responses, config.verifier.held_out)
+        places = np.arange(first, first := first + len(some.responses))
+        is_held = np.array([r.problem in held for r in some.responses])
+        kept.append({name: array[places[~is_held]] for name, array in rows.items()})
+        apart += places[is_held].tolist()
+    return kept, {name: array[apart] for name, array in rows.items()}
 
 
 def _held_out(responses: Sequence[Response], fraction: float) -> frozenset[int]:
     """Problems that no verifier is trained on: the last ones, a fraction of all.
 
     Raises:
-      UserError: no problem would be left to train on.
+      UserError: none would be held out, or none left to train on.
     """
     problems = sorted({response.problem for response in responses})
     count = math.ceil(fraction * len(problems))
+    if count <= 0:
+        raise UserError(
+            f"config.verifier.held_out={fraction:g} must be above 0: the parameters of"
+            " least loss on the problems held out are kept"
+        )
     if count >= len(problems):
         raise UserError(
             f"config.verifier.held_out={fraction:g} leaves none of"
             f" {counted(len(problems), 'labelled problem')} to train on"
         )
     return frozenset(problems[len(problems) - count :])
-
-
-def _rows_of(
-    responses: Sequence[Response],
-    steps: Sequence[Sequence[tuple[int, float]]],
-    wanted: Sequence[bool],
-    *,
-    balance: bool,
-) -> dict[str, np.ndarray]:
-    """Training rows of the responses that are wanted."""
-    chosen = [i for i, is_wanted in enumerate(wanted) if is_wanted]
-    return verifier.verifier_rows(
-        [responses[i] for i in chosen], [steps[i] for i in chosen], balance=balance
-    )
 
 
 def run_evaluation(context: StageContext) -> None:

@@ -1,5 +1,7 @@
 """Batches as a pure function of the step, so that a checkpoint needs no data state."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pav_jax.core.errors import UserError
@@ -44,6 +46,12 @@ class Batches:
             [self._order(p // self._count)[p % self._count] for p in places.tolist()]
         )
         return {name: array[rows] for name, array in self._arrays.items()}
+
+
+def mixed(sets: Sequence[Batches], step: int) -> dict[str, np.ndarray]:
+    """The batch of a step, made of one batch of each set."""
+    parts = [batches(step) for batches in sets]
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
 def pad_rows(rows: list[list[int]], length: int, dtype=np.int32) -> np.ndarray:

@@ -11,7 +11,15 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+from ml_collections import ConfigDict
+
+from pav_jax import verifier
+from pav_jax.core import config as config_lib
+from pav_jax.pipeline import on_search
+from pav_jax.tasks.problems import Problems
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "experiments" / "demo.py"
@@ -111,6 +119,42 @@ def test_a_changed_field_runs_again_what_depends_on_it(finished, tmp_path):
     assert said.count("done already") == 8
     beams = [r for r in _numbers(workdir)["search"] if r["method"] == "beam_q"]
     assert [row["n"] for row in beams] == [1]
+
+
+def test_a_verifier_is_trained_further_on_what_a_search_finds(finished, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    config = ROOT / "experiments" / "evidence" / "on_search.py"
+    _run(workdir, "--config.name=demo", "--until=prm", config=config)
+    found = on_search.read_responses(workdir / "beams-1")
+    assert len({response.problem for response in found}) == 16
+    assert len({(r.problem, r.tokens) for r in found}) == len(found) <= 2 * 16
+    settings = ConfigDict(dict(labelled=1))
+    best, labels = on_search.read_labels(workdir / "beams-1", settings)
+    assert [r.problem for r in best] == list(range(16))
+    for response, of_steps in zip(best, labels, strict=True):
+        assert of_steps.ends[-1] == len(response.tokens)
+        assert of_steps.correct[-1] == response.correct
+    ledger = json.loads((workdir / "beams-1" / "ledger.json").read_text())
+    # Besides the candidates, each read by the verifier, the continuations.
+    assert ledger["decoded"] > ledger["scored"] > sum(len(r.tokens) for r in found)
+    rows = (workdir / "prm" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(rows[-1])["step"] == 10
+    before, after = (
+        jax.tree.leaves(verifier.load_verifier(workdir / name, *_model(workdir)))
+        for name in ("prm-0", "prm")
+    )
+    moved = [float(np.abs(a - b).max()) for a, b in zip(before, after, strict=True)]
+    # Adam moves no parameter by more than its learning rate in a step.
+    assert 0 < max(moved) <= 10 * 1e-3 * 1.2
+
+
+def _model(workdir: Path):
+    """Architecture and dtype of a run."""
+    fields = json.loads((workdir / "config.json").read_text())["config"]
+    config = config_lib.unflatten(fields)
+    problems = Problems.load(config, workdir / "data", "labels")
+    return problems.architecture, problems.dtype
 
 
 def test_a_killed_run_gives_the_same_numbers(finished, tmp_path):

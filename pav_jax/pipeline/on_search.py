@@ -1,0 +1,135 @@
+"""Stage `beams-R`: what a search finds on training problems, as verifiers' data.
+
+A search picks the states that its verifier rates highest, and so those that it
+over-rates. A verifier that was trained on samples alone has not seen them. Here beams
+on problems whose answers are known give outcomes, and continuations from the steps of
+the best of them give step labels, for exactly such states.
+"""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from pav_jax import labels
+from pav_jax.core.errors import UserError
+from pav_jax.core.seeds import Stream, derive
+from pav_jax.core.types import Response, StepLabels
+from pav_jax.pipeline.runner import StageContext
+from pav_jax.pipeline.search import beam_config
+from pav_jax.pipeline.shards import in_shards
+from pav_jax.policy import load_policy
+from pav_jax.search.beam import SearchResult, beam_search
+from pav_jax.search.verifier_scorer import VerifierScorer
+from pav_jax.storage import records
+from pav_jax.tasks.problems import Problems
+from pav_jax.verifier import load_verifier
+
+
+def run_beams(context: StageContext, *, prm: str, number: int) -> None:
+    """Searches training problems, and labels the steps of the best responses.
+
+    Args:
+      context: of the stage.
+      prm: the stage whose verifier guides the search.
+      number: of the round, from 1.
+    """
+    config, settings = context.config, context.config.verifier.on_search
+    problems = Problems.load(config, context.input("data"), "labels")
+    most = int(len(problems) * (1 - config.verifier.held_out))
+    if settings.problems > most:
+        raise UserError(
+            f"config.verifier.on_search.problems={settings.problems} must be at most"
+            f" {most}: the others are held out by config.verifier.held_out"
+        )
+    model = (problems.architecture, problems.dtype)
+    policy = load_policy(context.input("sft"), *model)
+    scorer = VerifierScorer(
+        load_verifier(context.input(prm), *model),
+        problems.architecture,
+        config.limits.max_tokens,
+    )
+
+    def work(part, path, ledger, advance):
+        found = list(
+            beam_search(
+                policy,
+                scorer,
+                [problems.prompts[i] for i in part],
+                [problems[i].id for i in part],
+                alpha=0.0,
+                prover_k=1,
+                seed=derive(config.seed, Stream.ON_SEARCH, number),
+                architecture=problems.architecture,
+                beam=beam_config(
+                    config,
+                    settings.beams,
+                    end_ids=problems.tokenizer.end_ids,
+                    step_end_ids=tuple(np.flatnonzero(problems.is_step_end).tolist()),
+                ),
+            )
+        )
+        for result in found:
+            ledger += result.ledger
+        responses = _responses(problems, part, found)
+        best = _first_of_each(responses, settings.labelled)
+        of_best = labels.label_steps(
+            policy,
+            problems,
+            best,
+            n_mc=settings.n_mc,
+            seed=derive(config.seed, Stream.ON_SEARCH_LABELS, number),
+            sampling=labels.sampling_for(
+                problems,
+                config.rollouts.temperature,
+                branches=config.limits.max_steps * settings.n_mc,
+            ),
+            ledger=ledger,
+        )
+        records.write_labels(_labels_path(path), of_best)
+        records.write_responses(path, responses)
+        for _ in part:
+            advance()
+
+    in_shards(context, range(settings.problems), config.labels.shard, "problem", work)
+
+
+def _responses(
+    problems: Problems, part: Sequence[int], found: Sequence[SearchResult]
+) -> list[Response]:
+    """Distinct responses to each problem, the best rated first."""
+    texts = []
+    for index, result in zip(part, found, strict=True):
+        order = np.argsort(-result.values, kind="stable")
+        distinct = dict.fromkeys(tuple(result.responses[i]) for i in order)
+        texts += [(index, tokens) for tokens in distinct if tokens]
+    correct = problems.are_correct(texts)
+    return [
+        Response(index, problems.prompts[index], tokens, (0.0,) * len(tokens), right)
+        for (index, tokens), right in zip(texts, correct, strict=True)
+    ]
+
+
+def _first_of_each(responses: Sequence[Response], count: int) -> list[Response]:
+    groups = itertools.groupby(responses, key=lambda response: response.problem)
+    return [r for _, group in groups for r in itertools.islice(group, count)]
+
+
+def _labels_path(path: Path) -> Path:
+    return path.with_name(path.name.replace("shard-", "labels-"))
+
+
+def read_responses(directory: Path) -> list[Response]:
+    """All responses of the stage; their log-probabilities are not known, and 0."""
+    return records.read_all_responses(directory)
+
+
+def read_labels(
+    directory: Path, settings: ConfigDict
+) -> tuple[list[Response], list[StepLabels]]:
+    """The responses whose steps are labelled, and their labels."""
+    responses = _first_of_each(read_responses(directory), settings.labelled)
+    paths = [_labels_path(path) for path in records.shards(directory)]
+    return responses, [x for path in paths for x in records.read_labels(path)]
