@@ -117,6 +117,8 @@ def _objective(config: ConfigDict, method: str) -> Objective:
     """
     try:
         return Objective(kl=config.rl.training.kl, **config.rl.methods[method])
+    except UserError as error:
+        raise UserError(f"config.rl.methods.{method}: {error}") from error
     except TypeError as error:
         raise UserError(
             f"config.rl.methods.{method} needs reward and baseline, may have alpha,"

@@ -120,6 +120,6 @@ class RLMonitor(loop.Monitor):
         if len(rest) < 2 or max(rest[-2:]) >= least * first:
             return ""
         return (
-            f"validation accuracy has fallen to {rest[-2]:.3g} and {rest[-1]:.3g}, below"
-            f" min_accuracy={least:g} of the initial policy's {first:.3g},"
+            f"validation accuracy has fallen to {rest[-2]:.3g} and {rest[-1]:.3g},"
+            f" below min_accuracy={least:g} of the initial policy's {first:.3g},"
         )

@@ -12,12 +12,13 @@ it. So a token is paid in two ways:
 
 Two rewards are controls, for what the paper's should be better than:
 
-- "value_to_go" is the paper's bad one: `Q^μ` in place of `A^μ`, which a step is paid for
-  itself and for all steps after it (`process_to_go` says what this teaches). `Q^μ` paid to
+- "value_to_go" is the paper's bad one: `Q^μ` in place of `A^μ`, and a step is paid that
+  of all steps after it as well (`process_to_go` says what this teaches). `Q^μ` paid to
   its own step alone would be no control: it is `A^μ` plus a function of the state, so
   its gradient is that of Eq. 4.
-- "matched" is the outcome in another scale. With μ = π, the policy as it is, the gradient
-  is `1 + α` times that of the outcome alone; this shows what a change of scale does.
+- "matched" is the outcome in another scale. With μ = π, the policy as it is, the
+  gradient is `1 + α` times that of the outcome alone; this shows what a change of scale
+  does.
 
 Shape letters: B responses, T tokens of prompt and response, H steps of a response.
 """
@@ -77,9 +78,8 @@ class Objective:
         if self.reward == "value":
             raise UserError(
                 'reward="value" of an RL method is no more: Q^μ paid to its own step'
-                ' alone has the gradient of reward="progress" in expectation. Write'
-                ' reward="value_to_go" for the control, which adds up Q^μ over later'
-                " steps as well"
+                ' alone is reward="progress" in expectation, and so no control. Write'
+                ' reward="value_to_go", which adds up Q^μ over later steps'
             )
         for name, known in (("reward", REWARDS), ("baseline", BASELINES)):
             if getattr(self, name) not in known:
@@ -269,12 +269,12 @@ def process_to_go(batch: Batch) -> jax.Array:
     """The process rewards of a token's step and of all later steps, float32 `[B, T]`.
 
     With values for process rewards this is the paper's bad baseline. The gradient is
-    that of `E[Rex + α Σ_h Q^μ(s_h, a_h)]`, a sum that grows with each step in a state of
-    high value, whatever the step does for the outcome. A step that restates the problem
-    keeps the value v of its state and makes the response longer by one, so it earns αv
-    more than an answer at once (`A^μ` pays it nothing): the policy learns to restate.
-    Paid to its own step only, `Q^μ` is `A^μ` plus an amount that is the same for every
-    step out of a state, and so favours none.
+    that of `E[Rex + α Σ_h Q^μ(s_h, a_h)]`, a sum that grows with each step in a state
+    of high value, whatever the step does for the outcome. A step that restates the
+    problem keeps the value v of its state and makes the response longer by one, so it
+    earns αv more than an answer at once (`A^μ` pays it nothing): the policy learns to
+    restate. Paid to its own step only, `Q^μ` is `A^μ` plus an amount that is the same
+    for every step out of a state, and so favours none.
     """
     mask = batch["mask"]
     paid = (batch["process_reward"] * mask)[:, ::-1]

@@ -229,7 +229,7 @@ def test_a_prover_that_is_the_policy_changes_only_the_scale():
 
 
 def test_the_provers_value_paid_to_its_own_step_is_no_control():
-    """`αQ^μ` differs from `αA^μ` by a function of the state: the gradient is Eq. 4's."""
+    """It is `αA^μ` plus a function of the state: the gradient is that of Eq. 4."""
     q, alpha = _prover_values(), 1.5
     paid = [np.float32(alpha * values[1:]) for values in q]
     batch = jax.tree.map(jnp.asarray, make_batch(RESPONSES, ENDS, paid, length=LENGTH))
