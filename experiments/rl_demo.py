@@ -19,7 +19,8 @@ together, as in `:sparse,controls`:
                   its progress, added up over later steps (the paper's bad one), the
                   SFT policy for the prover (K = 1; the paper's prover for RL), and
                   outcomes scaled to the spread that PAV-RL's rewards have
-    :provers      BoK(π) for other K, and what Theorem 3.1 says of them from labels
+    :provers      BoK of the SFT policy for other K, and what Theorem 3.1 says of them
+                  from labels
     :monte_carlo  no verifier: continuations of each step by the policy as it is, the
                   prover Bo4 of it or the policy itself (μ = π)
     :refreshed    the verifier is trained on during RL, on the policy's new rollouts
@@ -47,7 +48,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.name = "rl_demo"
     if "smoke" not in variants:
         _base(config)
-    pav_rl = dict(reward="progress", baseline="value", alpha=1.0, prover_k=4)  # Bo4(π)
+    # μ is Bo4 of the SFT policy, whose Q the verifier predicts.
+    pav_rl = dict(reward="progress", baseline="value", alpha=1.0, prover_k=4)
     config.rl = dict(
         rft=demo.optimizer(steps=60, learning_rate=1e-4),
         training=dict(

@@ -165,7 +165,7 @@ def _claims(improvement: Results) -> list[tuple[str, str]]:
         (
             "PAV-RL reaches ORM-RL's final accuracy in 6× (2B) or 5× (9B) fewer "
             "iterations.",
-            f"In {text.fewer(sooner)} iterations."
+            f"In {text.fewer(sooner)} iterations, by the means over seeds."
             if sooner
             else "Does not reach it, or starts with it.",
         ),
