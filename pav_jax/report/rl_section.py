@@ -29,8 +29,8 @@ def section(results: Results) -> str:
     return parts.section(
         "improvement",
         "RL with process rewards",
-        "All runs start from the same RFT policy, and have the same verifier: seeds "
-        "differ in RL alone. Methods of one seed have the same problems and the same "
+        "All runs start from the same RFT policy and the same verifier: seeds differ "
+        "in RL alone. Methods of one seed have the same problems and the same "
         f"random streams. PAV-RL is rewarded with {_EFFECTIVE} at every step, "
         "ORM-RL with outcomes alone.",
         f'<div class="grid">{grid}</div>' if grid else "",
