@@ -17,7 +17,9 @@ accuracy of best-of-128 with much less compute. Each file says how much less.
 Settings are the paper's; where it is silent, a comment says so. Three things differ:
 the base policy is the last checkpoint of fine-tuning, not the best on validation;
 verifiers start from the base policy, not from a pretrained 9B; and the prover is BoK of
-the base policy, so cross-provers (Sec. 4.1, Fig. 6) are not among the methods.
+the base policy, so cross-provers (Sec. 4.1, Fig. 6) are not among the methods. In RL
+the paper's prover is the 2B SFT policy, for the 9B too; here it is the SFT policy that
+RL starts from, which for the 2B is the same.
 
 None has been run at full size: memory is computed, and costs are estimated from token
 counts, most of them of labels. Search with 128 beams keeps 384 rows of keys and values,
@@ -143,7 +145,7 @@ def _rl(sft: ConfigDict, *, steps: int, alpha: float) -> dict:
             clip_norm=1.0,
             kl=0.001,
             max_kl=2.0,  # nats a token, at which a run stops; not in the paper
-            min_accuracy=0.5,  # of the initial policy's; likewise
+            min_accuracy=0.5,  # of the initial policy's, on validation; likewise
             measure_every=500,
             measure_samples=1,
         ),
@@ -151,7 +153,9 @@ def _rl(sft: ConfigDict, *, steps: int, alpha: float) -> dict:
         seeds=(0,),
         methods=dict(
             orm_rl=dict(reward="outcome", baseline="value"),
-            pav_rl=dict(reward="progress", baseline="value", alpha=alpha, prover_k=4),
+            # Sec. 5 has the SFT policy itself as the prover, and no BoK of it; the
+            # verifier predicts its Q, so K is 1. Bo4 is the prover of search.
+            pav_rl=dict(reward="progress", baseline="value", alpha=alpha, prover_k=1),
         ),
         final=dict(samples=256, unsolved=256, ns=(*SIZES, 256), reference="orm_rl"),
     )

@@ -16,10 +16,13 @@ Variants train by more methods, and in the same workdir do none again. Several g
 together, as in `:sparse,controls`:
 
     :controls     rewards that should not help as well: the prover's value in place of
-                  its progress (the paper's bad one), the policy as its own prover, and
+                  its progress, added up over later steps (the paper's bad one), the
+                  SFT policy for the prover (K = 1; the paper's prover for RL), and
                   outcomes scaled to the spread that PAV-RL's rewards have
-    :provers      BoK(π) for other K, and what Theorem 3.1 says of them from labels
-    :monte_carlo  no verifier: continuations of each step by the policy as it is
+    :provers      BoK of the SFT policy for other K, and what Theorem 3.1 says of them
+                  from labels
+    :monte_carlo  no verifier: continuations of each step by the policy as it is, the
+                  prover Bo4 of it or the policy itself (μ = π)
     :refreshed    the verifier is trained on during RL, on the policy's new rollouts
     :alpha        one seed for each α, measured on validation problems
     :sparse       another base policy, in a workdir of its own: demonstrations take the
@@ -45,7 +48,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.name = "rl_demo"
     if "smoke" not in variants:
         _base(config)
-    pav_rl = dict(reward="progress", baseline="value", alpha=1.0, prover_k=4)  # Bo4(π)
+    # μ is Bo4 of the SFT policy, whose Q the verifier predicts.
+    pav_rl = dict(reward="progress", baseline="value", alpha=1.0, prover_k=4)
     config.rl = dict(
         rft=demo.optimizer(steps=60, learning_rate=1e-4),
         training=dict(
@@ -60,7 +64,7 @@ def get_config(variant: str = "") -> ConfigDict:
             clip_norm=1.0,
             kl=0.001,  # weight of the KL to the initial policy
             max_kl=2.0,  # nats a token, at which the run stops
-            min_accuracy=0.5,  # of the initial policy's, at which it stops as well
+            min_accuracy=0.5,  # of the initial policy's, on validation; likewise
             measure_every=10,  # iterations
             measure_samples=2,  # responses to each problem
         ),
@@ -82,13 +86,14 @@ def get_config(variant: str = "") -> ConfigDict:
     with config.unlocked():
         rl = config.rl
         if "controls" in variants:
-            rl.methods.prover_value = pav_rl | dict(reward="value")
-            rl.methods.own_prover = pav_rl | dict(prover_k=1)
+            rl.methods.value_to_go = pav_rl | dict(reward="value_to_go")
+            rl.methods.sft_prover = pav_rl | dict(prover_k=1)
             rl.methods.matched = pav_rl | dict(reward="matched")
         if "provers" in variants:
             for k in PROVERS:
                 if k != pav_rl["prover_k"]:
-                    rl.methods[f"prover_{k}"] = pav_rl | dict(prover_k=k)
+                    name = "sft_prover" if k == 1 else f"prover_{k}"
+                    rl.methods[name] = pav_rl | dict(prover_k=k)
             rl.provers = dict(
                 problems=64,
                 responses=4,  # to each of them
@@ -97,6 +102,7 @@ def get_config(variant: str = "") -> ConfigDict:
             )
         if "monte_carlo" in variants:
             rl.methods.pav_mc = pav_rl | dict(n_mc=4)
+            rl.methods.own_prover = pav_rl | dict(n_mc=4, prover_k=1)
         if "refreshed" in variants:
             rl.methods.pav_refreshed = pav_rl | dict(refresh_every=50)
             rl.refresh = _refresh()

@@ -1,14 +1,15 @@
 """Closed forms: Pass@N, best-of-N, votes, intervals; and how well a verifier tells.
 
-Estimates from M samples a problem are unbiased, and intervals are over problems.
-Shape letters: P problems, M samples of each.
+Estimates from M samples a problem are unbiased. Intervals are over problems
+(`mean_interval`) or over seeds (`seed_interval`).
+Shape letters: P problems, M samples of each, S seeds.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import gammaln
+from scipy.special import gammaln, stdtrit
 
 from pav_jax.core.types import Grade, Response, StepLabels
 
@@ -116,6 +117,32 @@ def mean_interval(values: np.ndarray) -> tuple[float, tuple[float, float]]:
         half = z * np.sqrt(spread) / denominator
         return mean, (float(centre - half), float(centre + half))
     half = z * float(np.std(values, ddof=1)) / np.sqrt(count) if count > 1 else 1.0
+    return mean, (mean - half, mean + half)
+
+
+def seed_interval(
+    values: Sequence[float] | np.ndarray,
+) -> tuple[float, tuple[float, float] | None]:
+    """The mean over seeds and its 95% interval, by Student's t.
+
+    It says what another seed may give. An interval over problems does not, however
+    many problems there are. Two methods run with the same seeds are compared by the
+    interval of their differences, seed by seed.
+
+    Args:
+      values: float `[S]`, one a seed; at least one.
+
+    Returns:
+      The mean, and `mean ± t_{0.975, S-1} s / √S` with s the standard deviation of the
+      sample; None in its place with one seed, which does not say how seeds differ. It
+      has no width where all values are equal.
+    """
+    values = np.asarray(values, float)
+    count, mean = len(values), float(np.mean(values))
+    if count < 2:
+        return mean, None
+    error = float(np.std(values, ddof=1)) / np.sqrt(count)
+    half = float(stdtrit(count - 1, 0.975) * error)
     return mean, (mean - half, mean + half)
 
 

@@ -149,6 +149,35 @@ def test_one_fraction_says_nothing():
     assert low <= 0 and high >= 1
 
 
+@pytest.mark.parametrize("count", [2, 3, 5, 30])
+def test_interval_over_seeds_is_students(count):
+    values = np.random.default_rng(count).normal(0.4, 0.1, count)
+    mean, interval = metrics.seed_interval(values)
+    assert mean == pytest.approx(statistics.mean(values))
+    expected = stats.t.interval(
+        0.95, count - 1, loc=np.mean(values), scale=stats.sem(values)
+    )
+    assert interval == pytest.approx(expected, abs=1e-12)
+
+
+def test_interval_over_few_seeds_by_hand():
+    """The quantiles of t with 1 and 2 degrees of freedom are closed forms."""
+    mean, (low, high) = metrics.seed_interval([1.0, 3.0])
+    # t = tan(0.475 π), and the standard error is 1.
+    half = math.tan(0.475 * math.pi)
+    assert (mean, low, high) == pytest.approx((2.0, 2.0 - half, 2.0 + half))
+    mean, (low, high) = metrics.seed_interval([5.9, 1.4, 3.3])
+    # t = 0.95 √(2 / (1 - 0.95²)), and s² = 5.1033.
+    half = 0.95 * math.sqrt(2 / (1 - 0.95**2)) * math.sqrt(5.103333 / 3)
+    assert (mean, high - mean) == pytest.approx((10.6 / 3, half), rel=1e-6)
+    assert mean - low == pytest.approx(half, rel=1e-6)
+
+
+def test_one_seed_has_no_interval():
+    assert metrics.seed_interval([0.5]) == (0.5, None)
+    assert metrics.seed_interval(np.array([1.0, 1.0])) == (1.0, (1.0, 1.0))
+
+
 def test_interpolation_is_exact_for_what_is_linear_in_the_logarithm():
     places = np.array([10.0, 30.0, 1000.0])
     slopes, offsets = np.array([0.5, -2.0]), np.array([1.0, 3.0])

@@ -49,11 +49,13 @@ def run_rl(context: StageContext, *, method: str, seed: int) -> None:
     config = context.config
     train = Problems.load(config, context.input("data"), "labels")
     objective = _objective(config, method)
+    measured, validation = _watched(train, config.rl.measured)
     trainer = Trainer(
         objective=objective,
         settings=config.rl.training,
         train=train,
-        test=train.split(config.rl.measured),
+        measured=measured,
+        validation=validation,
         initial=policy.load_policy(
             context.input("rft"), train.architecture, train.dtype, sharding.TRAIN
         ),
@@ -73,6 +75,23 @@ def run_rl(context: StageContext, *, method: str, seed: int) -> None:
     checkpoints.save_params(final, state.policy)
     if context.worker.is_primary:
         shutil.rmtree(context.directory / "checkpoints")
+
+
+def _watched(train: Problems, split: str) -> tuple[Problems, Problems]:
+    """The problems of the curves, and those of validation, which may stop a run.
+
+    They are one object if the curves are of validation problems.
+
+    Raises:
+      UserError: there are no validation problems.
+    """
+    validation = train.split("validation")
+    if not validation:
+        raise UserError(
+            "there are no validation problems, whose accuracy may stop an RL run"
+            " (config.rl.training.min_accuracy); raise config.problems.validation"
+        )
+    return (validation if split == "validation" else train.split(split)), validation
 
 
 def _load_verifier(
@@ -98,6 +117,8 @@ def _objective(config: ConfigDict, method: str) -> Objective:
     """
     try:
         return Objective(kl=config.rl.training.kl, **config.rl.methods[method])
+    except UserError as error:
+        raise UserError(f"config.rl.methods.{method}: {error}") from error
     except TypeError as error:
         raise UserError(
             f"config.rl.methods.{method} needs reward and baseline, may have alpha,"

@@ -1,4 +1,10 @@
-"""Stage `improvement`: curves and Pass@N of every policy that RL made."""
+"""Stage `improvement`: curves and Pass@N of every policy that RL made.
+
+Intervals are over the seeds of `config.rl.seeds`. All these start from one SFT policy,
+one verifier and one RFT policy, so an interval says what another RL seed would give
+from there, and nothing of another SFT policy or verifier. SFT and RFT have one policy,
+and no interval.
+"""
 
 import functools
 from collections.abc import Sequence
@@ -13,7 +19,7 @@ from pav_jax.core.ledger import Ledger
 from pav_jax.core.progress_bar import progress
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Params
-from pav_jax.metrics import best_of_n, mean_interval, pass_at_n
+from pav_jax.metrics import best_of_n, pass_at_n, seed_interval
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
 from pav_jax.policy import load_policy
@@ -139,7 +145,7 @@ def _compared(
 
 
 def _curve(folder: Path) -> dict[str, list[float]]:
-    """Test accuracy of one run against iterations and tokens sampled for training."""
+    """Accuracy of one run against iterations and tokens sampled for training."""
     decoded = np.cumsum(
         [0] + [x["decoded"] for x in artifacts.read_jsonl(folder / "metrics.jsonl")]
     )
@@ -168,10 +174,10 @@ def _mean_curve(curves: list[dict[str, list[float]]]) -> dict[str, Any]:
 
 
 def _over_seeds(values: list[np.ndarray]) -> dict[str, Any]:
-    """Mean over seeds and problems; the interval is over problems, seeds averaged."""
-    mean, interval = mean_interval(np.mean(values, axis=0))
+    """Mean over seeds and problems; values are `[P]` for each seed."""
     by_seed = [float(np.mean(value)) for value in values]
-    return {"accuracy": mean, "ci": interval, "seeds": by_seed}
+    mean, interval = seed_interval(by_seed)
+    return {"accuracy": mean, "seed_interval": interval, "seeds": by_seed}
 
 
 def _summary(samples: list[dict[str, np.ndarray]], ns: tuple[int, ...]) -> dict:
@@ -222,7 +228,8 @@ def _against(
 ) -> dict[str, Any]:
     """Each method's gain over the reference, and how soon it equals it.
 
-    `gain` is in final sampled accuracy, with its interval over problems, paired;
+    `gain` is in final sampled accuracy, with its interval over seeds: a method less the
+    reference of the same seed, the one policy of SFT or RFT less that of every seed.
     `sooner` is how many times fewer iterations, and `cheaper` how many times fewer
     sampled tokens, the mean curve takes to the reference's final accuracy. None where
     it does not get there.
@@ -232,15 +239,19 @@ def _against(
             f"config.rl.final.reference={reference!r} is none of config.rl.methods:"
             f" {', '.join(curves)}"
         )
-    theirs = _per_problem(samples, methods[reference])
+    theirs = _by_seed(samples, methods[reference])
     goal = curves[reference]["sampled"]["mean"][-1]
     out: dict[str, Any] = {"reference": reference, "accuracy": goal, "methods": {}}
     for method, names in methods.items():
-        # The reference to itself has no interval: zeros would pass for outcomes.
-        mean, interval = 0.0, (0.0, 0.0)
-        if method != reference:
-            mean, interval = mean_interval(_per_problem(samples, names) - theirs)
-        row: dict[str, Any] = {"gain": mean, "ci": interval}
+        gains = _by_seed(samples, names) - theirs
+        mean, interval = seed_interval(gains)
+        if method == reference:  # no width, and nothing was measured
+            interval = None
+        row: dict[str, Any] = {
+            "gain": mean,
+            "seed_interval": interval,
+            "seeds": gains.tolist(),
+        }
         if method in curves:
             curve, last = curves[method], curves[reference]
             there = np.flatnonzero(np.array(curve["sampled"]["mean"]) >= goal)
@@ -251,5 +262,6 @@ def _against(
     return out
 
 
-def _per_problem(samples: dict, names: list[str]) -> np.ndarray:
-    return np.mean([samples[name]["correct"].mean(axis=1) for name in names], axis=0)
+def _by_seed(samples: dict[str, Samples], names: list[str]) -> np.ndarray:
+    """Sampled accuracy of each of some policies, float `[S]`."""
+    return np.array([samples[name]["correct"].mean() for name in names])

@@ -82,9 +82,9 @@ def pass_at_n(rows: Sequence[Row], base: Row) -> str:
 
 
 def policies_by_n(policies: dict[str, Row]) -> str:
-    """Pass@N of every policy."""
+    """Pass@N of every policy; bands are intervals over seeds."""
     rows = [
-        {"method": method, "n": int(n), **row}
+        {"method": method, "n": int(n), **row, "ci": _possible(row)}
         for method, policy in policies.items()
         for n, row in (policy.get("pass_at") or {}).items()
     ]
@@ -99,8 +99,17 @@ def policies_by_n(policies: dict[str, Row]) -> str:
     return drawing.svg
 
 
+def _possible(row: Row) -> list[float] | None:
+    """The interval over seeds, as far as it is of accuracies: with few seeds it is so
+    wide that it would go below 0 or above 1."""
+    bounds = row.get("seed_interval")
+    if not text.known(bounds):
+        return None
+    return [min(max(bound, 0.0), 1.0) for bound in bounds]
+
+
 def learning(curves: dict[str, Row], policies: dict[str, Row], x: str) -> str:
-    """Test accuracy of RL runs against `step` or `tokens`; bands span the seeds.
+    """Accuracy of RL runs against `step` or `tokens`; bands span the seeds.
 
     Policies that RL did not train are level lines.
     """
@@ -115,7 +124,7 @@ def learning(curves: dict[str, Row], policies: dict[str, Row], x: str) -> str:
     }
     if not any(drawn.values()):
         return ""
-    label = f"Test accuracy against {name} for each RL method"
+    label = f"Accuracy against {name} for each RL method"
     with svg.Drawing(f"learning-{x}", label, 340) as drawing:
         axes = drawing.axes
         for method in methods.ordered([*policies, *drawn]):

@@ -17,24 +17,46 @@ def section(results: Results) -> str:
         improvement.get("policies") or {},
         improvement.get("curves") or {},
     )
-    runs = counted(len(improvement.get("seeds") or []), "seed")
+    runs = counted(len(improvement.get("seeds") or []), "RL seed")
     keys = [*policies, *(key for key in curves if key not in policies)]
     passed = parts.figure(
         figures.policies_by_n(policies),
-        f"<b>Pass@N</b> of the last policies, means over {runs}; bands are 95% "
-        f"intervals over {text.problems(improvement.get('problems'), 'test')}.",
+        f"<b>Pass@N</b> of the last policies on {_problems(improvement, 'problems')}, "
+        f"means over {runs}. {_intervals(improvement, 'none')}",
         parts.legend(keys),
     )
     grid = _learning(improvement, keys, runs) + passed
     return parts.section(
         "improvement",
         "RL with process rewards",
-        "All methods start from the same RFT policy, with the same problems and the "
-        f"same random streams. PAV-RL is rewarded with {_EFFECTIVE} at every step, "
+        "All runs start from the same RFT policy and the same verifier: seeds differ "
+        "in RL alone. Methods of one seed have the same problems and the same "
+        f"random streams. PAV-RL is rewarded with {_EFFECTIVE} at every step, "
         "ORM-RL with outcomes alone.",
         f'<div class="grid">{grid}</div>' if grid else "",
         _table(improvement, policies),
         _unsolved(improvement.get("unsolved") or {}),
+    )
+
+
+def _problems(improvement: Results, key: str) -> str:
+    """How many problems an entry is of: "320 test problems"."""
+    split = (improvement.get("config") or {}).get("measured") or "test"
+    return text.problems(improvement.get(key), split)
+
+
+def _intervals(improvement: Results, single: str) -> str:
+    """What the intervals of this section are.
+
+    Args:
+      improvement: the results of RL.
+      single: what SFT and RFT have.
+    """
+    if len(improvement.get("seeds") or []) < 2:
+        return "There is no interval: one seed does not say how seeds differ."
+    return (
+        "Intervals are 95% t-intervals over these seeds; they say nothing of another "
+        f"SFT policy or verifier. SFT and RFT, one policy each, have {single}."
     )
 
 
@@ -45,10 +67,10 @@ def _learning(improvement: Results, keys: list[str], runs: str) -> str:
         improvement.get("curves") or {},
     )
     legend = parts.legend(keys, levels=[key for key in policies if key not in curves])
-    problems = text.problems(improvement.get("curve_problems"), "test")
+    problems = _problems(improvement, "curve_problems")
     by_step = parts.figure(
         figures.learning(curves, policies, "step"),
-        "<b>Accuracy against iterations</b> of one sampled response to each of "
+        "<b>Accuracy against iterations</b>, of sampled responses to "
         f"{problems}; means over {runs}, bands from the lowest to the highest.",
         legend,
         parts.claims(_claims(improvement)),
@@ -70,7 +92,7 @@ def _table(improvement: Results, policies: Results) -> str:
         policy = policies[method.key]
         row = (against.get("methods") or {}).get(method.key) or {}
         gain = text.points(row.get("gain"))
-        within = text.points_interval(row.get("ci"))
+        within = text.points_interval(row.get("seed_interval"))
         rows.append(
             (
                 text.markup(method.label),
@@ -98,7 +120,9 @@ def _table(improvement: Results, policies: Results) -> str:
         ],
         rows,
         "The last policies. Fewer iterations and tokens: how many times fewer it takes "
-        f"to the final accuracy of {name}. A dash: not reached, or not trained by RL.",
+        f"the means over seeds to the final accuracy of {name}. A dash: not reached, "
+        "or not trained by RL. Points are differences within a seed. "
+        + _intervals(improvement, f"those of {name}"),
     )
 
 
@@ -131,7 +155,7 @@ def _claims(improvement: Results) -> list[tuple[str, str]]:
     if against.get("reference") != "orm_rl" or not row:
         return []
     sooner = row.get("sooner")
-    within = text.points_interval(row.get("ci"))
+    within = text.points_interval(row.get("seed_interval"))
     return [
         (
             "PAV-RL ends 7 points above ORM-RL.",
@@ -141,7 +165,7 @@ def _claims(improvement: Results) -> list[tuple[str, str]]:
         (
             "PAV-RL reaches ORM-RL's final accuracy in 6× (2B) or 5× (9B) fewer "
             "iterations.",
-            f"In {text.fewer(sooner)} iterations."
+            f"In {text.fewer(sooner)} iterations, by the means over seeds."
             if sooner
             else "Does not reach it, or starts with it.",
         ),

@@ -2,8 +2,9 @@
 
 RL can go wrong in two ways that the loss does not show. The policy moves so far from
 the initial one that the verifier has never seen such responses (`max_kl`), or it finds
-wrong responses that the verifier scores highly, so that its accuracy on
-test problems falls (`min_accuracy`).
+wrong responses that the verifier scores highly, so that its accuracy falls
+(`min_accuracy`). That is measured on validation problems, whatever the problems of the
+curves are: a run that test problems stop is chosen by them.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from pav_jax.core.errors import UserError
 from pav_jax.distributed.collectives import all_gather, is_primary
 from pav_jax.rl.update import RLState
 from pav_jax.train import loop
@@ -31,7 +33,7 @@ class RLMonitor(loop.Monitor):
     Args:
       settings: has `steps`, `measure_every`, `max_kl` and `min_accuracy`.
       directory: gets the files.
-      measure: a measurement; all processes call it together. Its accuracy "sampled"
+      measure: a measurement; all processes call it together. Its accuracy "validation"
         decides whether the run goes on.
     """
 
@@ -47,11 +49,22 @@ class RLMonitor(loop.Monitor):
 
     def resume(self, state: RLState) -> None:
         """Drops what later iterations wrote, and does again a measurement that a kill
-        interrupted. A new run first measures the initial policy."""
+        interrupted. A new run first measures the initial policy.
+
+        Raises:
+          UserError: an earlier version began the run, and measured no validation.
+        """
         step = int(state.step)
         interrupted = all_gather(is_primary() and self._forget_after(step))[0]
         self._events = Events(self._directory if is_primary() else None, step)
-        self._measured = [row["sampled"] for row in read_rows(self._accuracy)]
+        rows = read_rows(self._accuracy)
+        if any("validation" not in row for row in rows):
+            raise UserError(
+                f"{self._accuracy} has no accuracies on validation problems, by which"
+                " min_accuracy now stops a run: an earlier version of pav_jax began it."
+                f" Remove {self._directory}, and run it again"
+            )
+        self._measured = [row["validation"] for row in rows]
         if interrupted:
             self._write_measurement(state)
 
@@ -87,7 +100,7 @@ class RLMonitor(loop.Monitor):
         # Last: with it, the measurement is complete.
         append_row(self._accuracy, {"step": step, **accuracies})
         self._events.write(step, accuracies)
-        self._measured.append(accuracies["sampled"])
+        self._measured.append(accuracies["validation"])
 
     def _forget_after(self, step: int) -> bool:
         """Whether the measurement at `step` is to be done again."""
@@ -107,6 +120,6 @@ class RLMonitor(loop.Monitor):
         if len(rest) < 2 or max(rest[-2:]) >= least * first:
             return ""
         return (
-            f"accuracy has fallen to {rest[-2]:.3g} and {rest[-1]:.3g}, below"
-            f" min_accuracy={least:g} of the initial policy's {first:.3g},"
+            f"validation accuracy has fallen to {rest[-2]:.3g} and {rest[-1]:.3g},"
+            f" below min_accuracy={least:g} of the initial policy's {first:.3g},"
         )

@@ -10,8 +10,15 @@ it. So a token is paid in two ways:
   of later ones. (Summed over later steps, progress would telescope to the outcome less
   a baseline, and change only the scale.)
 
-With μ = π the gradient is `1 + α` times that of the outcome alone. The control
-`reward="matched"` shows what such a change of scale does by itself.
+Two rewards are controls, for what the paper's should be better than:
+
+- "value_to_go" is the paper's bad one: `Q^μ` in place of `A^μ`, and a step is paid that
+  of all steps after it as well (`process_to_go` says what this teaches). `Q^μ` paid to
+  its own step alone would be no control: it is `A^μ` plus a function of the state, so
+  its gradient is that of Eq. 4.
+- "matched" is the outcome in another scale. With μ = π, the policy as it is, the
+  gradient is `1 + α` times that of the outcome alone; this shows what a change of scale
+  does.
 
 Shape letters: B responses, T tokens of prompt and response, H steps of a response.
 """
@@ -30,7 +37,7 @@ from pav_jax.prover import advantages, best_of_k, effective_reward, failure_powe
 from pav_jax.tasks.problems import Problems
 from pav_jax.train.batches import pad_rows
 
-REWARDS = ("outcome", "progress", "value", "matched")
+REWARDS = ("outcome", "progress", "value_to_go", "matched")
 BASELINES = ("value", "group")
 
 
@@ -40,13 +47,16 @@ class Objective:
 
     Attributes:
       reward: "outcome" is Rex alone (ORM-RL); "progress" adds `αA^μ` (PAV-RL, Eq. 5);
-        "value" adds `αQ^μ`, which the paper shows to be bad; "matched" is Rex, scaled
-        in each batch to the standard deviation that "progress" has.
+        "value_to_go" adds `αQ^μ` of this step and of all later ones, which the paper
+        finds to be bad; "matched" is Rex, scaled in each batch to the standard
+        deviation that "progress" has.
       baseline: "value" is learnt for each token; "group" is the mean outcome of a
         problem's responses, and divides by their standard deviation (GRPO).
       kl: weight of the KL divergence to the initial policy, per token.
       alpha: weight of the process reward.
-      prover_k: the prover is BoK(π) with this K; 1 is μ = π.
+      prover_k: the prover is BoK with this K: of the SFT policy, whose `Q` a frozen
+        verifier predicts, or with `n_mc` of the policy as it is. So 1 is the SFT
+        policy, the paper's prover for RL; and with `n_mc` it is μ = π.
       n_mc: continuations of every step prefix, by the current policy, whose outcomes
         replace the verifier; at least `prover_k`. 0 uses the verifier.
       refresh_every: iterations after which the verifier is trained further, on rollouts
@@ -65,6 +75,12 @@ class Objective:
     refresh_every: int = 0
 
     def __post_init__(self):
+        if self.reward == "value":
+            raise UserError(
+                'reward="value" of an RL method is no more: Q^μ paid to its own step'
+                ' alone is reward="progress" in expectation, and so no control. Write'
+                ' reward="value_to_go", which adds up Q^μ over later steps'
+            )
         for name, known in (("reward", REWARDS), ("baseline", BASELINES)):
             if getattr(self, name) not in known:
                 raise UserError(
@@ -75,6 +91,12 @@ class Objective:
             raise UserError(
                 'reward="matched" of an RL method scales the outcome, which'
                 ' baseline="group" has already divided by its spread; use'
+                ' baseline="value"'
+            )
+        if (self.reward, self.baseline) == ("value_to_go", "group"):
+            raise UserError(
+                'reward="value_to_go" of an RL method pays longer responses more, and'
+                ' baseline="group" takes nothing off process rewards; use'
                 ' baseline="value"'
             )
         if 0 < self.n_mc < self.prover_k:
@@ -124,13 +146,16 @@ def sampled_values(labels: StepLabels, objective: Objective) -> np.ndarray:
 
 
 def process_rewards(value: np.ndarray, objective: Objective) -> np.ndarray:
-    """The process reward of each step, float32 `[H]` (Eq. 5 without its `Q^π`).
+    """The process reward of each step, float32 `[H]`: `αA^μ` (Eq. 5 without its `Q^π`).
+
+    With `reward="value_to_go"` it is `αQ^μ` after the step; `effective_rewards` adds
+    those of later steps.
 
     Args:
       value: `Q^μ` of a response's prefixes, `[H + 1]`, the bare prompt first.
       objective: has `reward` and `alpha`.
     """
-    paid = value[1:] if objective.reward == "value" else advantages(value)
+    paid = value[1:] if objective.reward == "value_to_go" else advantages(value)
     return np.float32(objective.alpha) * paid
 
 
@@ -240,18 +265,36 @@ def step_process_reward(batch: Batch) -> jax.Array:
     return jnp.where(end < length, paid, 0.0) * batch["mask"]
 
 
+def process_to_go(batch: Batch) -> jax.Array:
+    """The process rewards of a token's step and of all later steps, float32 `[B, T]`.
+
+    With values for process rewards this is the paper's bad baseline. The gradient is
+    that of `E[Rex + α Σ_h Q^μ(s_h, a_h)]`, a sum that grows with each step in a state
+    of high value, whatever the step does for the outcome. A step that restates the
+    problem keeps the value v of its state and makes the response longer by one, so it
+    earns αv more than an answer at once (`A^μ` pays it nothing): the policy learns to
+    restate. Paid to its own step only, `Q^μ` is `A^μ` plus an amount that is the same
+    for every step out of a state, and so favours none.
+    """
+    mask = batch["mask"]
+    paid = (batch["process_reward"] * mask)[:, ::-1]
+    return jnp.cumsum(paid, axis=1)[:, ::-1] * mask
+
+
 def effective_rewards(batch: Batch, *, reward: str) -> jax.Array:
     """The reward of each token, float32 `[B, T]`: `Rex + αA^μ` of its step (Eq. 5).
 
     Args:
       batch: of `make_batch`.
-      reward: `Objective.reward`.
+      reward: `Objective.reward`; the controls are paid otherwise.
     """
     outcome = outcome_to_go(batch)
     if reward == "outcome":
         return outcome
-    # The batch holds αA^μ already, so the weight is 1.
-    both = effective_reward(outcome, step_process_reward(batch), 1.0)
+    to_go = reward == "value_to_go"
+    process = process_to_go(batch) if to_go else step_process_reward(batch)
+    # α is in the batch's process rewards already, so the weight is 1.
+    both = effective_reward(outcome, process, 1.0)
     if reward != "matched":
         return both
     mask = batch["mask"]

@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,9 @@ class Trainer:
         `max_kl`, nats a token; `measure_every`, iterations, and `measure_samples` of
         each problem then; `min_accuracy`, a fraction of the initial policy's.
       train: the problems to train on.
-      test: the problems to measure on.
+      measured: the problems of the curves.
+      validation: the problems whose accuracy may stop the run; the same object as
+        `measured` if the curves are of them.
       initial: the policy to start from and stay near, on the mesh by `TRAIN` rules.
       verifier: predicts `Q^π`; None for a method that uses none. A frozen one is on
         this process's own mesh by `DECODE` rules, one to refresh is where `initial` is.
@@ -92,7 +94,8 @@ class Trainer:
     objective: Objective
     settings: ConfigDict
     train: Problems
-    test: Problems
+    measured: Problems
+    validation: Problems
     initial: Params
     verifier: Params | None
     seed: int
@@ -342,31 +345,41 @@ class Trainer:
     # Measurements.
 
     def measure(self, state: RLState) -> tuple[dict[str, float], list[dict[str, Any]]]:
-        """Test accuracies "greedy" and "sampled", of all processes; and in the primary
-        one, some training responses with the rewards of their steps."""
-        settings = self.settings
-        own = collectives.process_slice(len(self.test))
+        """Accuracies of all processes: "greedy" and "sampled" of the measured problems,
+        and "validation", sampled; and in the primary process, some training responses
+        with the rewards of their steps."""
+        samples = self.settings.measure_samples
         policy, verifier = self._on_own_mesh(state)
-        count = functools.partial(
-            count_correct,
-            policy,
-            self.test,
-            range(len(self.test))[own],
-            seed=derive(self.seed, Stream.RL_MEASURE),
-        )
+        on_measured = self._counter(policy, self.measured)
+        on_validation = self._counter(policy, self.validation)
         with collectives.local_mesh():
-            greedy = count(temperature=0.0, count=1)
-            sampled = count(temperature=1.0, count=settings.measure_samples)
+            greedy = on_measured(temperature=0.0, count=1)
+            sampled = on_measured(temperature=1.0, count=samples)
+            validation = sampled
+            if self.validation is not self.measured:
+                validation = on_validation(temperature=1.0, count=samples)
             shown = []
             if collectives.is_primary():
                 shown = self._examples(policy, int(state.step), verifier)
-        greedy, sampled = collectives.all_gather([greedy, sampled]).sum(axis=0).tolist()
-        problems = len(self.test)
+        counts = collectives.all_gather([greedy, sampled, validation]).sum(axis=0)
+        greedy, sampled, validation = counts.tolist()
         accuracies = {
-            "greedy": greedy / problems,
-            "sampled": sampled / (problems * settings.measure_samples),
+            "greedy": greedy / len(self.measured),
+            "sampled": sampled / (len(self.measured) * samples),
+            "validation": validation / (len(self.validation) * samples),
         }
         return accuracies, shown
+
+    def _counter(self, policy: Params, problems: Problems) -> Callable[..., int]:
+        """`count_correct` of this process's slice of some problems."""
+        own = collectives.process_slice(len(problems))
+        return functools.partial(
+            count_correct,
+            policy,
+            problems,
+            range(len(problems))[own],
+            seed=derive(self.seed, Stream.RL_MEASURE),
+        )
 
     def _examples(
         self, policy: Params, step: int, verifier: Params | None

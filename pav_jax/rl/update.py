@@ -190,7 +190,7 @@ def make_update(
       - `log_prob_gap`, the largest difference between the sampler's log-probability of
         a token and the update's;
       - `reward`, `outcome` and `progress`, means over tokens: of `effective_rewards`,
-        and of Rex and the process reward that it is made of;
+        of Rex, and of the process reward of a token's own step;
       - `advantage_spread`, the standard deviation of reward less baseline;
       - with a value baseline, its mean squared error `value_error` and
         `value_explained`, the part of the rewards' variance that it explains.

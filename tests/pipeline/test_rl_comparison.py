@@ -1,6 +1,8 @@
 """What is made of the RL runs: RFT's rows, curves, gains, and the unsolved problems."""
 
+import dataclasses
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +52,12 @@ def test_a_summary_averages_seeds():
     both = [pass_at_n(s["correct"], 2).mean() for s in (one, other)]
     assert found["pass_at"]["2"]["seeds"] == pytest.approx(both)
     assert found["pass_at"]["2"]["accuracy"] == pytest.approx(np.mean(both))
+    # Over seeds, not over problems: of 2/3 and 1/3, with t = tan(0.475 π).
+    half = math.tan(0.475 * math.pi) / 6
+    assert found["greedy"]["seed_interval"] == pytest.approx((0.5 - half, 0.5 + half))
+    alone = rl_comparison._summary([one], (1,))
+    assert alone["sampled"]["accuracy"] == 0.5
+    assert alone["sampled"]["seed_interval"] is None
     # Scores that are all alike choose no better than chance.
     assert found["best_of"]["2"]["accuracy"] == pytest.approx(0.5)
 
@@ -78,20 +86,36 @@ def test_gains_and_how_soon():
         "bad": curve([0.1, 0.1, 0.1, 0.1]),
     }
     samples = {
+        "sft": _samples([[0, 0], [0, 0]]),
         "orm-0": _samples([[0, 1], [0, 0]]),
+        "orm-1": _samples([[1, 1], [0, 0]]),
         "pav-0": _samples([[1, 1], [0, 1]]),
-        "pav-1": _samples([[0, 1], [0, 0]]),
+        "pav-1": _samples([[0, 1], [1, 1]]),
         "bad-0": _samples([[0, 0], [0, 0]]),
+        "bad-1": _samples([[0, 1], [0, 0]]),
     }
-    methods = {"orm": ["orm-0"], "pav": ["pav-0", "pav-1"], "bad": ["bad-0"]}
+    methods = {name: [f"{name}-{seed}" for seed in (0, 1)] for name in curves}
+    methods["sft"] = ["sft"]
     found = rl_comparison._against("orm", curves, samples, methods)
     assert found["accuracy"] == 0.4
     rows = found["methods"]
     assert rows["orm"]["gain"] == 0 and rows["orm"]["sooner"] == 1
-    assert rows["orm"]["ci"] == (0, 0)  # and not that of four wrong answers
-    assert rows["pav"]["gain"] == pytest.approx((0.25 + 0.25) / 2)
+    assert rows["orm"]["seed_interval"] is None
+    assert rows["pav"]["gain"] == pytest.approx((0.5 + 0.25) / 2)
     assert (rows["pav"]["sooner"], rows["pav"]["cheaper"]) == (3.0, 3.0)
     assert rows["bad"]["sooner"] is None and rows["bad"]["gain"] == -0.25
+    # Each less the reference of its seed: alike in both, there is no width.
+    t = math.tan(0.475 * math.pi)
+    assert rows["bad"]["seeds"] == [-0.25, -0.25]
+    assert rows["bad"]["seed_interval"] == (-0.25, -0.25)
+    expected = (0.375 - t / 8, 0.375 + t / 8)
+    assert rows["pav"]["seed_interval"] == pytest.approx(expected)
+    # One policy less the reference of each seed: 0.25 and 0.5.
+    expected = (-0.375 - t / 8, -0.375 + t / 8)
+    assert rows["sft"]["seed_interval"] == pytest.approx(expected)
+    one = {name: names[:1] for name, names in methods.items()}
+    alone = rl_comparison._against("orm", curves, samples, one)["methods"]
+    assert alone["pav"]["gain"] == 0.5 and alone["pav"]["seed_interval"] is None
     with pytest.raises(UserError, match="'grpo'.*orm, pav, bad"):
         rl_comparison._against("grpo", curves, samples, methods)
 
@@ -109,6 +133,31 @@ def test_every_variant_names_stages_that_can_run(variant):
     for method in made.rl.methods:
         rl._objective(made, method)
     assert made.rl.final.reference in made.rl.methods
+
+
+def test_controls_and_provers_are_what_they_are_called():
+    made = config.call(
+        str(ROOT / "experiments" / "rl_demo.py"),
+        "get_config",
+        "controls,monte_carlo,provers",
+    )
+    found = {method: rl._objective(made, method) for method in made.rl.methods}
+    pav = found["pav_rl"]
+    # μ is the frozen SFT policy; μ = π is the policy as it is, without a verifier.
+    assert found["sft_prover"] == dataclasses.replace(pav, prover_k=1)
+    assert found["sft_prover"].uses_verifier
+    assert found["own_prover"] == dataclasses.replace(pav, prover_k=1, n_mc=4)
+    assert not found["own_prover"].uses_verifier
+    assert found["value_to_go"] == dataclasses.replace(pav, reward="value_to_go")
+    assert len(set(found.values())) == len(found)  # none is run twice
+
+
+def test_an_objective_names_its_method():
+    made = config.call(str(ROOT / "experiments" / "rl_demo.py"), "get_config", "")
+    with made.unlocked():
+        made.rl.methods.old = dict(reward="value", baseline="value", alpha=1.0)
+    with pytest.raises(UserError, match=r"methods\.old: .*Write reward=.value_to_go"):
+        rl._objective(made, "old")
 
 
 @pytest.mark.slow

@@ -33,7 +33,12 @@ def _curve(method, values, tokens):
 
 
 def _estimate(value):
-    return {"accuracy": value, "ci": [value - 0.03, value + 0.03], "seeds": [value]}
+    """Of two seeds."""
+    return {
+        "accuracy": value,
+        "seed_interval": [value - 0.07, value + 0.07],
+        "seeds": [value - 0.0055, value + 0.0055],
+    }
 
 
 def _policy(accuracy, greedy, length):
@@ -83,18 +88,23 @@ IMPROVEMENT = {
         "reference": "orm_rl",
         "accuracy": 0.352,
         "methods": {
-            "sft": {"gain": -0.071, "ci": [-0.102, -0.041]},
-            "rft": {"gain": -0.055, "ci": [-0.085, -0.024]},
-            "orm_rl": {"gain": 0.0, "ci": [0.0, 0.0], "sooner": 1.0, "cheaper": 1.0},
+            "sft": {"gain": -0.071, "seed_interval": [-0.102, -0.041]},
+            "rft": {"gain": -0.055, "seed_interval": [-0.085, -0.024]},
+            "orm_rl": {
+                "gain": 0.0,
+                "seed_interval": None,
+                "sooner": 1.0,
+                "cheaper": 1.0,
+            },
             "pav_rl": {
                 "gain": 0.0793,
-                "ci": [0.0443, 0.1151],
+                "seed_interval": [0.0443, 0.1151],
                 "sooner": 3.71,
                 "cheaper": 3.28,
             },
             "restating": {
                 "gain": -0.311,
-                "ci": [-0.36, -0.262],
+                "seed_interval": [-0.36, -0.262],
                 "sooner": None,
                 "cheaper": None,
             },
@@ -355,7 +365,8 @@ def test_every_number_is_on_the_page(results, responses, markup):
             text.count(policy["length"]),
         ]
     for row in improvement["against"]["methods"].values():
-        expected += [text.points(row["gain"]), text.points_interval(row["ci"])]
+        expected += [text.points(row["gain"])]
+        expected.append(text.points_interval(row["seed_interval"]))
         expected += [text.ratio(row.get(key)) for key in ("sooner", "cheaper")]
     expected += ["PAV-RL", "ORM-RL", "Restating", "192 test problems", "37 problems"]
     expected += ["320 test problems"]
@@ -528,9 +539,33 @@ def test_nouns_agree_with_their_numbers(results, markup):
     one, many = _words(_page(results, [])), _words(markup)
     assert "of 1 test problem with one sample" in one
     assert "of 256 test problems with one sample" in many
-    assert one.count("over 1 test problem.") == 4  # three of search, one of policies
+    assert one.count("over 1 test problem.") == 3
     assert many.count("over 256 test problems.") == 3
-    assert "over 1 seed," in one and "over 2 seeds," in many
+    assert "policies on 1 test problem, means over 1 RL seed." in one
+    assert "policies on 192 test problems, means over 2 RL seeds." in many
+
+
+def test_intervals_of_rl_are_over_seeds(results, markup):
+    many = _words(markup)
+    assert many.count("95% t-intervals over these seeds") == 2
+    assert "+4.4 to +11.5" in many and "There is no interval" not in many
+    # A band of few seeds ends where accuracies do.
+    passed = results["improvement"]["policies"]["restating"]["pass_at"]["1"]
+    assert passed["seed_interval"][0] < 0
+    assert "Restating, N = 1: 4.1% (0.0–11.1%)" in many
+    improvement = results["improvement"]
+    del improvement["seeds"][1:]
+    for row in improvement["against"]["methods"].values():
+        row["seed_interval"] = None
+    one = _words(_page(results, []))
+    assert one.count("There is no interval: one seed") == 2
+    assert "t-intervals" not in one and "+4.4 to +11.5" not in one
+
+
+def test_the_problems_of_rl_are_named(results):
+    results["improvement"]["config"] = {"measured": "validation"}
+    words = _words(_page(results, []))
+    assert "192 validation problems" in words and "320 validation problems" in words
 
 
 def test_the_page_speaks_of_an_arrow_only_where_there_is_one(results, markup):

@@ -19,6 +19,7 @@ from pav_jax.core.ledger import Ledger
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.distributed import signals
 from pav_jax.gemma import forward
+from pav_jax.pipeline import rl as rl_stages
 from pav_jax.pipeline.data import run_data
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.rl import monitor, rewards
@@ -125,11 +126,11 @@ class ParityProblems(Problems):
 
 @pytest.fixture(scope="module")
 def problems(tmp_path_factory):
-    """The training and the test problems."""
+    """The problems to train on, those of the curves, and those that may stop a run."""
     data = tmp_path_factory.mktemp("data")
     run_data(StageContext("data", CONFIG, data, {}))
     train = ParityProblems.load(CONFIG, data, "labels")
-    return [train, train.split("test")]
+    return [train, *rl_stages._watched(train, "test")]
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +159,8 @@ def make(problems, networks, tmp_path):
             objective=objective,
             settings=settings,
             train=problems[0],
-            test=problems[1],
+            measured=problems[1],
+            validation=problems[2],
             initial=policy,
             verifier=scores if objective.uses_verifier else None,
             seed=seed,
@@ -300,7 +302,8 @@ def test_a_run_and_what_it_writes(whole):
     assert 0 < np.mean([row["accuracy"] for row in rows]) < 1
     measured = _lines(trainer, "accuracy")
     assert [row["step"] for row in measured] == [0, 3, 6]
-    assert all(row.keys() == {"step", "greedy", "sampled"} for row in measured)
+    names = {"step", "greedy", "sampled", "validation"}
+    assert all(row.keys() == names for row in measured)
     shown = _lines(trainer, "responses")
     assert {row["step"] for row in shown} == {0, 3, 6}
     assert all({"text", "reward", "q"} == step.keys() for step in shown[0]["steps"])
@@ -430,30 +433,111 @@ def test_nan_stops_the_run(make, monkeypatch):
 @pytest.mark.parametrize(
     ("correct", "stops"),
     [
-        ([8, 2, 8, 3], None),  # once is chance
-        ([8, 4, 4, 4], None),
-        ([8, 3, 3, 8], 4),
-        ([8, 8, 3, 2], 6),
+        ([4, 1, 2, 1], None),  # once is chance
+        ([4, 2, 2, 2], None),
+        ([4, 1, 1, 4], 4),
+        ([4, 4, 1, 0], 6),
         ([0, 0, 0, 0], None),
     ],
 )
 def test_falling_accuracy_stops_the_run(make, monkeypatch, correct, stops):
-    """It is measured at 0, 2, 4 and 6, as the numbers of right samples of 12."""
-    counts = iter([n for pair in correct for n in (0, pair)])
-    monkeypatch.setattr(trainers, "count_correct", lambda *a, **k: next(counts))
+    """Measured at 0, 2, 4 and 6: right samples of 4, of the 2 validation problems.
+
+    What is measured on the test problems does the opposite, and changes nothing.
+    """
+    monkeypatch.setattr(trainers, "count_correct", _counts(validation=correct))
     monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
     trainer = make(measure_every=2, min_accuracy=0.5)
     if stops is None:
         trainer.fit()
         return
-    a, b = (f"{n / 12:.3g}" for n in correct[stops // 2 - 1 : stops // 2 + 1])
-    words = f"test: accuracy has fallen to {a} and {b}, below min_accuracy=0.5 .*"
-    words += rf"0.667, at iteration {stops};.*of iteration {stops - 1}, in .*run/check"
+    a, b = (f"{n / 4:.3g}" for n in correct[stops // 2 - 1 : stops // 2 + 1])
+    words = f"test: validation accuracy has fallen to {a} and {b}, below min_accuracy="
+    words += rf"0.5 .*s 1, at iteration {stops};.*of iteration {stops - 1}, in .*run/ch"
     with pytest.raises(UserError, match=words):
         trainer.fit()
-    counts = iter([0, correct[stops // 2]])  # and again, from the checkpoint
+    # And again, from the checkpoint.
+    again = _counts(validation=correct[stops // 2 :])
+    monkeypatch.setattr(trainers, "count_correct", again)
     with pytest.raises(UserError, match=words):
         trainer.fit()
+
+
+def _counts(validation):
+    """A `count_correct` that gives these on validation problems; on the 6 test problems
+    the accuracy rises as that of validation falls."""
+    left, last = iter(validation), [0]
+
+    def count_correct(policy, problems, indices, **kwargs):
+        if len(problems) == 2:
+            return next(left)
+        last[0] += 1
+        return last[0]
+
+    return count_correct
+
+
+def test_falling_accuracy_on_test_problems_stops_nothing(make, monkeypatch):
+    def count_correct(policy, problems, indices, *, count, **kwargs):
+        fallen = len(problems) == 6 and calls.append(0) is None and len(calls) > 2
+        return 0 if fallen else count * len(problems)
+
+    calls = []  # on test problems, greedy and sampled: the first two right, then none
+    monkeypatch.setattr(trainers, "count_correct", count_correct)
+    trainer = make(measure_every=2, min_accuracy=1.0)
+    trainer.fit()
+    rows = _lines(trainer, "accuracy")
+    assert [row["sampled"] for row in rows] == [1.0, 0.0, 0.0, 0.0]
+    assert [row["validation"] for row in rows] == [1.0] * 4
+
+
+def test_what_is_measured(make, whole, problems):
+    """Each accuracy is of its own problems; those of validation are sampled once."""
+    trainer, state = whole
+    rows = _lines(trainer, "accuracy")
+    accuracies, _ = trainer.measure(state)
+    for name, where, temperature, count in (
+        ("greedy", problems[1], 0.0, 1),
+        ("sampled", problems[1], 1.0, 2),
+        ("validation", problems[2], 1.0, 2),
+    ):
+        right = trainers.count_correct(
+            state.policy,
+            where,
+            range(len(where)),
+            temperature=temperature,
+            count=count,
+            seed=derive(7, Stream.RL_MEASURE),
+        )
+        expected = right / (count * len(where))
+        assert accuracies[name] == rows[-1][name] == expected
+    both = dataclasses.replace(trainer, measured=problems[2])
+    found, _ = both.measure(state)
+    assert found["sampled"] == found["validation"] == accuracies["validation"]
+
+
+def test_the_problems_that_are_watched(problems):
+    train, test, validation = problems
+    assert (len(test), len(validation)) == (6, 2)
+    measured, same = rl_stages._watched(train, "validation")
+    assert measured is same and list(same) == list(validation)
+    assert not set(map(str, test)) & set(map(str, validation))
+
+
+def test_no_validation_problems(problems, tmp_path):
+    (tmp_path / "validation.jsonl").write_text("\n")
+    train = dataclasses.replace(problems[0], data=tmp_path)
+    with pytest.raises(UserError, match=r"raise config\.problems\.validation"):
+        rl_stages._watched(train, "test")
+
+
+def test_a_run_of_a_version_that_watched_test_problems(make, whole):
+    trainer = make()
+    row = {"step": 0, "greedy": 0.5, "sampled": 0.5}
+    (trainer.directory / "accuracy.jsonl").write_text(json.dumps(row) + "\n")
+    watch = monitor.RLMonitor(SETTINGS, trainer.directory, trainer.measure)
+    with pytest.raises(UserError, match=r"no accuracies on validation .* Remove .*run"):
+        watch.resume(whole[1])
 
 
 def test_one_compilation_serves_all_runs(whole):

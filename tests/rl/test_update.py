@@ -28,6 +28,7 @@ from pav_jax.rl.rewards import (
     make_batch,
     predicted_values,
     process_rewards,
+    process_to_go,
     sampled_values,
     step_process_reward,
 )
@@ -227,6 +228,66 @@ def test_a_prover_that_is_the_policy_changes_only_the_scale():
     _check_near(ours, jax.tree.map(lambda g: 2.5 * g, outcome))
 
 
+def test_the_provers_value_paid_to_its_own_step_is_no_control():
+    """It is `αA^μ` plus a function of the state: the gradient is that of Eq. 4."""
+    q, alpha = _prover_values(), 1.5
+    paid = [np.float32(alpha * values[1:]) for values in q]
+    batch = jax.tree.map(jnp.asarray, make_batch(RESPONSES, ENDS, paid, length=LENGTH))
+    _check_near(_estimate(batch, "progress"), _exact_gradient(q, alpha))
+
+
+def test_value_to_go_gradient():
+    """Of `E[Rex + α Σ_h Q^μ(s_h, a_h)]`, the states being those of π and not of π'."""
+    q, alpha = _prover_values(), 1.5
+    objective = _objective(alpha=alpha, reward="value_to_go")
+    batch = _batch(objective, q)
+    totals = RIGHT + alpha * np.array([np.sum(values[1:]) for values in q])
+
+    @jax.jit
+    @jax.grad
+    def exact(params):
+        log_probs = update.response_log_probs(params, batch, architecture=CONFIG)
+        chances = jnp.exp(jnp.sum(log_probs * batch["mask"], axis=1))
+        return jnp.sum(chances * totals)
+
+    wanted = exact(_params(0))
+    _check_near(_estimate(batch, "value_to_go"), wanted)
+    with pytest.raises(AssertionError):  # and this is not Eq. 4's
+        _check_near(_exact_gradient(q, alpha), wanted, rtol=0.1)
+
+
+@pytest.mark.parametrize("reward", ["outcome", "progress", "value_to_go"])
+def test_value_to_go_teaches_to_restate(reward):
+    """The paper's failure, in closed form.
+
+    Each step either restates the problem, with probability r, or answers, and then is
+    right with probability v; the fourth step answers. So every state has the value v,
+    E[Rex] is v for every r, and a response has `1 + r + r² + r³` steps on average.
+    """
+    r, v, alpha, most = 0.6, 0.3, 2.0, 4
+    objective = _objective(alpha=alpha, reward=reward)
+    found = 0.0
+    for restated in range(most):
+        forced = restated == most - 1
+        chance = r**restated * (1.0 if forced else 1 - r)
+        # d/dr of the log-probability of each step.
+        score = np.array([1 / r] * restated + [0.0 if forced else -1 / (1 - r)])
+        ends = np.arange(1, restated + 2)
+        for correct in (True, False):
+            text = (2,) * restated + (EOS,)
+            response = Response(0, PROMPT, text, (-1.0,) * len(text), correct)
+            q = np.full(restated + 2, v)
+            paid = _paid(q, correct, objective)
+            if not objective.has_step_rewards:
+                paid = np.zeros_like(paid)
+            batch = make_batch([response], [ends], [paid], length=LENGTH + 2)
+            tokens = np.asarray(_rewards(batch, reward=reward))[batch["mask"] > 0]
+            found += chance * (v if correct else 1 - v) * np.sum(score * tokens)
+    # Of α v E[steps]; the others have nothing to say about r.
+    wanted = alpha * v * (1 + 2 * r + 3 * r**2) if reward == "value_to_go" else 0.0
+    assert found == pytest.approx(wanted, abs=1e-5)
+
+
 def test_a_baseline_changes_no_mean():
     """It may depend on all that is before a token, but the token itself."""
     value = update.init_value(_params(1), CONFIG)
@@ -278,7 +339,7 @@ def test_process_rewards_by_hand():
     np.testing.assert_allclose(wrong(_objective(alpha=2.0)), [-0.5, -0.5])
     bo2 = _objective(alpha=1.0, prover_k=2)
     np.testing.assert_allclose(right(bo2), [0.4375 - 0.75, 1.0 - 0.4375])
-    bad = _objective(alpha=2.0, reward="value")
+    bad = _objective(alpha=2.0, reward="value_to_go")
     np.testing.assert_allclose(right(bad), [0.5, 2.0])
     assert q[-1] == 0.75  # not written to
 
@@ -321,6 +382,26 @@ def test_rewards_reach_their_own_steps():
     ours = _rewards(batch, reward="progress")
     np.testing.assert_allclose(ours, expected + batch["mask"])
     assert ours.dtype == jnp.float32
+
+
+def test_rewards_to_go_reach_their_own_steps_and_those_before():
+    """Against a loop over steps; what padding holds is not counted."""
+    batch = _batch(_objective(reward="value_to_go"), _prover_values())
+    outside = np.asarray(batch["mask"]) == 0
+    paid = np.where(outside, 9.0, batch["process_reward"]).astype(np.float32)
+    expected = np.zeros_like(paid)
+    for row, ends in enumerate(ENDS):
+        for h, (start, stop) in enumerate(itertools.pairwise([0, *ends])):
+            later = sum(paid[row, len(PROMPT) + end - 1] for end in ends[h:])
+            expected[row, len(PROMPT) + start : len(PROMPT) + stop] = later
+    ours = process_to_go(batch | {"process_reward": paid})
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+    assert ours.dtype == jnp.float32
+    np.testing.assert_allclose(
+        _rewards(batch, reward="value_to_go"),
+        (expected + RIGHT[:, None]) * batch["mask"],
+        atol=1e-6,
+    )
 
 
 def test_a_moved_step_boundary_moves_its_reward():
@@ -375,9 +456,17 @@ def test_unknown_names():
         _objective(baseline="none")
 
 
-def test_a_scaled_outcome_has_no_group_baseline():
+def test_controls_have_no_group_baseline():
     with pytest.raises(UserError, match='"matched".*use baseline="value"'):
         _objective(reward="matched", baseline="group")
+    with pytest.raises(UserError, match='"value_to_go".*use baseline="value"'):
+        _objective(reward="value_to_go", baseline="group")
+
+
+def test_the_former_control_is_refused():
+    words = 'reward="value" .* reward="progress" .*Write reward="value_to_go"'
+    with pytest.raises(UserError, match=words):
+        _objective(reward="value")
 
 
 # One update.
