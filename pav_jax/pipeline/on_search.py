@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from pav_jax import labels
 from pav_jax.core.errors import UserError
 from pav_jax.core.seeds import Stream, derive
-from pav_jax.core.types import Response, StepLabels
+from pav_jax.core.types import Params, Response, StepLabels
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.search import beam_config
 from pav_jax.pipeline.shards import in_shards
@@ -53,24 +53,7 @@ def run_beams(context: StageContext, *, prm: str, number: int) -> None:
     )
 
     def work(part, path, ledger, advance):
-        found = list(
-            beam_search(
-                policy,
-                scorer,
-                [problems.prompts[i] for i in part],
-                [problems[i].id for i in part],
-                alpha=0.0,
-                prover_k=1,
-                seed=derive(config.seed, Stream.ON_SEARCH, number),
-                architecture=problems.architecture,
-                beam=beam_config(
-                    config,
-                    settings.beams,
-                    end_ids=problems.tokenizer.end_ids,
-                    step_end_ids=tuple(np.flatnonzero(problems.is_step_end).tolist()),
-                ),
-            )
-        )
+        found = _search(config, problems, part, policy, scorer, number)
         for result in found:
             ledger += result.ledger
         responses = _responses(problems, part, found)
@@ -94,6 +77,35 @@ def run_beams(context: StageContext, *, prm: str, number: int) -> None:
             advance()
 
     in_shards(context, range(settings.problems), config.labels.shard, "problem", work)
+
+
+def _search(
+    config: ConfigDict,
+    problems: Problems,
+    part: Sequence[int],
+    policy: Params,
+    scorer: VerifierScorer,
+    number: int,
+) -> list[SearchResult]:
+    """Beams by `Q^π` on some of the problems."""
+    beam = beam_config(
+        config,
+        config.verifier.on_search.beams,
+        end_ids=problems.tokenizer.end_ids,
+        step_end_ids=tuple(np.flatnonzero(problems.is_step_end).tolist()),
+    )
+    found = beam_search(
+        policy,
+        scorer,
+        [problems.prompts[i] for i in part],
+        [problems[i].id for i in part],
+        alpha=0.0,
+        prover_k=1,
+        seed=derive(config.seed, Stream.ON_SEARCH, number),
+        architecture=problems.architecture,
+        beam=beam,
+    )
+    return list(found)
 
 
 def _responses(
