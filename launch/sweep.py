@@ -104,7 +104,7 @@ def _sweep(arguments: argparse.Namespace, launcher: list[str]) -> int:
     failed = {name: code for name, code in codes.items() if code}
     for name, code in failed.items():
         print(f"sweep: {name} ended with exit code {code}", file=sys.stderr)
-    _collect(arguments.root, runs)
+    _collect(arguments, runs)
     return (AGAIN if set(failed.values()) == {AGAIN} else 1) if failed else 0
 
 
@@ -154,8 +154,9 @@ def _run(arguments, run: sweeps.Run, command: list[str]) -> int:
 # Collecting.
 
 
-def _collect(root: str, runs: list[sweeps.Run]) -> None:
-    """Writes sweep.tsv, sweep.md and sweep.svg below `root`."""
+def _collect(arguments: argparse.Namespace, runs: list[sweeps.Run]) -> None:
+    """Writes sweep.tsv, sweep.md and sweep.svg below the root, and seeds.md."""
+    root = arguments.root
     outcomes = [(run, run.results(root)) for run in runs]
     fields = list(dict.fromkeys(field for run in runs for field in run.point))
     head = [*fields, "run", "base", "pass_at_n", *METHODS, "auc_last"]
@@ -169,11 +170,30 @@ def _collect(root: str, runs: list[sweeps.Run]) -> None:
     done = [(run, results) for run, results in outcomes if results is not None]
     if done:
         files["sweep.svg"] = _figure(done)
+        if measured := sweeps.over_seeds(arguments.config, done):
+            seeds = _seeds_table(measured)
+            files["seeds.md"] = seeds.encode()
+            md += "\n" + seeds
     for name, content in files.items():
         with buckets.to_write(f"{root}/{name}") as path:
             artifacts.write_atomically(path, lambda f, c=content: f.write(c))
     print(md, end="")
     print(f"{len(done)} of {len(runs)} runs; {root}/sweep.tsv", file=sys.stderr)
+
+
+def _seeds_table(measured: list[sweeps.Measured]) -> str:
+    """What the sweep is about, with intervals over seeds, as Markdown."""
+    lines = ["| arm | measure | mean | 95% interval over seeds | by seed |"]
+    lines.append("|---|---|---|---|---|")
+    for row in measured:
+        arm = ", ".join(f"{field}={value}" for field, value in row.arm.items())
+        interval = "–"
+        if row.interval:
+            interval = "[{:.4g}, {:.4g}]".format(*row.interval)
+        by_seed = ", ".join(f"{value:.4g}" for _, value in sorted(row.values.items()))
+        cells = [arm or "all", row.name, f"{row.mean:.4g}", interval, by_seed]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _best(results: dict, method: str) -> dict | None:

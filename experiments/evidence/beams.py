@@ -38,3 +38,33 @@ def get_config(variant: str = "") -> ConfigDict:
 
 def sweep() -> list[dict]:
     return product({"seed": range(5)})
+
+
+def measures(results: dict) -> dict[str, float]:
+    """In points, but for the AUCs."""
+    found = results["compute_efficiency"]
+    rows = {(row["method"], row["n"]): row["accuracy"] for row in results["search"]}
+    picks = {(r["method"], r["n"], r["pick"]): r["accuracy"] for r in results["picks"]}
+    out = {
+        "H1: over the strongest selection": found["points_at_equal_tokens"]["beam_pav"],
+        "H2: over best-of-N by the ORM": found["paper"]["points_at_equal_tokens"][
+            "beam_pav"
+        ],
+    }
+    for row in found["by_point"]:
+        if row["method"] == "beam_pav":
+            out[f"H3: {row['n']} beams over the strongest selection"] = row["points"]
+    last = max(results["config"]["search.beams"])
+    by_prm = picks["beam_pav", last, "prm"]
+    for rule in ("orm", "sum", "vote_prm", "vote_orm", "any"):
+        cell = picks["beam_pav", last, rule]
+        out[f"H4: {last} beams, pick by {rule} over that by prm"] = cell - by_prm
+    for n in results["config"]["search.beams"]:
+        by_q = rows["beam_q", n]
+        out[f"H5: beam_pav over beam_q, {n} beams"] = rows["beam_pav", n] - by_q
+    out |= {f"{method}, N = {n}": value for (method, n), value in rows.items()}
+    out = {name: 100 * value for name, value in out.items()}
+    return out | {
+        "AUC last, PRM": results["verifier"]["auc_within_problem"]["last"],
+        "AUC last, ORM": results["verifier"]["orm"]["auc_last"],
+    }

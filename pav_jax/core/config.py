@@ -97,20 +97,39 @@ def select(config: ConfigDict, prefixes: Collection[str]) -> ConfigDict:
     return chosen.copy_and_resolve_references().lock()
 
 
-def call(path: str, function: str, variant: str = "") -> Any:
-    """What a function of a config file returns, given the variant if there is one.
+def has(path: str, function: str) -> bool:
+    """Whether a config file defines a function.
+
+    Raises:
+      UserError: there is no such file, or it fails.
+    """
+    return function in _run(path)
+
+
+def call(path: str, function: str, argument: Any = "") -> Any:
+    """What a function of a config file returns, given the argument unless it is "".
 
     Raises:
       UserError: there is no such file or function, or it fails.
     """
+    variant = argument if isinstance(argument, str) else ""
+    found = _run(path, variant)
+    try:
+        with _neighbours_importable(path):
+            return found[function](*[argument] * (argument != ""))
+    except Exception as error:  # The file is the user's: whatever it raises is news.
+        raise UserError(_file_failed(path, variant, error)) from error
+
+
+def _run(path: str, variant: str = "") -> dict[str, Any]:
+    """What a config file defines, by name."""
     if not Path(path).is_file():
         raise UserError(_no_such_file(path))
     try:
         with _neighbours_importable(path):
             # Compiled afresh: an import's cache misses a second edit within a second.
-            found = runpy.run_path(path, run_name="pav_config")[function]
-            return found(variant) if variant else found()
-    except Exception as error:  # The file is the user's: whatever it raises is news.
+            return runpy.run_path(path, run_name="pav_config")
+    except Exception as error:
         raise UserError(_file_failed(path, variant, error)) from error
 
 

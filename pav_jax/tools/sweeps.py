@@ -8,6 +8,9 @@ that it sets, by their dotted names:
     def sweep():
         sizes = zipped({"model.num_layers": (2, 4), "model.embed_dim": (32, 64)})
         return product({"seed": range(3)}, sizes)  # six runs
+
+It may define `measures(results)` too, the numbers that the sweep is about, by name, of
+what is in results.json. They are then given with their intervals over seeds.
 """
 
 import dataclasses
@@ -19,6 +22,7 @@ from typing import Any
 
 from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
+from pav_jax.metrics import seed_interval
 from pav_jax.storage import artifacts, buckets
 
 Point = dict[str, Any]
@@ -110,6 +114,56 @@ def load(config: str) -> list[Run]:
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"sweep() in {path} has the same point twice: {min(twice)}")
     return runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One number of the runs that differ in `seed` alone.
+
+    Attributes:
+      arm: the other fields that these runs set.
+      name: of the number.
+      values: by seed.
+      mean: over the seeds.
+      interval: 95%, by Student's t; None with one seed.
+    """
+
+    arm: Point
+    name: str
+    values: dict[int, float]
+    mean: float
+    interval: tuple[float, float] | None
+
+
+def over_seeds(
+    config: str, done: Sequence[tuple[Run, dict[str, Any]]]
+) -> list[Measured]:
+    """What `measures()` of a config file finds in finished runs, over their seeds.
+
+    Args:
+      config: FILE or FILE:VARIANT.
+      done: the runs, and what they found.
+
+    Returns:
+      Nothing if the file has no `measures()`.
+
+    Raises:
+      UserError: it fails.
+    """
+    path = config.partition(":")[0]
+    if not config_lib.has(path, "measures"):
+        return []
+    arms: dict[str, tuple[Point, dict[int, dict[str, float]]]] = {}
+    for run, results in done:
+        arm = {name: value for name, value in run.point.items() if name != "seed"}
+        _, by_seed = arms.setdefault(repr(arm), (arm, {}))
+        by_seed[run.config["seed"]] = config_lib.call(path, "measures", results)
+    return [
+        Measured(arm, name, values, *seed_interval(list(values.values())))
+        for arm, by_seed in arms.values()
+        for name in next(iter(by_seed.values()))
+        for values in [{seed: found[name] for seed, found in by_seed.items()}]
+    ]
 
 
 def _make_run(config: str, point: Any) -> Run:

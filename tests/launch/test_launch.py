@@ -494,6 +494,41 @@ def config(tmp_path):
     return path
 
 
+def test_measures_have_intervals_over_seeds_for_each_arm(config, sweep, tmp_path):
+    """Two seeds: t with one degree of freedom, 12.706, times half the difference."""
+    config.write_text(
+        CONFIG
+        + """
+def measures(results):
+    return {"twice": 2 * results["base"]["accuracy"]}
+"""
+    )
+    runs = sweeps.load(str(config))
+    done = [
+        (run, {"base": {"accuracy": 0.1 * run.config["model.layers"] + place}})
+        for run in runs
+        for place in [0.01 * run.config["seed"]]
+    ]
+    found = sweeps.over_seeds(str(config), done)
+    assert [row.arm for row in found] == [
+        {"model.layers": 2, "model.width": 16},
+        {"model.layers": 4, "model.width": 32},
+    ]
+    for row, base in zip(found, (0.4, 0.8), strict=True):
+        assert row.name == "twice" and row.values == pytest.approx(
+            {0: base, 1: base + 0.02}
+        )
+        assert row.mean == pytest.approx(base + 0.01)
+        half = 12.7062047 * 0.01
+        assert row.interval == pytest.approx((base + 0.01 - half, base + 0.01 + half))
+    alone = sweeps.over_seeds(str(config), done[:1])
+    assert alone[0].interval is None and sweeps.over_seeds(str(config), []) == []
+    (tmp_path / "code").write_text("0")
+    sweep()
+    lines = (tmp_path / "root" / "seeds.md").read_text().splitlines()
+    assert lines[2].startswith("| model.layers=2, model.width=16 | twice | 0.25 |")
+
+
 def test_product_and_zip():
     zipped = sweeps.zipped({"a": (1, 2), "b": (3, 4)})
     assert zipped == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]
