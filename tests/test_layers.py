@@ -26,6 +26,7 @@ FLOORS = (
     "verifier",
     "search",
     "rl",
+    "laboratories",
     "report",
     "pipeline",
     "tools",

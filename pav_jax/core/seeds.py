@@ -30,6 +30,7 @@ class Stream(enum.IntEnum):
     RL_REFRESH = 109  # a refreshed verifier: which problems, and the order of rows
     REFRESH_RESPONSES = 110  # fresh rollouts, within a refresh
     REFRESH_LABELS = 111  # and continuations of their prefixes
+    LABORATORY = 120  # all of one seed of a laboratory
 
 
 def derive(seed: int, stream: int, *indices: int) -> int:
