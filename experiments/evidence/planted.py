@@ -28,8 +28,8 @@ belongs to it). Hypotheses, written before the run:
 
 Measured: the fraction of training responses that is right, averaged over all
 iterations, and the first iterations at which it is one half (averaged over a hundredth
-of the run); before and after RL, 4,096 responses (`short`: 16,384). 5 seeds, each with its own SFT and
-RL draws; the same seeds for all γ; intervals by t at 95%.
+of the run); before and after RL, 4,096 responses (`short`: 16,384). 5 seeds, each with
+its own SFT and RL draws; the same seeds for all γ; intervals by t at 95%.
 
 The rule for a window, of each variant: the γ of highest mean accuracy lies within
 [8, 15], and it is better than γ = 5 and than γ = 50, both with paired intervals that
@@ -94,9 +94,9 @@ def get_config(variant: str = "") -> ConfigDict:
         config.seeds = (0, 1)
         config.base.update(gammas=(5.0, 50.0), iterations=2, sft_steps=2, measured=8)
         config.base.batch_size = 4
-        config.variants = ConfigDict(
-            dict(paper=but(), table=but(tabular=True), short=but(iterations=1))
-        )
+        config.variants = ConfigDict()
+        config.variants.paper = but()
+        config.variants.short = but(tabular=True, iterations=1)
     elif variant:
         raise ValueError(f"no variant {variant!r}; there is smoke")
     return config

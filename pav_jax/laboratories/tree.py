@@ -15,8 +15,8 @@ estimate of it. A kind of error is a rule for how the estimate errs (`ERRORS`):
     rare          each step is with probability `size` one from which on the estimate
                   is at least `level`, whatever the value is
 
-So that logits are finite, `none`, `independent` and `persistent` take values within
-[0.01, 0.99].
+To that comes, where `noise` is not zero, an independent error of the logit. A logit is
+that of a value within [0.01, 0.99], so that it is finite.
 """
 
 import functools
@@ -32,16 +32,14 @@ ERRORS = ("none", "independent", "persistent", "rare")
 _CLIP = 0.01
 
 
-def value(total: jax.Array, left: int) -> jax.Array:
+def value(total: jax.Array, left: float | jax.Array) -> jax.Array:
     """The exact value of prefixes, elementwise.
 
     Args:
       total: the sum so far.
-      left: steps to come; at 0 it is the outcome.
+      left: scalar, the steps to come; at 0 the value is the outcome.
     """
-    if not left:
-        return (total > 0).astype(total.dtype)
-    return ndtr(total * left**-0.5)
+    return ndtr(total / jnp.sqrt(left))
 
 
 def root_totals(roots: jax.Array, steps: int) -> jax.Array:
@@ -50,20 +48,23 @@ def root_totals(roots: jax.Array, steps: int) -> jax.Array:
 
 
 def estimate(
-    exact: jax.Array, noise: jax.Array, over_rated: jax.Array, *, config: ConfigDict
+    exact: jax.Array, error: jax.Array, over_rated: jax.Array, *, config: ConfigDict
 ) -> jax.Array:
     """The estimate of values, elementwise.
 
     Args:
       exact: the values.
-      noise: the error of the logit.
+      error: of the logit.
       over_rated: bool, whether a prefix is below a rare over-rated step.
-      config: `error`, `level`.
+      config: `error`, `level`, `noise`.
     """
+    q = exact
     if config.error == "rare":
-        return jnp.where(over_rated, jnp.maximum(exact, config.level), exact)
-    clipped = exact.clip(_CLIP, 1 - _CLIP)
-    return jax.nn.sigmoid(jnp.log(clipped / (1 - clipped)) + noise)
+        q = jnp.where(over_rated, jnp.maximum(exact, config.level), exact)
+        if not config.noise:
+            return q
+    clipped = q.clip(_CLIP, 1 - _CLIP)
+    return jax.nn.sigmoid(jnp.log(clipped / (1 - clipped)) + error)
 
 
 @functools.partial(jax.jit, static_argnames=("beams", "config"))
@@ -88,7 +89,9 @@ def search(
       k: scalar, K of the prover.
       size: scalar, how large or how frequent errors are.
       beams: N.
-      config: frozen; `steps` (H), `candidates` (C, of each beam), `error`, `level`.
+      config: frozen; `steps` (H), `candidates` (C, of each beam), `error`, `level`,
+        `noise`; `ties`, whether candidates of equal reward are kept by their "order"
+        or at "random".
 
     Returns:
       Whether the response with the highest estimate is right, and whether any of the
@@ -97,31 +100,40 @@ def search(
     count, steps = len(roots), config.steps
     wide = (count, beams * config.candidates)
     scale = {"independent": 1.0, "persistent": steps**-0.5}.get(config.error, 0.0)
-    total = jnp.broadcast_to(root_totals(roots, steps)[:, None], (count, beams))
-    noise, over_rated = jnp.zeros_like(total), jnp.zeros(total.shape, bool)
-    q = estimate(value(total, steps), noise, over_rated, config=config)
-    for h in range(steps):
-        move, error, rare = jax.random.split(jax.random.fold_in(key, h), 3)
 
-        def spread(array):
-            return jnp.repeat(array, config.candidates, axis=1)
+    def spread(array):
+        return jnp.repeat(array, config.candidates, axis=1)
 
+    def step(carry, h):
+        total, lasting, over_rated, q = carry
+        move, new, rare, fresh, tie = jax.random.split(jax.random.fold_in(key, h), 5)
         total = spread(total) + jax.random.normal(move, wide)
-        fresh = size * scale * jax.random.normal(error, wide)
-        inherited = spread(noise) if config.error == "persistent" else 0.0
-        noise = inherited + fresh
+        error = size * scale * jax.random.normal(new, wide)
+        if config.error == "persistent":
+            error = lasting = spread(lasting) + error
+        else:
+            lasting = spread(lasting)
+        if config.noise:
+            error = error + config.noise * jax.random.normal(fresh, wide)
         over_rated = spread(over_rated) | (jax.random.uniform(rare, wide) < size)
-        exact = value(total, steps - h - 1)
-        after = estimate(exact, noise, over_rated, config=config)
+        exact = value(total, steps - 1.0 - h)
+        after = estimate(exact, error, over_rated, config=config)
         progress = prover.advantages(
             prover.best_of_k(after, k), prover.best_of_k(spread(q), k)
         )
         reward = prover.effective_reward(after, progress, alpha)
+        if config.ties == "random":
+            reward = reward + 1e-5 * jax.random.uniform(tie, wide)
         _, kept = jax.lax.top_k(reward, beams)
-        total, noise, over_rated, q = (
-            jnp.take_along_axis(array, kept, axis=1)
-            for array in (total, noise, over_rated, after)
-        )
+        carry = (total, lasting, over_rated, after)
+        return [jnp.take_along_axis(array, kept, axis=1) for array in carry], None
+
+    total = jnp.broadcast_to(root_totals(roots, steps)[:, None], (count, beams))
+    error, over_rated = jnp.zeros_like(total), jnp.zeros(total.shape, bool)
+    q = estimate(value(total, steps), error, over_rated, config=config)
+    (total, _, _, q), _ = jax.lax.scan(
+        step, [total, error, over_rated, q], jnp.arange(steps)
+    )
     right = total > 0
     picked = jnp.argmax(q, axis=1)[:, None]
     return jnp.take_along_axis(right, picked, axis=1)[:, 0], right.any(axis=1)

@@ -30,8 +30,16 @@ def cells(config: ConfigDict) -> list[Cell]:
 
 
 def _label(error: ConfigDict) -> str:
-    size = f" {error.size:g}" if error.size else ""
-    return f"{error.kind}{size}" + (f" to {error.level:g}" if error.level else "")
+    parts = [error.kind]
+    if error.size:
+        parts.append(f"{error.size:g}")
+    if error.level:
+        parts.append(f"to {error.level:g}")
+    if error.noise:
+        parts.append(f"+ noise {error.noise:g}")
+    if error.ties != "order":
+        parts.append(f"({error.ties} ties)")
+    return " ".join(parts)
 
 
 def measure(cell: Cell) -> Cell:
@@ -46,6 +54,8 @@ def measure(cell: Cell) -> Cell:
                 candidates=cell["candidates"],
                 error=cell["kind"],
                 level=cell["level"],
+                noise=cell["noise"],
+                ties=cell["ties"],
             )
         ),
     )

@@ -152,23 +152,27 @@ def test_gradient_is_that_of_the_exact_objective(policy, alpha):
 
 
 def test_exact_q_is_the_mean_of_the_outcome():
-    """Both rewards have one expected gradient; the exact one has less noise."""
+    """Both rewards have one expected gradient, and the exact one has less noise."""
     policy = POLICIES[1]
-    params, progress = (
-        _params(policy),
-        planted_rl.progress_of(TASK, 6.0, after="end", n_mc=0),
-    )
+    base = np.log(planted.prover(TASK, 6.0, after="end"))
+    logits = jnp.broadcast_to(jnp.asarray(base, jnp.float32), (4, 5, 4))
+    progress = planted_rl.progress_of(TASK, 6.0, after="end", n_mc=0)
 
     def gradient(exact_q):
         config = FrozenConfigDict(CONFIG.to_dict() | {"exact_q": exact_q})
-        loss = lambda p: planted_rl.policy_loss(  # noqa: E731
-            policy, p, jax.random.key(3), progress, 0.0, config=config
-        )[0]
-        return jax.grad(loss)(params)["params"]["logits"]
+
+        def loss(logits):
+            params = {"params": {"logits": logits}}
+            key = jax.random.key(3)
+            return planted_rl.policy_loss(
+                policy, params, key, progress, 0.0, config=config
+            )[0]
+
+        return jax.grad(loss)(logits)
 
     outcome, exact = gradient(False), gradient(True)
-    assert float(jnp.abs(exact).max()) > 0.02
-    np.testing.assert_allclose(outcome, exact, atol=0.008)
+    assert float(jnp.abs(exact).max()) > 0.1
+    np.testing.assert_allclose(outcome, exact, atol=0.012)
 
 
 def test_estimates_are_means_of_that_many_outcomes():
