@@ -92,11 +92,11 @@ def get_config(variant: str = "") -> ConfigDict:
 
     if variant == "smoke":
         config.seeds = (0, 1)
-        config.base.update(gammas=(5.0, 50.0), iterations=2, sft_steps=2, measured=8)
-        config.base.batch_size = 4
+        config.base.update(gammas=(5.0, 50.0), outcome=False, measured=8)
+        config.base.update(iterations=2, sft_steps=2, batch_size=4)
         config.variants = ConfigDict()
         config.variants.paper = but()
-        config.variants.short = but(tabular=True, iterations=1)
+        config.variants.short = but(gammas=(10.0,))
     elif variant:
         raise ValueError(f"no variant {variant!r}; there is smoke")
     return config

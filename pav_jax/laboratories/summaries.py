@@ -9,6 +9,7 @@ import scipy.special
 
 _STYLE = {
     "svg.hashsalt": "pav_jax",
+    "svg.fonttype": "none",
     "font.size": 10,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",

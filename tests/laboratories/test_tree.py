@@ -69,8 +69,8 @@ def test_roots_have_their_values_and_the_tree_is_a_martingale():
     roots = jnp.array([0.001, 0.3, 0.6])
     totals = tree.root_totals(roots, 5)
     np.testing.assert_allclose(tree.value(totals, 5), roots, rtol=1e-4)
-    after = totals[:, None] + jax.random.normal(jax.random.key(0), (1, 200_000))
-    np.testing.assert_allclose(tree.value(after, 4).mean(axis=1), roots, atol=2e-3)
+    after = totals[:, None] + jax.random.normal(jax.random.key(0), (1, 20_000))
+    np.testing.assert_allclose(tree.value(after, 4).mean(axis=1), roots, atol=6e-3)
 
 
 @pytest.mark.parametrize("error", tree.ERRORS)
@@ -81,16 +81,19 @@ def test_progress_changes_nothing_for_one_beam(error):
     for k, alpha in ((1.0, 0.5), (4.0, 0.5), (4.0, 3.0)):
         picked, _ = search(0.2, k=k, alpha=alpha, **settings)
         assert (picked == alone).all()
-    wide, _ = search(0.2, **settings | {"beams": 2})
-    assert (wide != alone).any()
+
+
+def test_progress_changes_what_two_beams_keep():
+    settings = dict(beams=2, steps=4, error="rare", size=0.3, problems=300, level=0.7)
+    assert (search(0.2, **settings)[0] != search(0.2, alpha=3.0, **settings)[0]).any()
 
 
 def test_progress_sees_through_what_stays_over_rated():
-    """Two beams, one over-rated: its candidates make no progress, hence leave."""
-    settings = dict(beams=8, steps=4, error="rare", size=0.05, problems=2_000)
-    _, alone = search(0.2, **settings)
-    _, with_progress = search(0.2, k=1.0, alpha=1.0, **settings)
-    assert with_progress.mean() > alone.mean() + 0.02
+    """What continues an over-rated prefix makes no progress, so others stay as well."""
+    settings = dict(beams=4, steps=8, error="rare", size=0.03, problems=2_000)
+    _, alone = search(0.1, ties="random", **settings)
+    _, with_progress = search(0.1, k=1.0, alpha=3.0, ties="random", **settings)
+    assert with_progress.mean() > alone.mean() + 0.03
 
 
 def test_ties_are_broken_as_asked():
