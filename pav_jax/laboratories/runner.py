@@ -14,7 +14,7 @@ from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
 from pav_jax.core.progress_bar import progress
 from pav_jax.laboratories import planted_cells, tree_cells
-from pav_jax.storage import artifacts
+from pav_jax.storage import artifacts, buckets
 
 LABORATORIES: dict[str, ModuleType] = {"planted": planted_cells, "tree": tree_cells}
 
@@ -26,7 +26,8 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
       The path of the results.
 
     Raises:
-      UserError: `config.laboratory` is not one, or the workdir cannot be written.
+      UserError: `config.laboratory` is not one, there are no two seeds, or the workdir
+        is in a bucket or cannot be written.
     """
     laboratory = LABORATORIES.get(config.get("laboratory"))
     if laboratory is None:
@@ -34,6 +35,10 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
             f"config.laboratory is {config.get('laboratory')!r}; it should be one of"
             f" {', '.join(LABORATORIES)}"
         )
+    if len(config.seeds) < 2:
+        raise UserError("config.seeds has no two seeds, which intervals need; add one")
+    if buckets.is_remote(workdir):
+        raise UserError(f"a laboratory writes to this machine only; {workdir} is not")
     workdir = Path(workdir)
     cells = laboratory.cells(config)
     measured = []

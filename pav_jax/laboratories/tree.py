@@ -98,42 +98,62 @@ def search(
       last N is (Pass@N); bool `[P]` each.
     """
     count, steps = len(roots), config.steps
-    wide = (count, beams * config.candidates)
-    scale = {"independent": 1.0, "persistent": steps**-0.5}.get(config.error, 0.0)
 
-    def spread(array):
-        return jnp.repeat(array, config.candidates, axis=1)
-
-    def step(carry, h):
-        total, lasting, over_rated, q = carry
-        move, new, rare, fresh, tie = jax.random.split(jax.random.fold_in(key, h), 5)
-        total = spread(total) + jax.random.normal(move, wide)
-        error = size * scale * jax.random.normal(new, wide)
-        if config.error == "persistent":
-            error = lasting = spread(lasting) + error
-        else:
-            lasting = spread(lasting)
-        if config.noise:
-            error = error + config.noise * jax.random.normal(fresh, wide)
-        over_rated = spread(over_rated) | (jax.random.uniform(rare, wide) < size)
-        exact = value(total, steps - 1.0 - h)
-        after = estimate(exact, error, over_rated, config=config)
+    def step(beam, h):
+        candidates, tie = _candidates(
+            beam, jax.random.fold_in(key, h), size, steps - 1.0 - h, config=config
+        )
+        before = jnp.repeat(beam[-1], config.candidates, axis=1)
+        after = candidates[-1]
         progress = prover.advantages(
-            prover.best_of_k(after, k), prover.best_of_k(spread(q), k)
+            prover.best_of_k(after, k), prover.best_of_k(before, k)
         )
         reward = prover.effective_reward(after, progress, alpha)
         if config.ties == "random":
-            reward = reward + 1e-5 * jax.random.uniform(tie, wide)
+            reward = reward + 1e-5 * jax.random.uniform(tie, reward.shape)
         _, kept = jax.lax.top_k(reward, beams)
-        carry = (total, lasting, over_rated, after)
-        return [jnp.take_along_axis(array, kept, axis=1) for array in carry], None
+        return [jnp.take_along_axis(a, kept, axis=1) for a in candidates], None
 
     total = jnp.broadcast_to(root_totals(roots, steps)[:, None], (count, beams))
     error, over_rated = jnp.zeros_like(total), jnp.zeros(total.shape, bool)
     q = estimate(value(total, steps), error, over_rated, config=config)
-    (total, _, _, q), _ = jax.lax.scan(
-        step, [total, error, over_rated, q], jnp.arange(steps)
-    )
+    start = [total, error, over_rated, q]
+    (total, _, _, q), _ = jax.lax.scan(step, start, jnp.arange(steps))
     right = total > 0
     picked = jnp.argmax(q, axis=1)[:, None]
     return jnp.take_along_axis(right, picked, axis=1)[:, 0], right.any(axis=1)
+
+
+def _candidates(
+    beam: list[jax.Array],
+    key: jax.Array,
+    size: jax.Array,
+    left: jax.Array,
+    *,
+    config: ConfigDict,
+) -> tuple[list[jax.Array], jax.Array]:
+    """The next steps of a beam, and a key to break ties by.
+
+    Args:
+      beam: of each prefix the sum, the error that persists, whether it is over-rated,
+        and the estimate, `[P, N]` each.
+      left: scalar, the steps to come after these.
+
+    Returns:
+      The same of each candidate, `[P, N * C]` each; and the key.
+    """
+    total, lasting, over_rated, _ = (
+        jnp.repeat(array, config.candidates, axis=1) for array in beam
+    )
+    move, new, rare, fresh, tie = jax.random.split(key, 5)
+    scale = {"independent": 1.0, "persistent": config.steps**-0.5}
+    total = total + jax.random.normal(move, total.shape)
+    drawn = jax.random.normal(new, total.shape)
+    error = size * scale.get(config.error, 0.0) * drawn
+    if config.error == "persistent":
+        error = lasting = lasting + error
+    if config.noise:
+        error = error + config.noise * jax.random.normal(fresh, total.shape)
+    over_rated = over_rated | (jax.random.uniform(rare, total.shape) < size)
+    after = estimate(value(total, left), error, over_rated, config=config)
+    return [total, lasting, over_rated, after], tie

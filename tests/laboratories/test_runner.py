@@ -34,11 +34,19 @@ def test_smoke(name, cells, tmp_path, monkeypatch):
     assert (tmp_path / "results.json").read_bytes() == written
 
 
-def test_a_laboratory_that_there_is_not_is_refused(tmp_path, capsys):
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (["--config.laboratory=chemistry"], "should be one of planted, tree"),
+        (["--config.seeds=(0,)"], "config.seeds has no two seeds"),
+        (["--workdir=gs://bucket/lab"], "to this machine only"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(changes, words, tmp_path, capsys):
     config = f"--config={EVIDENCE / 'tree.py'}:smoke"
-    change = "--config.laboratory=chemistry"
-    assert main(["lab", config, f"--workdir={tmp_path}", change]) == 2
-    assert "should be one of planted, tree" in capsys.readouterr().err
+    assert main(["lab", config, f"--workdir={tmp_path}", *changes]) == 2
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_interval_over_seeds_is_students():
