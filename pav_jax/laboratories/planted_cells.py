@@ -151,35 +151,39 @@ def figure(results: dict[str, Any]) -> str:
     cells = results["cells"]
 
     def draw(drawing, axes):
+        from matplotlib import colormaps
+
+        def colour(cell):
+            place = np.log10(cell["gamma"] or 1) / 3
+            return colormaps["viridis"](min(place, 0.95)) if cell["gamma"] else "black"
+
         curves, provers, passes = axes[0]
         for cell in cells:
             if cell["variant"] == "paper":
                 line = np.mean(cell["curve"], axis=0)
                 places = (np.arange(len(line)) + 1) * cell["iterations"] / len(line)
-                curves.plot(places, line, label=_name(cell))
+                curves.plot(places, line, color=colour(cell), label=_name(cell))
         curves.set(xlabel="iterations", title="accuracy, variant paper, by γ")
-        for name in results["windows"]:
+        names = [name for name in results["windows"] if name != "short"]
+        for place, name in enumerate(names):
             known = [c for c in cells if c["variant"] == name and c["gamma"]]
-            provers.plot(
-                [cell["gamma"] for cell in known],
-                [np.mean(cell["mean"]) for cell in known],
-                marker="o", markersize=3, label=name,
-            )  # fmt: skip
+            means = [np.mean(cell["mean"]) for cell in known]
+            style = dict(color=colormaps["tab20"](place), marker="o", markersize=3)
+            gammas = [cell["gamma"] for cell in known]
+            provers.plot(gammas, means, label=name, **style)
         provers.axvspan(8, 15, color="0.9", zorder=0)
         provers.set(xscale="log", xlabel="γ", title="mean accuracy over the iterations")
-        numbers = [2**i for i in range(11) if 2**i <= cells[0]["measured"]]
         short = [cell for cell in cells if cell["variant"] == "short"]
+        numbers = [2**i for i in range(11) if 2**i <= short[0]["measured"]]
         for cell in short:
             line = pass_at_n(cell, numbers, "after").mean(axis=0)
-            passes.plot(numbers, line, label=_name(cell))
-        if short:
-            line = pass_at_n(short[0], numbers, "before").mean(axis=0)
-            passes.plot(numbers, line, color="0.6", label="base policy")
-            title = f"Pass@N after {short[0]['iterations']} iterations, by γ"
-            passes.set(xscale="log", xlabel="N", title=title)
+            passes.plot(numbers, line, color=colour(cell), label=_name(cell))
+        line = pass_at_n(short[0], numbers, "before").mean(axis=0)
+        passes.plot(numbers, line, color="0.6", linestyle="--", label="base policy")
+        title = f"Pass@N after {short[0]['iterations']} iterations, by γ"
+        passes.set(xscale="log", xlabel="N", title=title)
         for panel in axes[0]:
             panel.set_ylim(-0.02, 1.02)
-            if panel.get_legend_handles_labels()[0]:
-                panel.legend()
+            panel.legend(loc="center right")
 
     return summaries.figure((13, 4), (1, 3), draw)

@@ -124,29 +124,22 @@ def _mark(gain: tuple[float, float, float]) -> str:
 
 
 def figure(results: dict[str, Any]) -> str:
-    """The map: a row of panels for each error, a column for each N, K against α."""
-    errors = list(dict.fromkeys(cell["error"] for cell in results["cells"]))
-    beams = list(dict.fromkeys(cell["beams"] for cell in results["cells"]))
+    """The map: a row of panels for each error, a column for each N, K against α.
+
+    N = 1 is left out, where progress changes nothing. Numbers are points over `Q^π`
+    alone, bold where their interval leaves out zero.
+    """
+    pairs = list(zip(results["cells"], results["gains"], strict=True))
+    pairs = [(cell, gains) for cell, gains in pairs if cell["beams"] > 1]
+    errors = sorted({cell["error"] for cell, _ in pairs})
+    beams = sorted({cell["beams"] for cell, _ in pairs})
 
     def draw(drawing, axes):
-        for cell, gains in zip(results["cells"], results["gains"], strict=True):
-            panel = axes[errors.index(cell["error"]), beams.index(cell["beams"])]
-            alphas, provers = cell["alphas"], cell["provers"]
-            columns = [a for a, alpha in enumerate(alphas) if alpha]
-            means = 100 * np.asarray(gains)[:, columns, 0]
-            image = panel.imshow(means, cmap="RdBu", vmin=-40, vmax=40, aspect="auto")
-            for k in range(len(provers)):
-                for place, a in enumerate(columns):
-                    bold = "bold" if _mark(gains[k][a]) else "normal"
-                    text = f"{means[k, place]:+.0f}"
-                    panel.text(
-                        place, k, text, ha="center", va="center", fontsize=7,
-                        fontweight=bold,
-                    )  # fmt: skip
-            panel.set_xticks(range(len(columns)), [f"{alphas[a]:g}" for a in columns])
-            panel.set_yticks(range(len(provers)), provers)
-            alone = 100 * np.asarray(cell["accuracy"])[..., alphas.index(0.0)].mean()
-            panel.set_title(f"{cell['error']}, N = {cell['beams']}: {alone:.0f}%")
+        for cell, gains in pairs:
+            row, column = errors.index(cell["error"]), beams.index(cell["beams"])
+            image = _panel(axes[row, column], cell, gains)
+            if not column:
+                axes[row, column].set_title(cell["error"], fontsize=8)
         for panel in axes[-1]:
             panel.set_xlabel("α")
         for panel in axes[:, 0]:
@@ -155,5 +148,23 @@ def figure(results: dict[str, Any]) -> str:
             image, ax=axes.ravel().tolist(), shrink=0.3, label="points over Q alone"
         )
 
-    size = (3.0 * len(beams) + 0.8, 1.55 * len(errors))
+    size = (3.4 * len(beams) + 0.8, 1.45 * len(errors))
     return summaries.figure(size, (len(errors), len(beams)), draw)
+
+
+def _panel(axes: Any, cell: Cell, gains: list) -> Any:
+    alphas, provers = cell["alphas"], cell["provers"]
+    columns = [a for a, alpha in enumerate(alphas) if alpha]
+    means = 100 * np.asarray(gains)[:, columns, 0]
+    image = axes.imshow(means, cmap="RdBu", vmin=-40, vmax=40, aspect="auto")
+    for (k, place), mean in np.ndenumerate(means):
+        bold = "bold" if _mark(gains[k][columns[place]]) else "normal"
+        style = dict(ha="center", va="center", fontsize=7, fontweight=bold)
+        axes.text(place, k, f"{mean:+.0f}", **style)
+    axes.set_xticks(range(len(columns)), [f"{alphas[a]:g}" for a in columns])
+    axes.set_yticks(range(len(provers)), provers)
+    axes.tick_params(labelsize=7)
+    alone = 100 * np.asarray(cell["accuracy"])[..., alphas.index(0.0)].mean()
+    title = f"N = {cell['beams']}, Q alone {alone:.0f}%"
+    axes.set_title(title, loc="right", fontsize=8)
+    return image
