@@ -2,8 +2,8 @@
 
     pav lab --config=experiments/evidence/planted.py --workdir=runs/evidence/planted
 
-Hardware: one CPU core; 15 minutes. `:smoke` takes a minute, most of it to compile, and
-shows only that it runs.
+Hardware: one CPU core; 17 minutes. `:smoke` takes half a minute, most of it to compile,
+and shows only that it runs.
 
 The paper (Sec. 3.3, App. B, Fig. 3 and 9): outcomes are nearly useless to a policy that
 is nearly never right; the effective reward with the prover μ_γ=10 comes to 100% in
