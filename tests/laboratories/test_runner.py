@@ -12,6 +12,7 @@ from pav_jax.main import main
 EVIDENCE = Path(__file__).resolve().parents[2] / "experiments" / "evidence"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, cells", [("tree", 1), ("planted", 3)])
 def test_smoke(name, cells, tmp_path, monkeypatch):
     arguments = ["lab", f"--config={EVIDENCE / name}.py:smoke", f"--workdir={tmp_path}"]

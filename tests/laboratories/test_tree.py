@@ -68,9 +68,10 @@ def test_a_step_that_is_always_over_rated_leaves_chance_until_above_the_level():
 def test_roots_have_their_values_and_the_tree_is_a_martingale():
     roots = jnp.array([0.001, 0.3, 0.6])
     totals = tree.root_totals(roots, 5)
-    np.testing.assert_allclose(tree.value(totals, 5), roots, rtol=1e-4)
+    np.testing.assert_allclose(tree.value(totals, 5.0), roots, rtol=1e-4)
+    assert tree.value(jnp.array([-0.01, 0.01]), 0.0).tolist() == [0, 1]
     after = totals[:, None] + jax.random.normal(jax.random.key(0), (1, 20_000))
-    np.testing.assert_allclose(tree.value(after, 4).mean(axis=1), roots, atol=6e-3)
+    np.testing.assert_allclose(tree.value(after, 4.0).mean(axis=1), roots, atol=6e-3)
 
 
 @pytest.mark.parametrize("error", tree.ERRORS)
