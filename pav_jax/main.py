@@ -90,6 +90,7 @@ def _make_parser() -> argparse.ArgumentParser:
         _add_score,
         _add_show,
         _add_export,
+        _add_lab,
         _add_plan,
         _add_devices,
     ):
@@ -211,6 +212,26 @@ def _add_show(commands) -> None:
         help="responses to show, from the first; default: 200",
     )
     parser.set_defaults(command="show", takes_changes=False)
+
+
+def _add_lab(commands) -> None:
+    parser = commands.add_parser(
+        "lab",
+        help="run a laboratory: a claim of the paper where values are exact",
+        description="Runs a laboratory, a small task whose values are known exactly:"
+        " those of experiments/evidence. Cells that are measured are kept; a run that"
+        " was stopped goes on where it was.",
+        epilog="Any field of the config can be changed: --config.FIELD=VALUE.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        metavar="DIR",
+        help="where results.json, table.md and figure.svg go",
+    )
+    parser.set_defaults(command="lab", takes_changes=True)
 
 
 def _add_plan(commands) -> None:

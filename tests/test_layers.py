@@ -27,6 +27,7 @@ FLOORS = (
     "scores",
     "search",
     "rl",
+    "laboratories",
     "report",
     "pipeline",
     "tools",

@@ -44,6 +44,15 @@ def run(arguments: argparse.Namespace, changes: list[str]) -> None:
     )
 
 
+def lab(arguments: argparse.Namespace, changes: list[str]) -> None:
+    from pav_jax.core import config as config_lib
+
+    config = config_lib.load([f"--config={arguments.config}", *changes])
+    from pav_jax.laboratories import runner
+
+    print(runner.run(config, arguments.workdir))
+
+
 def plan(arguments: argparse.Namespace, changes: list[str]) -> int:
     from pav_jax.core import config as config_lib
 

@@ -17,6 +17,7 @@ CONFIGS = (
     "gsm8k_tiny.py",
     "gemma2_2b_math.py:rl",
     "gemma2_2b_math.py:smoke",
+    "evidence/planted.py",
 )
 # Fields that a config may have and none of ours sets, and names of methods.
 ALSO = {
