@@ -121,9 +121,9 @@ def mean_interval(values: np.ndarray) -> tuple[float, tuple[float, float]]:
 
 
 def seed_interval(
-    values: Sequence[float] | np.ndarray,
+    values: Sequence[float] | np.ndarray, level: float = 0.95
 ) -> tuple[float, tuple[float, float] | None]:
-    """The mean over seeds and its 95% interval, by Student's t.
+    """The mean over seeds and its interval, by Student's t.
 
     It says what another seed may give. An interval over problems does not, however
     many problems there are. Two methods run with the same seeds are compared by the
@@ -131,10 +131,11 @@ def seed_interval(
 
     Args:
       values: float `[S]`, one a seed; at least one.
+      level: how often such an interval holds the truth.
 
     Returns:
-      The mean, and `mean ± t_{0.975, S-1} s / √S` with s the standard deviation of the
-      sample; None in its place with one seed, which does not say how seeds differ. It
+      The mean, and at 95% `mean ± t_{0.975, S-1} s / √S` with s the standard deviation
+      of the sample; None in its place with one seed, which does not say how seeds differ. It
       has no width where all values are equal.
     """
     values = np.asarray(values, float)
@@ -142,7 +143,7 @@ def seed_interval(
     if count < 2:
         return mean, None
     error = float(np.std(values, ddof=1)) / np.sqrt(count)
-    half = float(stdtrit(count - 1, 0.975) * error)
+    half = float(stdtrit(count - 1, (1 + level) / 2) * error)
     return mean, (mean - half, mean + half)
 
 

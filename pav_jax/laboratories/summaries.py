@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.special
+
+from pav_jax.metrics import seed_interval
 
 _STYLE = {
     "svg.hashsalt": "pav_jax",
@@ -20,22 +21,10 @@ _STYLE = {
 }
 
 
-def over_seeds(values: Sequence[float], level: float = 0.95) -> tuple[float, ...]:
-    """The mean over seeds and the ends of its interval by Student's t.
-
-    Args:
-      values: one a seed, at least two.
-      level: the interval's coverage.
-    """
-    values = np.asarray(values, float)
-    degrees = len(values) - 1
-    t = scipy.special.stdtrit(degrees, (1 + level) / 2)
-    half = t * values.std(ddof=1) / len(values) ** 0.5
-    return (
-        float(values.mean()),
-        float(values.mean() - half),
-        float(values.mean() + half),
-    )
+def over_seeds(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
+    """`metrics.seed_interval` in a row: the mean, and both ends."""
+    mean, interval = seed_interval(values, level)
+    return (mean, *interval)
 
 
 def percent(interval: Sequence[float]) -> str:

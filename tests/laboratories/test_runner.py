@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pav_jax.laboratories import planted_cells, runner, summaries, tree_cells
+from pav_jax.laboratories import planted_cells, runner, tree_cells
 from pav_jax.main import main
 
 EVIDENCE = Path(__file__).resolve().parents[2] / "experiments" / "evidence"
@@ -48,13 +48,6 @@ def test_what_cannot_be_run_is_refused(changes, words, tmp_path, capsys):
     assert main(["lab", config, f"--workdir={tmp_path}", *changes]) == 2
     assert words in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_interval_over_seeds_is_students():
-    """Of 1, 2, 3: mean 2, deviation 1, and t of two degrees is 4.303."""
-    mean, low, high = summaries.over_seeds([1.0, 2.0, 3.0])
-    assert mean == 2 and high - mean == pytest.approx(mean - low)
-    assert high - mean == pytest.approx(4.302653 / 3**0.5)
 
 
 def _cells(means):
