@@ -135,8 +135,8 @@ def seed_interval(
 
     Returns:
       The mean, and at 95% `mean ± t_{0.975, S-1} s / √S` with s the standard deviation
-      of the sample; None in its place with one seed, which does not say how seeds differ. It
-      has no width where all values are equal.
+      of the sample; None in its place with one seed, which does not say how seeds
+      differ. It has no width where all values are equal.
     """
     values = np.asarray(values, float)
     count, mean = len(values), float(np.mean(values))
