@@ -114,7 +114,7 @@ def _responses(
     """Distinct responses to each problem, the best rated first."""
     texts = []
     for index, result in zip(part, found, strict=True):
-        order = np.argsort(-result.values, kind="stable")
+        order = np.argsort(np.negative(result.values), kind="stable")
         distinct = dict.fromkeys(tuple(result.responses[i]) for i in order)
         texts += [(index, tokens) for tokens in distinct if tokens]
     correct = problems.are_correct(texts)

@@ -81,16 +81,16 @@ class SearchResult:
         did. `pick` has other rules.
       q: that value.
       responses: token ids of all N responses that the search ends with.
-      values: `Q^π` of each, float32 `[N]`.
-      ended: whether each has ended, bool `[N]`.
+      values: `Q^π` of each.
+      ended: whether each has ended.
       ledger: tokens decoded, prefilled and scored for this problem.
     """
 
     tokens: list[int]
     q: float
     responses: list[list[int]]
-    values: np.ndarray
-    ended: np.ndarray
+    values: list[float]
+    ended: list[bool]
     ledger: Ledger
 
 
@@ -205,8 +205,8 @@ def _results(batch, beams, tokens_read, beam) -> Iterator[SearchResult]:
             tokens=responses[best],
             q=float(q[i, best]),
             responses=responses,
-            values=q[i],
-            ended=ended[i],
+            values=q[i].tolist(),
+            ended=ended[i].tolist(),
             ledger=Ledger(
                 decoded=int(decoded[i]),
                 prefilled=int(batch.lengths[i]),
