@@ -79,10 +79,10 @@ def papers(results: Results, method: str) -> str:
     if difference is None:
         return ""
     bounds = (efficiency.get("points_ci") or {}).get(method)
-    doubt = f" {text.points_interval(bounds)}" if text.known(bounds) else ""
+    doubt = f" ({text.points_interval(bounds)})" if text.known(bounds) else ""
     return (
-        f"{text.points(difference)} points{doubt} over best-of-N by the outcome"
-        " verifier, the paper's reference"
+        "over the paper's reference, best-of-N by the outcome verifier, it has"
+        f" {text.points(difference)} points{doubt}"
     )
 
 
