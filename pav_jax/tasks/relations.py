@@ -30,6 +30,7 @@ from pav_jax.tasks.base import Task
 
 NAMES = (
     "Ana Ben Cleo Dan Eve Finn Gus Hana Ivo Jill Kai Lena Milo Nora Otto Pia"
+    " Quinn Rosa Sven Tess Uri Vera Walt Yara"
 ).split()
 ITEMS = "apples books cards coins marbles shells stamps stickers".split()
 MAX_VALUE = 40
@@ -168,6 +169,39 @@ def _choices(value: int) -> tuple[list[str], list[int]]:
     return ops, [1 if op[0] in "+-" else 4 for op in ops]
 
 
+def _people(
+    depths: tuple[int, int], fewest: int | None, most: int | None, num_names: int
+) -> tuple[int, int]:
+    """Fewest and most people of a problem, where those are what the config gives."""
+    most = 10 if most is None else most
+    fewest = most if fewest is None else fewest
+    if not 1 <= depths[0] <= depths[1] < fewest <= most <= num_names:
+        raise UserError(
+            "relations task: need 1 <= min_depth <= max_depth < min_people <="
+            f" num_people <= num_names={num_names}, got {depths[0]}, {depths[1]},"
+            f" {fewest}, {most}"
+        )
+    return fewest, most
+
+
+def _check_decoys(
+    depths: tuple[int, int], decoys: Sequence[int], num_names: int
+) -> None:
+    """Raises UserError unless every problem has decoys, and names enough."""
+    counts = isinstance(decoys, Sequence) and [*map(type, decoys)] == [int, int]
+    if not counts or not 1 <= decoys[0] <= decoys[1]:
+        raise UserError(
+            f"relations task: decoys={decoys} must be the fewest and the most people"
+            " who are not on the path, at least 1, such as (1, 8)"
+        )
+    if not 1 <= depths[0] <= depths[1] or depths[1] + 1 + decoys[1] > num_names:
+        raise UserError(
+            "relations task: need 1 <= min_depth <= max_depth, and max_depth + 1 +"
+            f" decoys at most num_names={num_names}, got {depths[0]}, {depths[1]},"
+            f" decoys={tuple(decoys)}"
+        )
+
+
 class Relations(Task):
     """The built-in task.
 
@@ -175,8 +209,12 @@ class Relations(Task):
       seed: names the stream of problems.
       min_depth: fewest relations between the number given and the one asked.
       max_depth: most.
-      num_people: people in a problem; those not on the path are decoys.
+      num_people: people in a problem; those not on the path are decoys. 10 if neither
+        this nor `decoys` is given.
       min_people: fewest people, where problems differ in it; else as `num_people`.
+      decoys: fewest and most people who are not on the path, in place of the number of
+        people: then how hard a problem is hardly depends on the length of its path.
+      num_names: how many of NAMES people are drawn from, and the vocabulary holds.
       max_decoy: longest decoy branch; its last person has gone home.
       gone_beside: who has gone home is said just before the sentence that leads to
         them, where whoever looks that up sees it, and not after all else.
@@ -192,27 +230,39 @@ class Relations(Task):
         seed: int = 0,
         min_depth: int = 5,
         max_depth: int = 7,
-        num_people: int = 10,
+        num_people: int | None = None,
         min_people: int | None = None,
+        decoys: tuple[int, int] | None = None,
+        num_names: int = 16,
         max_decoy: int = 1,
         gone_beside: bool = False,
         wrong_turns: float = 0.0,
     ):
-        fewest = num_people if min_people is None else min_people
-        if not 1 <= min_depth <= max_depth < fewest <= num_people <= len(NAMES):
+        if not 1 <= num_names <= len(NAMES):
             raise UserError(
-                "relations task: need 1 <= min_depth <= max_depth < min_people <="
-                f" num_people <= {len(NAMES)}, got {min_depth}, {max_depth}, {fewest},"
-                f" {num_people}"
+                f"relations task: num_names={num_names} must be from 1 to {len(NAMES)}"
             )
+        depths = (min_depth, max_depth)
+        if decoys is None:
+            people = _people(depths, min_people, num_people, num_names)
+        else:
+            if (num_people, min_people) != (None, None):
+                raise UserError(
+                    "relations task: decoys says how many people there are beside the"
+                    " path; leave out num_people and min_people, or decoys"
+                )
+            people = None
+            _check_decoys(depths, decoys, num_names)
         if not 0 <= wrong_turns <= 1:
             raise UserError(
                 f"relations task: wrong_turns={wrong_turns} is a probability; it must"
                 " be between 0 and 1"
             )
         self._seed = seed
-        self._depths = (min_depth, max_depth)
-        self._people = (fewest, num_people)
+        self._depths = depths
+        self._people = people
+        self._decoys = decoys
+        self._names = NAMES[:num_names]
         self._max_decoy = max_decoy
         self._gone_beside = gone_beside
         self._wrong_turns = wrong_turns
@@ -229,7 +279,7 @@ class Relations(Task):
         # Referred to in the prompt, who a sentence or a step is about, and, with the
         # newline, where a step ends: where the policy looks up how to go on is where
         # a verifier reads the value.
-        for name in NAMES:
+        for name in self._names:
             pieces += [name, f"{name}. ", f". {name}\n"]
         return [*pieces, _GONE, " have? We start with", "\n", "Answer:"]
 
@@ -250,10 +300,13 @@ class Relations(Task):
 
     def _problem(self, rng: random.Random) -> Problem:
         depth = rng.randint(*self._depths)
-        few, many = self._people
-        # No draw where there is no choice: the problems of old stay as they are.
-        people = many if few == many else rng.randint(few, many)
-        names = rng.sample(NAMES, people)
+        if self._decoys is not None:
+            people = depth + 1 + rng.randint(*self._decoys)
+        else:
+            few, many = self._people
+            # No draw where there is no choice: the problems of old stay as they are.
+            people = many if few == many else rng.randint(few, many)
+        names = rng.sample(self._names, people)
         item = rng.choice(ITEMS)
         path, decoys = names[: depth + 1], names[depth + 1 :]
         values = {path[0]: rng.randint(1, MAX_VALUE)}

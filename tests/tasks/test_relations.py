@@ -30,6 +30,10 @@ TASKS = {
         Relations(seed=3, min_depth=6, max_depth=9, num_people=14, max_decoy=3),
         range(6, 10),
     ),
+    "spread": (
+        Relations(min_depth=3, max_depth=7, decoys=(1, 14), num_names=22),
+        range(3, 8),
+    ),
 }
 TASK = TASKS["default"][0]
 
@@ -73,12 +77,34 @@ def test_an_unknown_split():
         {"min_depth": 6, "max_depth": 5},
         {"max_depth": 10},
         {"num_people": 17},
+        {"num_people": 13, "num_names": 12},
         {"min_people": 7},
         {"min_people": 11},
     ],
 )
 def test_impossible_shapes(arguments):
     with pytest.raises(UserError, match="min_depth <= max_depth < min_people"):
+        Relations(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"decoys": (0, 3)}, "fewest and the most people who are not on the path"),
+        ({"decoys": (3, 2)}, "at least 1"),
+        ({"decoys": 3}, "such as"),
+        ({"decoys": (1, 2, 3)}, "such as"),
+        ({"decoys": (1, 9)}, "num_names=16, got 5, 7, decoys=.1, 9."),
+        ({"decoys": (1, 2), "min_depth": 0}, "1 <= min_depth"),
+        ({"decoys": (1, 2), "min_depth": 8}, "min_depth <= max_depth"),
+        ({"decoys": (1, 2), "num_people": 10}, "leave out num_people and min_people"),
+        ({"decoys": (1, 2), "min_people": 9}, "leave out num_people and min_people"),
+        ({"num_names": 25}, "num_names=25 must be from 1 to 24"),
+        ({"num_names": 0}, "num_names=0"),
+    ],
+)
+def test_impossible_people(arguments, words):
+    with pytest.raises(UserError, match=words):
         Relations(**arguments)
 
 
@@ -149,11 +175,11 @@ def test_no_phrase_is_used_twice():
 @each_task
 def test_every_number_is_a_small_whole_one(name):
     task, _ = TASKS[name]
-    people = {"default": 10, "long": 14}[name]
+    people = {"default": {10}, "long": {14}, "spread": set(range(5, 23))}[name]
     seen = set()
     for problem in _problems(name):
         values, _, target = _solve(problem.prompt)
-        assert len(values) == people
+        assert len(values) in people
         assert all(v == int(v) and 1 <= v <= MAX_VALUE for v in values.values())
         assert problem.answer == str(int(values[target]))
         seen.update(values.values())
@@ -192,7 +218,7 @@ def test_solutions_are_right(name):
         assert not problem.solution.endswith("\n") and problem.prompt.endswith("\n")
     # A step for each relation of the path, and the answer line.
     assert lengths == {depth + 1 for depth in depths}
-    assert lengths <= set(range(6, 11))
+    assert max(lengths) <= 10
 
 
 @each_task
@@ -204,7 +230,9 @@ def test_the_vocabulary_spells_every_problem(name):
     assert tokenizer.vocab_size == 4 + len(pieces)
     is_step_end = tokenizer.step_end_mask()
     # A newline, alone or after a name, so that steps end where lines do.
-    assert is_step_end.sum() == 1 + len(NAMES)
+    names = {piece.removesuffix(". ") for piece in pieces if piece.endswith(". ")}
+    assert names - {" has gone home"} == set(NAMES[: 22 if name == "spread" else 16])
+    assert is_step_end.sum() == 1 + len(names - {" has gone home"})
     for problem, text in zip(_problems(name), texts, strict=True):
         assert tokenizer.decode(tokenizer.encode(text)) == text
         prompt = tokenizer.encode(problem.prompt)
@@ -215,6 +243,16 @@ def test_the_vocabulary_spells_every_problem(name):
         lines = problem.solution.split("\n")
         assert len(solution) == 5 * (len(lines) - 1) + 2
         assert is_step_end[solution].sum() == len(lines) - 1
+
+
+def test_decoys_are_as_many_as_asked_for_whatever_the_path():
+    task = Relations(min_depth=2, max_depth=3, decoys=(1, 4))
+    seen = set()
+    for problem in task.problems("train", COUNT):
+        _, source, _ = _solve(problem.prompt)
+        puzzle = Puzzle.parse(problem.prompt)
+        seen.add((len(puzzle.path()), len(source) - len(puzzle.path())))
+    assert seen == set(itertools.product((2, 3), (1, 2, 3, 4)))
 
 
 # The variant for RL: who has gone is said beside, and demonstrations go wrong.
