@@ -184,21 +184,18 @@ def _people(
     return fewest, most
 
 
-def _check_decoys(
-    depths: tuple[int, int], decoys: Sequence[int], num_names: int
-) -> None:
+def _check_decoys(depths: tuple[int, int], decoys: Sequence[int], num_names: int):
     """Raises UserError unless every problem has decoys, and names enough."""
-    counts = isinstance(decoys, Sequence) and [*map(type, decoys)] == [int, int]
-    if not counts or not 1 <= decoys[0] <= decoys[1]:
+    pair = isinstance(decoys, Sequence) and [*map(type, decoys)] == [int, int]
+    if (
+        not pair
+        or not 1 <= decoys[0] <= decoys[1]
+        or not 1 <= depths[0] <= depths[1] < num_names - decoys[1]
+    ):
         raise UserError(
             f"relations task: decoys={decoys} must be the fewest and the most people"
-            " who are not on the path, at least 1, such as (1, 8)"
-        )
-    if not 1 <= depths[0] <= depths[1] or depths[1] + 1 + decoys[1] > num_names:
-        raise UserError(
-            "relations task: need 1 <= min_depth <= max_depth, and max_depth + 1 +"
-            f" decoys at most num_names={num_names}, got {depths[0]}, {depths[1]},"
-            f" decoys={tuple(decoys)}"
+            " who are not on the path, such as (1, 8); need 1 <= min_depth <= max_depth"
+            f" < num_names - most, got {depths[0]}, {depths[1]}, {num_names}"
         )
 
 
@@ -212,8 +209,7 @@ class Relations(Task):
       num_people: people in a problem; those not on the path are decoys. 10 if neither
         this nor `decoys` is given.
       min_people: fewest people, where problems differ in it; else as `num_people`.
-      decoys: fewest and most people who are not on the path, in place of the number of
-        people: then how hard a problem is hardly depends on the length of its path.
+      decoys: fewest and most people off the path, in place of the number of people.
       num_names: how many of NAMES people are drawn from, and the vocabulary holds.
       max_decoy: longest decoy branch; its last person has gone home.
       gone_beside: who has gone home is said just before the sentence that leads to
@@ -259,9 +255,7 @@ class Relations(Task):
                 " be between 0 and 1"
             )
         self._seed = seed
-        self._depths = depths
-        self._people = people
-        self._decoys = decoys
+        self._depths, self._people, self._decoys = depths, people, decoys
         self._names = NAMES[:num_names]
         self._max_decoy = max_decoy
         self._gone_beside = gone_beside
@@ -300,12 +294,9 @@ class Relations(Task):
 
     def _problem(self, rng: random.Random) -> Problem:
         depth = rng.randint(*self._depths)
-        if self._decoys is not None:
-            people = depth + 1 + rng.randint(*self._decoys)
-        else:
-            few, many = self._people
-            # No draw where there is no choice: the problems of old stay as they are.
-            people = many if few == many else rng.randint(few, many)
+        few, many = self._people or [depth + 1 + n for n in self._decoys]
+        # No draw where there is no choice: the problems of old stay as they are.
+        people = many if few == many else rng.randint(few, many)
         names = rng.sample(self._names, people)
         item = rng.choice(ITEMS)
         path, decoys = names[: depth + 1], names[depth + 1 :]

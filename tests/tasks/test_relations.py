@@ -91,10 +91,10 @@ def test_impossible_shapes(arguments):
     ("arguments", "words"),
     [
         ({"decoys": (0, 3)}, "fewest and the most people who are not on the path"),
-        ({"decoys": (3, 2)}, "at least 1"),
+        ({"decoys": (3, 2)}, "such as"),
         ({"decoys": 3}, "such as"),
         ({"decoys": (1, 2, 3)}, "such as"),
-        ({"decoys": (1, 9)}, "num_names=16, got 5, 7, decoys=.1, 9."),
+        ({"decoys": (1, 9)}, "num_names - most, got 5, 7, 16"),
         ({"decoys": (1, 2), "min_depth": 0}, "1 <= min_depth"),
         ({"decoys": (1, 2), "min_depth": 8}, "min_depth <= max_depth"),
         ({"decoys": (1, 2), "num_people": 10}, "leave out num_people and min_people"),
