@@ -10,7 +10,8 @@ thousand.
 Gates, written before any setting was tried. A setting is taken if all of these hold:
 
 (a) Copying. Of the steps of responses to validation problems, less than 5% are wrong
-    facts or wrong arithmetic.
+    facts or wrong arithmetic. Steps count up to a response's first fault and with it:
+    at a decoy's dead end there is nothing left to copy. All steps are reported beside.
 (b) Difficulty. At temperature 1, 5 to 12% of the responses are right, and of 128 to a
     problem one is for less than 80% of the problems. Deciles of the share of right
     responses to a problem are reported.
