@@ -39,8 +39,19 @@ def get_config(variant: str = "") -> ConfigDict:
     config = demo.get_config(variant)
     config.name = "hard_demo"
     with config.unlocked():
-        config.task.update(dict(min_depth=2, max_depth=9, min_people=10, num_people=16))
-    config.limits.update(dict(max_prompt_tokens=80, max_tokens=64, max_steps=10))
+        config.task = dict(
+            name="relations",
+            seed=0,
+            min_depth=3,  # relations between the number given and the one asked
+            max_depth=7,
+            decoys=(1, 14),  # fewest and most people who are not on the path
+            num_names=22,
+        )
+        if variant != "smoke":
+            # Copying is learnt from short problems, and from long ones alone it is not.
+            config.sft.short_first = dict(steps=800, share=0.125)
+            config.sft.steps = 1_800
+    config.limits.max_prompt_tokens = 104
     # As many updates for the outcome verifier as for the verifier of steps.
     config.verifier.orm.steps = config.verifier.prm.steps
     return config

@@ -16,7 +16,7 @@ from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
 from pav_jax.storage import checkpoints
 from pav_jax.train import loop
-from pav_jax.train.batches import Batches
+from pav_jax.train.batches import Batches, ShortFirst
 from pav_jax.train.step import Loss, init_state, make_optimizer, make_train_step
 
 
@@ -58,11 +58,16 @@ def run_training(
       params: where to start; donated.
       loss: of a batch of `rows`.
       rows: the training rows; has `tokens` `[N, T]`.
-      config: the optimizer's, with `batch_size`.
+      config: the optimizer's, with `batch_size`; may have `short_first`, the `steps`
+        and the `share` of the rows, the shortest, that training begins with.
     """
     optimizer = make_optimizer(config)
     train_step = make_train_step(loss, optimizer)
-    batches = Batches(rows, batch_size=config.batch_size, seed=context.config.seed)
+    settings = dict(batch_size=config.batch_size, seed=context.config.seed)
+    if short := config.get("short_first"):
+        batches = ShortFirst(rows, **settings, **short)
+    else:
+        batches = Batches(rows, **settings)
     final = context.directory / "params"
     if not all_gather(final.exists())[0]:
         state = loop.fit(
@@ -73,9 +78,8 @@ def run_training(
             description=context.stage,
         )
         if context.worker.is_primary:
-            lengths = np.count_nonzero(rows["tokens"], axis=1)
-            trained = int(lengths.mean() * config.batch_size * config.steps)
-            write_ledger(context.directory, Ledger(trained=trained))
+            trained = batches.tokens_in(config.steps)
+            write_ledger(context.directory, Ledger(trained=int(trained)))
         checkpoints.save_params(final, state.params)
     if context.worker.is_primary:
         shutil.rmtree(context.directory / "checkpoints", ignore_errors=True)
