@@ -47,10 +47,12 @@ def get_config(variant: str = "") -> ConfigDict:
             decoys=(1, 14),  # fewest and most people who are not on the path
             num_names=22,
         )
-        if variant != "smoke":
-            # Copying is learnt from short problems, and from long ones alone it is not.
-            config.sft.short_first = dict(steps=800, share=0.125)
-            config.sft.steps = 1_800
+        # Copying is learnt from short problems, and from long ones alone it is not.
+        config.sft.short_first = dict(steps=800, share=0.125)
+    if variant == "smoke":
+        config.sft.short_first.steps = 8
+    else:
+        config.sft.steps = 1_800
     config.limits.max_prompt_tokens = 104
     # As many updates for the outcome verifier as for the verifier of steps.
     config.verifier.orm.steps = config.verifier.prm.steps

@@ -80,8 +80,8 @@ class ShortFirst:
     ):
         if not 0 < share <= 1:
             raise UserError(
-                f"short_first.share={share} is a share of the rows; it must be above 0"
-                " and at most 1"
+                f"config.sft.short_first.share={share} is a share of the rows; it must"
+                " be above 0 and at most 1"
             )
         lengths = np.count_nonzero(arrays["tokens"], axis=1)
         kept = np.argsort(lengths, kind="stable")[: int(np.ceil(share * len(lengths)))]
