@@ -28,6 +28,12 @@ training and order of problems may change where copying fails. The first that me
 and (b) goes on to (c) and (d), once, with seed 0. Every trial is reported in
 docs/decisions.md ("A harder built-in task").
 
+Added after the third setting, which met (a) and failed (b), and before (c): of its
+responses 7.2% were right in every step and 9.8% in their number, since a response that
+ends at a decoy guesses one of 40 numbers. By luck alone that is 95% at Pass@128. So the
+people on the way are part of the answer here (`task.answer_path`), as the answers of
+MATH are too many to guess; problems, demonstrations and policy stay as they were.
+
 Hardware: 2 CPU cores. `:smoke` takes minutes and shows only that everything runs.
 """
 
@@ -46,6 +52,7 @@ def get_config(variant: str = "") -> ConfigDict:
             max_depth=7,
             decoys=(1, 14),  # fewest and most people who are not on the path
             num_names=22,
+            answer_path=True,  # or one response in forty is right by luck
         )
         # Copying is learnt from short problems, and from long ones alone it is not.
         config.sft.short_first = dict(steps=800, share=0.125)

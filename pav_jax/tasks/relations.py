@@ -211,6 +211,8 @@ class Relations(Task):
       min_people: fewest people, where problems differ in it; else as `num_people`.
       decoys: fewest and most people off the path, in place of the number of people.
       num_names: how many of NAMES people are drawn from, and the vocabulary holds.
+      answer_path: whether the people on the way are part of the answer, so that it is
+        not right by luck: there are only MAX_VALUE numbers.
       max_decoy: longest decoy branch; its last person has gone home.
       gone_beside: who has gone home is said just before the sentence that leads to
         them, where whoever looks that up sees it, and not after all else.
@@ -230,6 +232,7 @@ class Relations(Task):
         min_people: int | None = None,
         decoys: tuple[int, int] | None = None,
         num_names: int = 16,
+        answer_path: bool = False,
         max_decoy: int = 1,
         gone_beside: bool = False,
         wrong_turns: float = 0.0,
@@ -256,7 +259,7 @@ class Relations(Task):
             )
         self._seed = seed
         self._depths, self._people, self._decoys = depths, people, decoys
-        self._names = NAMES[:num_names]
+        self._names, self._answer_path = NAMES[:num_names], answer_path
         self._max_decoy = max_decoy
         self._gone_beside = gone_beside
         self._wrong_turns = wrong_turns
@@ -343,9 +346,10 @@ class Relations(Task):
         steps.append(f"Answer: {values[shown[-1]]}")
         question = f"How many {item} does {path[-1]} have?"
         start = f"We start with {values[path[0]]}. {path[0]}"
+        way = path[1:] if self._answer_path else []
         return Problem(
             prompt=f"{' '.join(sentences)} {question} {start}\n",
-            answer=str(values[path[-1]]),
+            answer=" ".join([*way, str(values[path[-1]])]),
             solution="\n".join(steps),
         )
 
@@ -372,8 +376,12 @@ class Relations(Task):
         return path[1:]
 
     def answer(self, response: str) -> str | None:
-        answer = _ANSWER.fullmatch(response.rstrip("\n").rpartition("\n")[2])
-        return answer[1] if answer else None
+        *steps, last = response.rstrip("\n").split("\n")
+        answer = _ANSWER.fullmatch(last)
+        lines = [_STEP.fullmatch(step) for step in steps if self._answer_path]
+        if answer is None or None in lines:
+            return None
+        return " ".join([*(line[2] for line in lines), answer[1]])
 
     def grade(self, problem: Problem, response: str) -> Grade:
         answer = self.answer(response)
