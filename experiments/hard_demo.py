@@ -28,11 +28,11 @@ training and order of problems may change where copying fails. The first that me
 and (b) goes on to (c) and (d), once, with seed 0. Every trial is reported in
 docs/decisions.md ("A harder built-in task").
 
-Added after the third setting, which met (a) and failed (b), and before (c): of its
+Added after the fourth trial, which met (a) and failed (b), and before (c): of its
 responses 7.2% were right in every step and 9.8% in their number, since a response that
-ends at a decoy guesses one of 40 numbers. By luck alone that is 95% at Pass@128. So the
+ends at a decoy guesses one of 40 numbers. By luck alone Pass@128 is some 95%. So the
 people on the way are part of the answer here (`task.answer_path`), as the answers of
-MATH are too many to guess; problems, demonstrations and policy stay as they were.
+MATH are too many to guess. Problems, demonstrations and policy stay as they were.
 
 Hardware: 2 CPU cores. `:smoke` takes minutes and shows only that everything runs.
 """

@@ -11,15 +11,8 @@ import pytest
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Grade, Problem
 from pav_jax.gemma.tokenizer import train_tokenizer
-from pav_jax.tasks.relations import (
-    MAX_VALUE,
-    NAMES,
-    Puzzle,
-    Relations,
-    Verdict,
-    apply,
-    check,
-)
+from pav_jax.tasks.puzzle import MAX_VALUE, NAMES, Puzzle, Verdict, apply, check
+from pav_jax.tasks.relations import Relations
 
 SPLITS = ("train", "validation", "test")
 COUNT = 200
@@ -510,6 +503,39 @@ def test_the_checker_accepts_no_more_than_the_grader(line):
     """Numbers in another spelling are no numbers, to either of them."""
     words = TASK.check_steps(PROBLEM, f"{BEN}\n{CLEO}\n{line}")
     assert words == ["good", "good", "unparsed"]
+
+
+def test_the_way_as_part_of_the_answer():
+    task = Relations(answer_path=True)
+    for problem, plain in zip(
+        task.problems("train", COUNT), _problems("default"), strict=True
+    ):
+        assert (problem.prompt, problem.solution) == (plain.prompt, plain.solution)
+        people = [line.rpartition(" ")[2] for line in plain.solution.split("\n")[:-1]]
+        assert problem.answer == " ".join([*people, plain.answer])
+        assert task.answer(problem.solution) == problem.answer
+        assert task.grade(problem, problem.solution + "\n") is Grade.CORRECT
+
+
+@pytest.mark.parametrize(
+    ("response", "grade"),
+    [
+        (f"{BEN}\n{CLEO}\nAnswer: 7", Grade.CORRECT),
+        (f"{BEN}\n{CLEO}\nAnswer: 8", Grade.WRONG),
+        ("Answer: 7", Grade.WRONG),  # by luck
+        (f"{BEN}\nAnswer: 7", Grade.WRONG),
+        (f"{BEN}\n{DAN}\n{EVE}\nAnswer: 7", Grade.WRONG),
+        (f"{BEN}\n{DAN}\n{CLEO}\nAnswer: 7", Grade.WRONG),
+        (f"{CLEO}\n{BEN}\nAnswer: 7", Grade.WRONG),
+        (f"{BEN}\n\n{CLEO}\nAnswer: 7", Grade.UNPARSED),
+        (f"{BEN}\nAnswer: 7\n{CLEO}\nAnswer: 7", Grade.UNPARSED),
+        (f"{BEN}\n{CLEO}", Grade.UNPARSED),
+        ("", Grade.UNPARSED),
+    ],
+)
+def test_no_grade_by_luck_where_the_way_is_part_of_the_answer(response, grade):
+    problem = Problem(PROMPT, "Ben Cleo 7")
+    assert Relations(answer_path=True).grade(problem, response) is grade
 
 
 def test_hostile_text_raises_nothing():
