@@ -17,7 +17,7 @@ from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
 from pav_jax.storage import checkpoints
 from pav_jax.train import loop
-from pav_jax.train.batches import Batches, mixed
+from pav_jax.train.batches import Batches, ShortFirst, mixed
 from pav_jax.train.step import (
     Loss,
     TrainState,
@@ -112,17 +112,17 @@ def run_training(
       loss: of a batch of `rows`.
       rows: one or several sets of training rows, of which each batch has equal parts;
         they have `tokens` `[N, T]`.
-      config: the optimizer's, with `batch_size`.
+      config: the optimizer's, with `batch_size`; may have `short_first`, the `steps`
+        and the `fraction` of the rows, the shortest, that training begins with.
       held_out: rows that are not trained on.
     """
     optimizer = make_optimizer(config)
     train_step = make_train_step(loss, optimizer)
-    batches = [
-        Batches(
-            some, batch_size=config.batch_size // len(rows), seed=context.config.seed
-        )
-        for some in rows
-    ]
+    settings = dict(batch_size=config.batch_size // len(rows), seed=context.config.seed)
+    if short := config.get("short_first"):
+        batches = [ShortFirst(some, **settings, **short) for some in rows]
+    else:
+        batches = [Batches(some, **settings) for some in rows]
     final = context.directory / "params"
     if not all_gather(final.exists())[0]:
         monitor = held_out and BestByValidation(
@@ -139,9 +139,8 @@ def run_training(
             monitor=monitor or loop.Monitor(),
         )
         if context.worker.is_primary:
-            lengths = [np.count_nonzero(r["tokens"], axis=1).mean() for r in rows]
-            trained = int(np.mean(lengths) * config.batch_size * config.steps)
-            write_ledger(context.directory, Ledger(trained=trained))
+            trained = sum(some.tokens_in(config.steps) for some in batches)
+            write_ledger(context.directory, Ledger(trained=int(trained)))
         if monitor:
             monitor.finish(final)
         else:

@@ -47,6 +47,65 @@ class Batches:
         )
         return {name: array[rows] for name, array in self._arrays.items()}
 
+    def tokens_in(self, steps: int) -> float:
+        """Tokens that so many steps are expected to read; needs `tokens` `[N, T]`."""
+        tokens = np.count_nonzero(self._arrays["tokens"])
+        return tokens / self._count * self._batch_size * steps
+
+
+class ShortFirst:
+    """Batches of short rows for the first steps, and of all rows after that.
+
+    What a small network learns of short rows in few steps, it may not learn of long
+    ones in many; docs/decisions.md ("A harder built-in task") has figures. Batches of
+    the first steps are only as wide as the longest row in them can be.
+
+    Args:
+      arrays: name -> array `[N, T]`; has `tokens`, padded with zeros.
+      batch_size: rows in a batch.
+      seed: of the permutations.
+      steps: how many steps have short rows.
+      fraction: of the rows, the shortest, that those steps draw from.
+
+    Raises:
+      UserError: `fraction` is not in (0, 1], or there are fewer rows than `batch_size`.
+    """
+
+    def __init__(
+        self,
+        arrays: dict[str, np.ndarray],
+        *,
+        batch_size: int,
+        seed: int,
+        steps: int,
+        fraction: float,
+    ):
+        if not 0 < fraction <= 1:
+            raise UserError(
+                f"config.sft.short_first.fraction={fraction} is one of the rows; it must"
+                " be above 0 and at most 1"
+            )
+        lengths = np.count_nonzero(arrays["tokens"], axis=1)
+        kept = np.argsort(lengths, kind="stable")[
+            : int(np.ceil(fraction * len(lengths)))
+        ]
+        width = lengths[kept].max()
+        short = {name: array[kept, :width] for name, array in arrays.items()}
+        self._short = Batches(short, batch_size=batch_size, seed=seed)
+        self._all = Batches(arrays, batch_size=batch_size, seed=seed)
+        self._steps = steps
+
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        """The batch of optimizer step `step`, counted from 0."""
+        if step < self._steps:
+            return self._short(step)
+        return self._all(step - self._steps)
+
+    def tokens_in(self, steps: int) -> float:
+        """As of `Batches`."""
+        short = min(steps, self._steps)
+        return self._short.tokens_in(short) + self._all.tokens_in(steps - short)
+
 
 def mixed(sets: Sequence[Batches], step: int) -> dict[str, np.ndarray]:
     """The batch of a step, made of one batch of each set."""

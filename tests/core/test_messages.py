@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Between them they have every field that the code reads.
 CONFIGS = (
     "demo.py",
+    "hard_demo.py",
     "rl_demo.py:controls,provers,monte_carlo,refreshed",
     "gsm8k_tiny.py",
     "gemma2_2b_math.py:rl",

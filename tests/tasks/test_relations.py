@@ -11,15 +11,8 @@ import pytest
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Grade, Problem
 from pav_jax.gemma.tokenizer import train_tokenizer
-from pav_jax.tasks.relations import (
-    MAX_VALUE,
-    NAMES,
-    Puzzle,
-    Relations,
-    Verdict,
-    apply,
-    check,
-)
+from pav_jax.tasks.puzzle import MAX_VALUE, NAMES, Puzzle, Verdict, apply, check
+from pav_jax.tasks.relations import Relations
 
 SPLITS = ("train", "validation", "test")
 COUNT = 200
@@ -29,6 +22,10 @@ TASKS = {
     "long": (
         Relations(seed=3, min_depth=6, max_depth=9, num_people=14, max_decoy=3),
         range(6, 10),
+    ),
+    "spread": (
+        Relations(min_depth=3, max_depth=7, decoys=(1, 14), num_names=22),
+        range(3, 8),
     ),
 }
 TASK = TASKS["default"][0]
@@ -73,12 +70,34 @@ def test_an_unknown_split():
         {"min_depth": 6, "max_depth": 5},
         {"max_depth": 10},
         {"num_people": 17},
+        {"num_people": 13, "num_names": 12},
         {"min_people": 7},
         {"min_people": 11},
     ],
 )
 def test_impossible_shapes(arguments):
     with pytest.raises(UserError, match="min_depth <= max_depth < min_people"):
+        Relations(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"decoys": (0, 3)}, "fewest and the most people who are not on the path"),
+        ({"decoys": (3, 2)}, "such as"),
+        ({"decoys": 3}, "such as"),
+        ({"decoys": (1, 2, 3)}, "such as"),
+        ({"decoys": (1, 9)}, "num_names - most, got 5, 7, 16"),
+        ({"decoys": (1, 2), "min_depth": 0}, "1 <= min_depth"),
+        ({"decoys": (1, 2), "min_depth": 8}, "min_depth <= max_depth"),
+        ({"decoys": (1, 2), "num_people": 10}, "leave out num_people and min_people"),
+        ({"decoys": (1, 2), "min_people": 9}, "leave out num_people and min_people"),
+        ({"num_names": 25}, "num_names=25 must be from 1 to 24"),
+        ({"num_names": 0}, "num_names=0"),
+    ],
+)
+def test_impossible_people(arguments, words):
+    with pytest.raises(UserError, match=words):
         Relations(**arguments)
 
 
@@ -149,11 +168,11 @@ def test_no_phrase_is_used_twice():
 @each_task
 def test_every_number_is_a_small_whole_one(name):
     task, _ = TASKS[name]
-    people = {"default": 10, "long": 14}[name]
+    people = {"default": {10}, "long": {14}, "spread": set(range(5, 23))}[name]
     seen = set()
     for problem in _problems(name):
         values, _, target = _solve(problem.prompt)
-        assert len(values) == people
+        assert len(values) in people
         assert all(v == int(v) and 1 <= v <= MAX_VALUE for v in values.values())
         assert problem.answer == str(int(values[target]))
         seen.update(values.values())
@@ -192,7 +211,7 @@ def test_solutions_are_right(name):
         assert not problem.solution.endswith("\n") and problem.prompt.endswith("\n")
     # A step for each relation of the path, and the answer line.
     assert lengths == {depth + 1 for depth in depths}
-    assert lengths <= set(range(6, 11))
+    assert max(lengths) <= 10
 
 
 @each_task
@@ -204,7 +223,9 @@ def test_the_vocabulary_spells_every_problem(name):
     assert tokenizer.vocab_size == 4 + len(pieces)
     is_step_end = tokenizer.step_end_mask()
     # A newline, alone or after a name, so that steps end where lines do.
-    assert is_step_end.sum() == 1 + len(NAMES)
+    names = {piece.removesuffix(". ") for piece in pieces if piece.endswith(". ")}
+    assert names - {" has gone home"} == set(NAMES[: 22 if name == "spread" else 16])
+    assert is_step_end.sum() == 1 + len(names - {" has gone home"})
     for problem, text in zip(_problems(name), texts, strict=True):
         assert tokenizer.decode(tokenizer.encode(text)) == text
         prompt = tokenizer.encode(problem.prompt)
@@ -215,6 +236,16 @@ def test_the_vocabulary_spells_every_problem(name):
         lines = problem.solution.split("\n")
         assert len(solution) == 5 * (len(lines) - 1) + 2
         assert is_step_end[solution].sum() == len(lines) - 1
+
+
+def test_decoys_are_as_many_as_asked_for_whatever_the_path():
+    task = Relations(min_depth=2, max_depth=3, decoys=(1, 4))
+    seen = set()
+    for problem in task.problems("train", COUNT):
+        _, source, _ = _solve(problem.prompt)
+        puzzle = Puzzle.parse(problem.prompt)
+        seen.add((len(puzzle.path()), len(source) - len(puzzle.path())))
+    assert seen == set(itertools.product((2, 3), (1, 2, 3, 4)))
 
 
 # The variant for RL: who has gone is said beside, and demonstrations go wrong.
@@ -472,6 +503,39 @@ def test_the_checker_accepts_no_more_than_the_grader(line):
     """Numbers in another spelling are no numbers, to either of them."""
     words = TASK.check_steps(PROBLEM, f"{BEN}\n{CLEO}\n{line}")
     assert words == ["good", "good", "unparsed"]
+
+
+def test_the_way_as_part_of_the_answer():
+    task = Relations(answer_path=True)
+    for problem, plain in zip(
+        task.problems("train", COUNT), _problems("default"), strict=True
+    ):
+        assert (problem.prompt, problem.solution) == (plain.prompt, plain.solution)
+        people = [line.rpartition(" ")[2] for line in plain.solution.split("\n")[:-1]]
+        assert problem.answer == " ".join([*people, plain.answer])
+        assert task.answer(problem.solution) == problem.answer
+        assert task.grade(problem, problem.solution + "\n") is Grade.CORRECT
+
+
+@pytest.mark.parametrize(
+    ("response", "grade"),
+    [
+        (f"{BEN}\n{CLEO}\nAnswer: 7", Grade.CORRECT),
+        (f"{BEN}\n{CLEO}\nAnswer: 8", Grade.WRONG),
+        ("Answer: 7", Grade.WRONG),  # by luck
+        (f"{BEN}\nAnswer: 7", Grade.WRONG),
+        (f"{BEN}\n{DAN}\n{EVE}\nAnswer: 7", Grade.WRONG),
+        (f"{BEN}\n{DAN}\n{CLEO}\nAnswer: 7", Grade.WRONG),
+        (f"{CLEO}\n{BEN}\nAnswer: 7", Grade.WRONG),
+        (f"{BEN}\n\n{CLEO}\nAnswer: 7", Grade.UNPARSED),
+        (f"{BEN}\nAnswer: 7\n{CLEO}\nAnswer: 7", Grade.UNPARSED),
+        (f"{BEN}\n{CLEO}", Grade.UNPARSED),
+        ("", Grade.UNPARSED),
+    ],
+)
+def test_no_grade_by_luck_where_the_way_is_part_of_the_answer(response, grade):
+    problem = Problem(PROMPT, "Ben Cleo 7")
+    assert Relations(answer_path=True).grade(problem, response) is grade
 
 
 def test_hostile_text_raises_nothing():

@@ -20,7 +20,7 @@ from pav_jax.core.errors import UserError
 from pav_jax.distributed import sharding, signals
 from pav_jax.storage import checkpoints
 from pav_jax.train import loop
-from pav_jax.train.batches import Batches, pad_rows
+from pav_jax.train.batches import Batches, ShortFirst, pad_rows
 from pav_jax.train.step import init_state, make_optimizer, make_train_step
 
 # Batches.
@@ -67,6 +67,53 @@ def test_the_seed_names_the_permutations():
 def test_too_few_rows():
     with pytest.raises(UserError, match="3 training rows.*a batch of 4"):
         Batches(_rows(3), batch_size=4, seed=0)
+
+
+def _by_length(lengths):
+    """Rows of ones; in `which`, the number of each."""
+    tokens = pad_rows([[1] * n for n in lengths], max(lengths))
+    which = np.arange(len(lengths))[:, None] * np.ones_like(tokens)
+    return {"tokens": tokens, "which": which}
+
+
+def test_short_rows_come_first_and_are_cut_to_their_width():
+    lengths = [9, 2, 7, 3, 8, 3, 1, 9]
+    rows = _by_length(lengths)
+    batches = ShortFirst(rows, batch_size=2, seed=0, steps=6, fraction=0.4)
+    assert {batches(step)["tokens"].shape for step in range(6)} == {(2, 3)}
+    drawn = [batches(step)["which"][:, 0].tolist() for step in range(6)]
+    # The shortest 0.4 of 8 are 4 rows, whose epoch is two steps.
+    for step in (0, 2, 4):
+        assert sorted(drawn[step] + drawn[step + 1]) == [1, 3, 5, 6]
+    # Then all rows, from the first epoch on.
+    everything = Batches(rows, batch_size=2, seed=0)
+    for step in range(6, 20):
+        np.testing.assert_equal(batches(step), everything(step - 6))
+
+
+def test_tokens_are_counted_as_they_are_read():
+    rows = _by_length([9, 2, 7, 3, 8, 3, 1, 9])
+    for batches in (
+        Batches(rows, batch_size=2, seed=0),
+        ShortFirst(rows, batch_size=2, seed=0, steps=6, fraction=0.4),
+    ):
+        # Whole epochs of both: 6 steps of the 4 short rows, 8 of all.
+        for steps in (4, 14) if isinstance(batches, ShortFirst) else (4, 16):
+            read = sum(np.count_nonzero(batches(i)["tokens"]) for i in range(steps))
+            assert batches.tokens_in(steps) == pytest.approx(read)
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.5, 1.5])
+def test_a_fraction_of_rows_is_one(fraction):
+    with pytest.raises(
+        UserError, match="short_first.fraction=.* above 0 and at most 1"
+    ):
+        ShortFirst(_by_length([1, 2]), batch_size=1, seed=0, steps=1, fraction=fraction)
+
+
+def test_short_rows_fill_a_batch():
+    with pytest.raises(UserError, match="1 training rows are fewer than a batch of 2"):
+        ShortFirst(_by_length([1, 2]), batch_size=2, seed=0, steps=1, fraction=0.5)
 
 
 def test_pad_rows():
