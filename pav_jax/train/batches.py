@@ -82,8 +82,8 @@ class ShortFirst:
     ):
         if not 0 < fraction <= 1:
             raise UserError(
-                f"config.sft.short_first.fraction={fraction} is one of the rows; it must"
-                " be above 0 and at most 1"
+                f"config.sft.short_first.fraction={fraction} must be above 0 and at"
+                " most 1"
             )
         lengths = np.count_nonzero(arrays["tokens"], axis=1)
         kept = np.argsort(lengths, kind="stable")[
