@@ -34,7 +34,11 @@ ends at a decoy guesses one of 40 numbers. By luck alone Pass@128 is some 95%. S
 people on the way are part of the answer here (`task.answer_path`), as the answers of
 MATH are too many to guess. Problems, demonstrations and policy stay as they were.
 
-Hardware: 2 CPU cores. `:smoke` takes minutes and shows only that everything runs.
+All four gates are met, and wide beams still lose to best-of-N; docs/decisions.md has
+the figures.
+
+Hardware: 2 CPU cores; 20 core-minutes up to evaluation, and search after that. `:smoke`
+takes two and shows only that everything runs.
 """
 
 import demo
