@@ -60,7 +60,7 @@ def train(context):
         lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), _like()
     )
     loss = functools.partial(policy.sft_loss, architecture=ARCHITECTURE)
-    run_training(context, params, loss, rows, context.config.sft)
+    run_training(context, params, loss, [rows], context.config.sft)
 
 
 STAGES = [Stage("sft", train, (), ("seed", "sft"), collective=True)]
