@@ -67,9 +67,17 @@ def test_other_sizes_of_a_family_train(math, tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gemma2_2b", "gemma3_4b"])
-def test_smoke_runs_every_stage(math, tmp_path, name):
-    workdir = tmp_path / "run"
+def test_another_family_is_labelled_and_has_a_verifier(math, tmp_path):
+    _run("gemma3_4b", tmp_path / "run", math, "--until=prm")
+    row = json.loads((tmp_path / "run" / "prm" / "metrics.jsonl").read_text())
+    assert row["step"] == 3 and 0 < row["scoring"] < 2
+    ledger = json.loads((tmp_path / "run" / "labels" / "ledger.json").read_text())
+    assert ledger["decoded"] > ledger["prefilled"] > 0
+
+
+@pytest.mark.slow
+def test_smoke_runs_every_stage(math, tmp_path):
+    name, workdir = "gemma2_2b", tmp_path / "run"
     _run(name, workdir, math)
     results = json.loads((workdir / "report" / "results.json").read_text())
     assert {"beam_pav", "best_of_n_orm"} <= {row["method"] for row in results["search"]}
