@@ -27,7 +27,7 @@ def _run(workdir: Path, *changes: str) -> subprocess.CompletedProcess:
 
 
 def test_every_stage_that_reads_an_answer(tmp_path, gsm8k_dir):
-    """Search and the report, which know nothing of the task, run in other smoke tests."""
+    """Search and the report know nothing of the task; other smoke runs have them."""
     done = _run(
         tmp_path / "run",
         f"--config.task.path={gsm8k_dir}",
