@@ -2,8 +2,8 @@
 
     pav run --config=experiments/demo.py --workdir=runs/demo
 
-Hardware: 2 CPU cores; 13 minutes: two for fine-tuning, three for the verifiers, four
-and a half for search. `:smoke` takes about two and shows only that everything runs.
+Hardware: 2 CPU cores; 15 minutes: two for fine-tuning, three and a half for the
+verifiers, six for search. `:smoke` takes about two and shows only that everything runs.
 """
 
 from ml_collections import ConfigDict
