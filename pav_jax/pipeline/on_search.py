@@ -133,15 +133,11 @@ def _labels_path(path: Path) -> Path:
     return path.with_name(path.name.replace("shard-", "labels-"))
 
 
-def read_responses(directory: Path) -> list[Response]:
-    """All responses of the stage; their log-probabilities are not known, and 0."""
-    return records.read_all_responses(directory)
-
-
 def read_labels(
     directory: Path, settings: ConfigDict
 ) -> tuple[list[Response], list[StepLabels]]:
-    """The responses whose steps are labelled, and their labels."""
-    responses = _first_of_each(read_responses(directory), settings.labelled)
+    """The responses whose steps are labelled, and their labels; log-probabilities of
+    what a search found are not known, and 0."""
+    responses = _first_of_each(records.read_all_responses(directory), settings.labelled)
     paths = [_labels_path(path) for path in records.shards(directory)]
     return responses, [x for path in paths for x in records.read_labels(path)]

@@ -91,7 +91,7 @@ def run_orm(
     """
     responses = [records.read_all_responses(context.input("rollouts"))]
     if beams:
-        responses.append(on_search.read_responses(context.input(beams)))
+        responses.append(records.read_all_responses(context.input(beams)))
     data = [Labelled.of_outcomes(some) for some in responses]
     _train_verifier(context, data, context.config.verifier.orm, start)
 

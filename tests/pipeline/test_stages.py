@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from pav_jax import verifier
 from pav_jax.core import config as config_lib
 from pav_jax.pipeline import on_search
+from pav_jax.storage import records
 from pav_jax.tasks.problems import Problems
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,7 +127,7 @@ def test_a_verifier_is_trained_further_on_what_a_search_finds(finished, tmp_path
     shutil.copytree(finished, workdir)
     config = ROOT / "experiments" / "evidence" / "on_search.py"
     _run(workdir, "--config.name=demo", "--until=prm", config=config)
-    found = on_search.read_responses(workdir / "beams-1")
+    found = records.read_all_responses(workdir / "beams-1")
     assert len({response.problem for response in found}) == 16
     assert len({(r.problem, r.tokens) for r in found}) == len(found) <= 2 * 16
     settings = ConfigDict(dict(labelled=1))

@@ -21,7 +21,7 @@ def _step(state, step):
     return state, {"loss": jnp.float32(1.0)}
 
 
-def _fit(directory, *, losses=LOSSES, steps=STEPS):
+def _fit(directory, *, losses=LOSSES, step=_step):
     monitor = BestByValidation(
         lambda state: losses[int(state.step)],
         steps=STEPS,
@@ -30,8 +30,8 @@ def _fit(directory, *, losses=LOSSES, steps=STEPS):
     )
     loop.fit(
         TrainState(jnp.int32(0), {"w": jnp.zeros(3)}, ()),
-        _step,
-        steps=steps,
+        step,
+        steps=STEPS,
         directory=directory,
         description="a test",
         log_every=EVERY,
@@ -60,22 +60,8 @@ def test_a_training_that_was_stopped_ends_with_the_same(tmp_path):
             raise KeyboardInterrupt
         return _step(state, step)
 
-    monitor = BestByValidation(
-        lambda state: LOSSES[int(state.step)],
-        steps=STEPS,
-        directory=tmp_path,
-        log_every=EVERY,
-    )
     with pytest.raises(KeyboardInterrupt):
-        loop.fit(
-            TrainState(jnp.int32(0), {"w": jnp.zeros(3)}, ()),
-            killed,
-            steps=STEPS,
-            directory=tmp_path,
-            description="a test",
-            log_every=EVERY,
-            monitor=monitor,
-        )
+        _fit(tmp_path, step=killed)
     # No checkpoint was saved: all is done again, over what the attempt has left.
     assert [path.name for path in tmp_path.glob("best-*")] == ["best-8"]
     np.testing.assert_array_equal(_kept(tmp_path, _fit(tmp_path)), [8.0] * 3)
