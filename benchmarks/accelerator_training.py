@@ -55,8 +55,22 @@ def scoring(shapes: Shapes, ceilings: Ceilings) -> Iterator[Row]:
     seconds = roofline.seconds(lambda: program(params, batch), repeats=shapes.repeats)
     cost = roofline.tokens(c, rows * length, length / 2, table=False)
     cost += roofline.weights(c, params["network"]["embed"].dtype.itemsize, table=False)
-    yield row_of(
-        f"verifier scoring, {rows} x {length}",
+    yield _row("verifier scoring", shapes, seconds, cost, ceilings, compiled, program)
+
+
+def _row(
+    kind: str,
+    shapes: Shapes,
+    seconds: float,
+    cost: Cost,
+    ceilings: Ceilings,
+    compiled: float,
+    program: Any,
+) -> Row:
+    """A row of work on one training batch."""
+    rows, length = shapes.train
+    return row_of(
+        f"{kind}, {rows} x {length}",
         rows * length,
         "tokens",
         seconds,
@@ -82,19 +96,9 @@ def sft(shapes: Shapes, ceilings: Ceilings) -> Iterator[Row]:
 
     seconds = roofline.seconds(step, repeats=shapes.repeats)
     cost = roofline.tokens(c, rows * length, length / 2, table=True) * 3
-    cost += Cost(
-        bytes=c.num_params * 2 * (2 + 4 + 4)
-    )  # weights and moments, in and out
-    yield row_of(
-        f"SFT step, {rows} x {length}",
-        rows * length,
-        "tokens",
-        seconds,
-        cost,
-        ceilings,
-        compile=compiled,
-        note=_temporaries(program),
-    )
+    # Weights and moments, in and out.
+    cost += Cost(bytes=c.num_params * 2 * (2 + 4 + 4))
+    yield _row("SFT step", shapes, seconds, cost, ceilings, compiled, program)
 
 
 def rl(shapes: Shapes, ceilings: Ceilings) -> Iterator[Row]:
@@ -125,16 +129,7 @@ def rl(shapes: Shapes, ceilings: Ceilings) -> Iterator[Row]:
     seconds = roofline.seconds(step, repeats=shapes.repeats)
     cost = roofline.tokens(c, rows * length, length / 2, table=True) * 4
     cost += Cost(bytes=c.num_params * 2 * (2 + 4 + 4))
-    yield row_of(
-        f"RL update, {rows} x {length}",
-        rows * length,
-        "tokens",
-        seconds,
-        cost,
-        ceilings,
-        compile=compiled,
-        note=_temporaries(program),
-    )
+    yield _row("RL update", shapes, seconds, cost, ceilings, compiled, program)
 
 
 def demo(shapes: Shapes, ceilings: Ceilings) -> Iterator[Row]:
