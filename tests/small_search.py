@@ -79,7 +79,18 @@ def make_scorer(beam=BEAM):
     return VerifierScorer(verifier_params(), CONFIG, beam.max_tokens)
 
 
-def search(scorer, *, beam=BEAM, alpha=0.5, which=(0, 1, 2), seed=SEED):
+@functools.cache
+def prover_params():
+    """A verifier of another prover: the same network, whose head has other signs."""
+    params = verifier_params()
+    head = dict(params["head"])
+    head["value"] = head["value"][::-1]
+    return params | {"head": head}
+
+
+def search(
+    scorer, *, beam=BEAM, alpha=0.5, which=(0, 1, 2), seed=SEED, prover_scorer=None
+):
     return list(
         beam_search(
             policy(),
@@ -91,6 +102,7 @@ def search(scorer, *, beam=BEAM, alpha=0.5, which=(0, 1, 2), seed=SEED):
             seed=seed,
             architecture=CONFIG,
             beam=beam,
+            prover_scorer=prover_scorer,
         )
     )
 
@@ -101,17 +113,17 @@ _WIDTH = 40
 
 
 @jax.jit
-def _uncached_value(tokens, last):
-    values = verifier.step_values(verifier_params(), tokens[None], architecture=CONFIG)
+def _uncached_value(params, tokens, last):
+    values = verifier.step_values(params, tokens[None], architecture=CONFIG)
     return values[0, last]
 
 
-def verifier_value(problem, tokens):
-    """The verifier's Q of a prefix, by a pass over the whole of it."""
+def verifier_value(problem, tokens, params=verifier_params):
+    """A verifier's Q of a prefix, by a pass over the whole of it."""
     row = [*PROMPTS[problem], *tokens]
     padded = np.zeros(_WIDTH, np.int32)
     padded[: len(row)] = row
-    return float(_uncached_value(padded, len(row) - 1))
+    return float(_uncached_value(params(), padded, len(row) - 1))
 
 
 @functools.partial(jax.jit, static_argnames="temperature")
@@ -158,18 +170,22 @@ def _sample_step(problem, tokens, r, beam):
 class State:
     tokens: tuple[int, ...]
     q: float
+    prover_q: float
     score: float = 0.0
     done: bool = False
 
 
-def slow_search(problem, value, *, alpha, beam):
-    """Beam search as the paper has it.
+def slow_search(problem, value, *, alpha, beam, prover_value=None):
+    """Beam search as the paper has it; the prover is BoK of what `prover_value` is of,
+    by default what `value` is of.
 
     Returns:
       The answer's state; the states kept after each step, the last ones last; tokens
       sampled.
     """
-    rows = [State((), value(problem, ()))] * (beam.beams * beam.candidates)
+    prover_value = prover_value or value
+    bare = State((), value(problem, ()), prover_value(problem, ()))
+    rows = [bare] * (beam.beams * beam.candidates)
     kept, history, decoded = [], [], 0
     for _ in range(beam.max_steps):
         candidates = []
@@ -179,26 +195,34 @@ def slow_search(problem, value, *, alpha, beam):
                 continue
             tokens, done = _sample_step(problem, state.tokens, r, beam)
             decoded += len(tokens) - len(state.tokens)
-            q = value(problem, tokens)
+            q, prover_q = value(problem, tokens), prover_value(problem, tokens)
             progress = prover.advantages(
-                prover.best_of_k(q, PROVER_K),
-                prover.best_of_k(state.q, PROVER_K),
+                prover.best_of_k(prover_q, PROVER_K),
+                prover.best_of_k(state.prover_q, PROVER_K),
             )
             score = prover.effective_reward(q, progress, alpha)
-            candidates.append(State(tokens, q, score, done))
-        distinct, copies, seen = [], [], set()
-        for state in candidates:
-            (copies if state.tokens in seen else distinct).append(state)
-            seen.add(state.tokens)
-        order = [*sorted(distinct, key=lambda s: -s.score)]
-        order += sorted(copies, key=lambda s: -s.score)
-        kept = order[: beam.beams]
+            candidates.append(State(tokens, q, prover_q, score, done))
+        kept = _best(candidates, beam)
         history.append(kept)
         rows = [state for state in kept for _ in range(beam.candidates)]
         if all(state.done for state in kept):
             break
     ended = [s for s in kept if s.tokens[-1] in beam.end_ids]
     return max(ended or kept, key=lambda s: s.q), history, decoded
+
+
+def _best(candidates, beam):
+    """The best of each subtree, in order; of equal ones the first."""
+    seen, ranked = set(), []
+    for state in candidates:
+        ranked.append((state.tokens in seen, -state.score, state))
+        seen.add(state.tokens)
+    rows, width = len(candidates) // beam.subtrees, beam.beams // beam.subtrees
+    kept = []
+    for first in range(0, len(candidates), rows):
+        order = sorted(ranked[first : first + rows], key=lambda row: row[:2])
+        kept += [state for *_, state in order[:width]]
+    return kept
 
 
 @dataclasses.dataclass

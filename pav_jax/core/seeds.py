@@ -32,6 +32,8 @@ class Stream(enum.IntEnum):
     REFRESH_LABELS = 111  # and continuations of their prefixes
     ON_SEARCH = 112  # candidates of searches on training problems
     ON_SEARCH_LABELS = 113  # and continuations of the steps that these find
+    PROVER_ROLLOUTS = 114  # responses of a prover that is another policy
+    PROVER_LABELS = 115  # and its continuations of step prefixes
     LABORATORY = 120  # all of one seed of a laboratory
 
 

@@ -5,7 +5,7 @@ Shape letters: P problems.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from pav_jax.metrics import (
 from pav_jax.pipeline.searched import Searched
 from pav_jax.search.pick import PICKS
 
-_BEAMS = ("beam_q", "beam_pav", "beam_oracle")
 _PAPERS = "best_of_n_orm"  # what the paper compares beam search with
 # Selection among independent samples, which costs the same tokens by each of them.
 _SELECTIONS = (_PAPERS, "best_of_n_pav", "vote_orm", "vote_pav")
@@ -121,15 +120,17 @@ def beam_points(
     """
     return [
         Point(method, n, found.outcomes(rule), found.tokens(rule))
-        for method, n, found in _searches(folder, beams)
+        for method, n, found in _searches(folder, beams, picks)
         for rule in [picks[method]]
     ]
 
 
-def pick_rows(folder: Path, beams: Sequence[int]) -> list[dict[str, Any]]:
+def pick_rows(
+    folder: Path, beams: Sequence[int], methods: Iterable[str]
+) -> list[dict[str, Any]]:
     """Accuracy by every rule of the final pick, and Pass@N of each beam ("any")."""
     rows = []
-    for method, n, found in _searches(folder, beams):
+    for method, n, found in _searches(folder, beams, methods):
         outcomes = {rule: found.outcomes(rule) for rule in PICKS}
         for rule, correct in (outcomes | {"any": found.any_correct()}).items():
             accuracy, interval = mean_interval(correct)
@@ -139,9 +140,9 @@ def pick_rows(folder: Path, beams: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def _searches(
-    folder: Path, beams: Sequence[int]
+    folder: Path, beams: Sequence[int], methods: Iterable[str]
 ) -> Iterator[tuple[str, int, Searched]]:
-    for method in _BEAMS:
+    for method in methods:
         for n in beams:
             if (path := folder / f"{method}-{n}.json").exists():
                 yield method, n, Searched.read(path)
@@ -191,7 +192,7 @@ def _against(points: Sequence[Point], reference: Sequence[Point]) -> dict[str, A
         "points_ci": {},
         "by_point": [],
     }
-    for method in ("beam_q", "beam_pav"):
+    for method in _beam_methods(points):
         beams = [point for point in points if point.method == method]
         reached = [
             beam for beam in beams if _difference(beam.correct, best.correct)[1][0] >= 0
@@ -213,6 +214,12 @@ def _against(points: Sequence[Point], reference: Sequence[Point]) -> dict[str, A
             out["points_at_equal_tokens"][method] = mean
             out["points_ci"][method] = interval
     return out
+
+
+def _beam_methods(points: Sequence[Point]) -> list[str]:
+    """The beam searches that a user can run, in order."""
+    names = dict.fromkeys(point.method for point in points)
+    return [n for n in names if n.startswith("beam_") and n != "beam_oracle"]
 
 
 def _difference(

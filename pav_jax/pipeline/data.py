@@ -85,11 +85,29 @@ def _choose(task: Task, counts: ConfigDict) -> dict[str, Sequence[Problem]]:
 @together
 def run_sft(context: StageContext) -> None:
     """Supervised fine-tuning of the base policy (App. C)."""
-    config, data = context.config, context.input("data")
-    tokenizer = tokenizers.Tokenizer.load(data / "tokenizer.model")
+    problems = records.read_problems(context.input("data") / "sft.jsonl")
+    fine_tune(context, problems, context.config.model, context.config.sft)
+
+
+def fine_tune(
+    context: StageContext,
+    problems: Sequence[Problem],
+    model: ConfigDict,
+    optimizer: ConfigDict,
+) -> None:
+    """Trains a policy on demonstrations.
+
+    Args:
+      context: of the stage; its config has `limits` and `seed`.
+      problems: each with a solution.
+      model: as `config.model`.
+      optimizer: as `config.sft`.
+    """
+    config = context.config
+    tokenizer = tokenizers.Tokenizer.load(context.input("data") / "tokenizer.model")
     rows, dropped = policy.demonstrations(
         tokenizer,
-        records.read_problems(data / "sft.jsonl"),
+        problems,
         max_prompt_tokens=config.limits.max_prompt_tokens,
         max_tokens=config.limits.max_tokens,
     )
@@ -97,11 +115,11 @@ def run_sft(context: StageContext) -> None:
         context.log(
             f"{counted(dropped, 'demonstration')} longer than config.limits: left out"
         )
-    architecture = sizes.from_config(config.model, tokenizer.vocab_size)
+    architecture = sizes.from_config(model, tokenizer.vocab_size)
     context.log(
         f"{counted(architecture.num_params, 'parameter')},"
         f" {counted(len(rows['tokens']), 'problem')}"
     )
-    params = policy.initial_policy(config.model, architecture, seed=config.seed)
+    params = policy.initial_policy(model, architecture, seed=config.seed)
     loss = functools.partial(policy.sft_loss, architecture=architecture)
-    run_training(context, params, loss, [rows], config.sft)
+    run_training(context, params, loss, [rows], optimizer)

@@ -71,7 +71,7 @@ def run_beams(context: StageContext, *, prm: str, number: int) -> None:
             ),
             ledger=ledger,
         )
-        records.write_labels(_labels_path(path), of_best)
+        records.write_labels(records.labels_beside(path), of_best)
         records.write_responses(path, responses)
         for _ in part:
             advance()
@@ -129,15 +129,11 @@ def _first_of_each(responses: Sequence[Response], count: int) -> list[Response]:
     return [r for _, group in groups for r in itertools.islice(group, count)]
 
 
-def _labels_path(path: Path) -> Path:
-    return path.with_name(path.name.replace("shard-", "labels-"))
-
-
 def read_labels(
     directory: Path, settings: ConfigDict
 ) -> tuple[list[Response], list[StepLabels]]:
     """The responses whose steps are labelled, and their labels; log-probabilities of
     what a search found are not known, and 0."""
     responses = _first_of_each(records.read_all_responses(directory), settings.labelled)
-    paths = [_labels_path(path) for path in records.shards(directory)]
+    paths = [records.labels_beside(path) for path in records.shards(directory)]
     return responses, [x for path in paths for x in records.read_labels(path)]

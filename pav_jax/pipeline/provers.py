@@ -1,15 +1,22 @@
 """Which prover to take for RL, from labels and before it: Theorem 3.1 at its start.
 
 States and actions are those of the policy that RL starts from; `Q^π` is of its
-continuations, and `Q^μ` of those of the base policy, which the verifier predicts.
+continuations, and `Q^μ` of those of the base policy, which the verifier predicts, or of
+another policy of `config.provers`.
 """
+
+import functools
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from pav_jax import labels
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.seeds import Stream, derive
+from pav_jax.core.types import Response, StepLabels
 from pav_jax.metrics import mean_interval
+from pav_jax.pipeline.other_provers import Prover
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
 from pav_jax.policy import load_policy
@@ -19,7 +26,7 @@ from pav_jax.tasks.problems import Problems
 
 
 def run_provers(context: StageContext) -> None:
-    """Distinguishability and alignment of BoK of the base policy: `provers.json`."""
+    """Distinguishability and alignment of provers: `provers.json`."""
     config = context.config
     wanted = config.rl.provers
     problems = Problems.load(config, context.input("data"), "labels")
@@ -27,6 +34,7 @@ def run_provers(context: StageContext) -> None:
         load_policy(context.input(name), problems.architecture, problems.dtype)
         for name in ("sft", "rft")
     )
+    others = [Prover.of(config, name) for name in config.get("provers", ())]
     ledger = Ledger()
     responses = labels.sample_responses(
         policy,
@@ -37,39 +45,55 @@ def run_provers(context: StageContext) -> None:
         sampling=labels.sampling_for(problems, 1.0, branches=wanted.responses),
         ledger=ledger,
     )
-    own, other = (
-        labels.label_steps(
-            params,
-            problems,
-            responses,
-            n_mc=wanted.n_mc,
-            seed=derive(config.seed, stream),
-            sampling=labels.sampling_for(
-                problems, 1.0, branches=config.limits.max_steps * wanted.n_mc
-            ),
-            ledger=ledger,
-        )
-        for params, stream in (
-            (policy, Stream.PROVER_OWN),
-            (base, Stream.PROVER_OTHER),
-        )
+    label = functools.partial(
+        labels.label_steps,
+        responses=responses,
+        n_mc=wanted.n_mc,
+        sampling=labels.sampling_for(
+            problems, 1.0, branches=config.limits.max_steps * wanted.n_mc
+        ),
+        ledger=ledger,
     )
-    # A problem at a time, since the intervals are over problems.
-    step = wanted.responses
-    groups = [slice(i, i + step) for i in range(0, len(responses), step)]
-    rows = []
-    for k in wanted.ks:
-        terms = [
-            prover_terms(responses[group], own[group], k=k, prover_labels=other[group])
-            for group in groups
-        ]
-        row = {"prover_k": k}
-        for name in ("distinguishability", "alignment"):
-            mean, interval = mean_interval(np.array([vars(t)[name] for t in terms]))
-            row |= {name: mean, f"{name}_ci": interval}
-        rows.append(row)
+    seed = functools.partial(derive, config.seed)
+    own = label(policy, problems, seed=seed(Stream.PROVER_OWN))
+    of_base = label(base, problems, seed=seed(Stream.PROVER_OTHER))
+    terms = functools.partial(_terms, responses, own, group=wanted.responses)
+    rows = [{"prover_k": k} | terms(of_base, k=k) for k in wanted.ks]
+    for prover in others:
+        params, theirs = prover.load(context, problems)
+        found = label(params, theirs, seed=seed(Stream.PROVER_OTHER, prover.stream))
+        rows.append({"prover": prover.name, "prover_k": 1} | terms(found, k=1))
     artifacts.write_json(
         context.directory / "provers.json",
         {"provers": rows, "problems": wanted.problems, "n_mc": wanted.n_mc},
     )
     write_ledger(context.directory, ledger)
+
+
+def _terms(
+    responses: Sequence[Response],
+    own: Sequence[StepLabels],
+    other: Sequence[StepLabels],
+    *,
+    k: int,
+    group: int,
+) -> dict[str, Any]:
+    """The terms of one prover with their intervals over problems.
+
+    Args:
+      responses: of π, `group` to each problem.
+      own: π's labels of them.
+      other: μ's labels of them.
+      k: the prover is BoK(μ).
+      group: responses to a problem.
+    """
+    parts = [slice(i, i + group) for i in range(0, len(responses), group)]
+    found = [
+        prover_terms(responses[part], own[part], k=k, prover_labels=other[part])
+        for part in parts
+    ]
+    row: dict[str, Any] = {}
+    for name in ("distinguishability", "alignment"):
+        mean, interval = mean_interval(np.array([vars(t)[name] for t in found]))
+        row |= {name: mean, f"{name}_ci": interval}
+    return row

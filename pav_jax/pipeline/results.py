@@ -66,7 +66,7 @@ def _results(context: StageContext) -> dict[str, Any]:
         "verifier": verifier,
         "search": [point.row() for point in points],
         "alpha": _alpha(context, chosen),
-        "picks": curves.pick_rows(folder, search.beams),
+        "picks": curves.pick_rows(folder, search.beams, chosen["pick"]),
         "compute_efficiency": curves.efficiency(points),
         "stages": {
             name: read_manifest(folder)["seconds"]
@@ -160,6 +160,7 @@ def _alpha(context: StageContext, chosen: dict[str, Any]) -> dict[str, Any]:
         "chosen": chosen["alpha"],
         "prover_k": chosen["prover_k"],
         "pick": chosen["pick"],
+        "provers": chosen["provers"],
         "grid": [
             cell
             for cell in cells

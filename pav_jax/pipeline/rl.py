@@ -59,7 +59,9 @@ def run_rl(context: StageContext, *, method: str, seed: int) -> None:
         initial=policy.load_policy(
             context.input("rft"), train.architecture, train.dtype, sharding.TRAIN
         ),
-        verifier=_load_verifier(train, context.input("prm"), objective),
+        verifier=_load_verifier(
+            train, context.input(prm_stage(objective.prover)), objective
+        ),
         seed=run_seed(config.seed, seed),
         directory=context.directory,
         name=context.stage,
@@ -94,6 +96,11 @@ def _watched(train: Problems, split: str) -> tuple[Problems, Problems]:
     return (validation if split == "validation" else train.split(split)), validation
 
 
+def prm_stage(prover: str) -> str:
+    """The stage of the verifier that an RL method with this `prover` follows."""
+    return f"prm-{prover}" if prover else "prm"
+
+
 def _load_verifier(
     problems: Problems, directory: Path, objective: Objective
 ) -> Params | None:
@@ -101,7 +108,7 @@ def _load_verifier(
     load = functools.partial(
         load_verifier, directory, problems.architecture, problems.dtype
     )
-    if objective.refresh_every:
+    if objective.refresh_every or objective.baseline == "verifier":
         return load(sharding.TRAIN)
     if not objective.uses_verifier:
         return None
@@ -122,6 +129,6 @@ def _objective(config: ConfigDict, method: str) -> Objective:
     except TypeError as error:
         raise UserError(
             f"config.rl.methods.{method} needs reward and baseline, may have alpha,"
-            " prover_k, n_mc and refresh_every, and nothing else:"
+            " prover_k, prover, n_mc and refresh_every, and nothing else:"
             f" {error}"
         ) from error

@@ -109,15 +109,20 @@ def run_search(context: StageContext) -> None:
         ((*cell, rule) for cell in cells for rule in PICKS),
         key=lambda choice: cells[choice[:2]].outcomes(choice[2]).mean(),
     )
+    best = dict(alpha=chosen[0], prover_k=chosen[1])
     for beams in search.beams:
         searcher.run(searcher.test, f"beam_q-{beams}", beams=beams)
-        searcher.run(
-            searcher.test,
-            f"beam_pav-{beams}",
-            beams=beams,
-            alpha=chosen[0],
-            prover_k=chosen[1],
-        )
+        searcher.run(searcher.test, f"beam_pav-{beams}", beams=beams, **best)
+    picks = {"beam_q": rule, "beam_pav": chosen[2], "beam_oracle": "prm"}
+    if "subtree" in search:
+        picks["beam_diverse"] = chosen[2]
+        _search_diverse(searcher, **best)
+    provers = {}
+    for stage in context.inputs:
+        if stage.startswith("prm-"):
+            name = stage.removeprefix("prm-")
+            provers[name], of_prover = _search_by_prover(searcher, validation, name)
+            picks |= of_prover
     oracle = _fit_oracle(context, searcher.test.split("labels"))
     if oracle is not None:
         by = OracleScorer(
@@ -128,11 +133,58 @@ def run_search(context: StageContext) -> None:
     artifacts.write_json(
         context.directory / "search.json",
         {
-            "alpha": chosen[0],
-            "prover_k": chosen[1],
-            "pick": {"beam_q": rule, "beam_pav": chosen[2], "beam_oracle": "prm"},
+            **best,
+            "pick": picks,
+            "provers": provers,
         },
     )
+
+
+def _search_diverse(searcher: "_Searcher", *, alpha: float, prover_k: int) -> None:
+    """Beams of independent subtrees of `config.search.subtree` states each."""
+    search = searcher.context.config.search
+    for beams in search.beams:
+        if beams > search.subtree and beams % search.subtree == 0:
+            searcher.run(
+                searcher.test,
+                f"beam_diverse-{beams}",
+                beams=beams,
+                alpha=alpha,
+                prover_k=prover_k,
+                subtrees=beams // search.subtree,
+            )
+
+
+def _search_by_prover(
+    searcher: "_Searcher", validation: Problems, name: str
+) -> tuple[float, dict[str, str]]:
+    """Beams by `Q^π + αA^μ` of a prover that is another policy, and by `Q^μ` alone.
+
+    Returns:
+      The α, and the pick of each of the two, which are best on validation problems.
+    """
+    search = searcher.context.config.search
+    prover = searcher.read_verifier(f"prm-{name}")
+    prefix = f"validation-{search.alpha_beams}-{name}"
+    alone = searcher.run(validation, f"{prefix}-q", scorer=prover)
+    cells = {
+        alpha: searcher.run(
+            validation, f"{prefix}-alpha-{alpha:g}", alpha=alpha, prover_scorer=prover
+        )
+        for alpha in search.alphas
+        if alpha > 0
+    }
+    rule = max(PICKS, key=lambda rule: alone.outcomes(rule).mean())
+    alpha, with_policy = max(
+        ((alpha, rule) for alpha in cells for rule in PICKS),
+        key=lambda choice: cells[choice[0]].outcomes(choice[1]).mean(),
+    )
+    by_q, by_pav = f"beam_q_{name}", f"beam_pav_{name}"
+    for beams in search.beams:
+        run = functools.partial(searcher.run, searcher.test, beams=beams)
+        run(f"{by_q}-{beams}", scorer=prover)
+        run(f"{by_pav}-{beams}", alpha=alpha, prover_scorer=prover)
+    return alpha, {by_q: rule, by_pav: with_policy}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,15 +209,17 @@ class _Searcher:
     def load(cls, context: StageContext) -> "_Searcher":
         test = Problems.load(context.config, context.input("data"), "test")
         model = (test.architecture, test.dtype)
-        most = context.config.limits.max_tokens
-        prm = load_verifier(context.input("prm"), *model)
         return cls(
             context,
             test,
             load_policy(context.input("sft"), *model),
-            VerifierScorer(prm, test.architecture, most),
+            _read_verifier(context, test, "prm"),
             load_verifier(context.input("orm"), *model),
         )
+
+    def read_verifier(self, stage: str) -> VerifierScorer:
+        """The verifier that a stage trained."""
+        return _read_verifier(self.context, self.test, stage)
 
     def run(
         self,
@@ -176,6 +230,8 @@ class _Searcher:
         alpha: float = 0.0,
         prover_k: int = 1,
         scorer: Scorer | None = None,
+        prover_scorer: Scorer | None = None,
+        subtrees: int = 1,
     ) -> Searched:
         """Searches all problems, unless the file of this name is already there.
 
@@ -186,6 +242,8 @@ class _Searcher:
           alpha: weight of progress; without it `prover_k` plays no part.
           prover_k: the prover is BoK(π).
           scorer: the verifier of steps by default.
+          prover_scorer: that of a prover that is another policy.
+          subtrees: parts of the beam that do not compete with each other.
         """
         config = self.context.config
         beam = beam_config(
@@ -194,6 +252,7 @@ class _Searcher:
             end_ids=problems.tokenizer.end_ids,
             step_end_ids=tuple(np.flatnonzero(problems.is_step_end).tolist()),
         )
+        beam = dataclasses.replace(beam, subtrees=subtrees)
 
         def search() -> list[dict]:
             found = beam_search(
@@ -206,6 +265,7 @@ class _Searcher:
                 seed=derive(config.seed, Stream.BEAMS),
                 architecture=problems.architecture,
                 beam=beam,
+                prover_scorer=prover_scorer,
             )
             bar = progress(
                 iterable=found, total=len(problems), unit="problem", desc=name
@@ -247,6 +307,14 @@ class _Searcher:
                 }
             )
         return rows
+
+
+def _read_verifier(
+    context: StageContext, problems: Problems, stage: str
+) -> VerifierScorer:
+    params = load_verifier(context.input(stage), problems.architecture, problems.dtype)
+    most = context.config.limits.max_tokens
+    return VerifierScorer(params, problems.architecture, most)
 
 
 def beam_config(

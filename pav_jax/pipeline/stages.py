@@ -12,20 +12,30 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from pav_jax.core.errors import UserError
 from pav_jax.pipeline.data import run_data, run_sft
 from pav_jax.pipeline.labelling import run_labels, run_rollouts
 from pav_jax.pipeline.on_search import run_beams
+from pav_jax.pipeline.other_provers import Prover, run_policy, run_prover_labels
 from pav_jax.pipeline.provers import run_provers
 from pav_jax.pipeline.results import run_report, write_page
-from pav_jax.pipeline.rl import run_rft, run_rl
+from pav_jax.pipeline.rl import prm_stage, run_rft, run_rl
 from pav_jax.pipeline.rl_comparison import run_improvement
 from pav_jax.pipeline.runner import Stage
 from pav_jax.pipeline.search import run_samples, run_search
-from pav_jax.pipeline.verifiers import run_evaluation, run_orm, run_prm
+from pav_jax.pipeline.verifiers import (
+    run_evaluation,
+    run_orm,
+    run_prm,
+    run_prover_prm,
+)
 
 # Config fields that several stages read.
 _MODEL = ("task", "model", "limits", "seed")
 _SAMPLED = (*_MODEL, "sampling")
+_VERIFIER = (*_MODEL, "verifier.language_weight", "verifier.balance") + (
+    "verifier.held_out",
+)
 
 
 def stages(config: ConfigDict) -> list[Stage]:
@@ -59,7 +69,36 @@ def _training_stages(config: ConfigDict) -> list[Stage]:
             collective=True,
         ),
         *_prm_stages(config),
+        *_prover_stages(config),
     ]
+
+
+def _prover_stages(config: ConfigDict) -> list[Stage]:
+    """For each of `config.provers` its policy, its labels and its verifier."""
+    provers = _provers(config)
+    found = []
+    for prover in provers:
+        if not prover.policy:
+            run = functools.partial(run_policy, prover=prover)
+            fields = (*_MODEL, "sft", "problems.sft", *prover.fields())
+            name = f"policy-{prover.name}"
+            found.append(Stage(name, run, ("data",), fields, collective=True))
+    policies = ("sft", *(stage.name for stage in found))
+    for prover in provers:
+        run = functools.partial(run_prover_labels, prover=prover)
+        needs = ("data", "rollouts", *prover.needs(policies))
+        fields = (*_SAMPLED, "rollouts", "labels.shard", f"provers.{prover.name}")
+        name = f"labels-{prover.name}"
+        found.append(Stage(name, run, needs, fields, collective=True))
+        run = functools.partial(run_prover_prm, name=prover.name)
+        needs, fields = ("data", "sft", name), (*_VERIFIER, "verifier.prm")
+        name = f"prm-{prover.name}"
+        found.append(Stage(name, run, needs, fields, collective=True))
+    return found
+
+
+def _provers(config: ConfigDict) -> list[Prover]:
+    return [Prover.of(config, name) for name in config.get("provers", ())]
 
 
 def _prm_stages(config: ConfigDict) -> list[Stage]:
@@ -99,8 +138,7 @@ def _verifier_stage(
 ) -> Stage:
     """A round of training a verifier; the first one has number 0."""
     needs = ("data", "sft", *needs)
-    fields += (*_MODEL, f"verifier.{name}", "verifier.language_weight")
-    fields += ("verifier.balance", "verifier.held_out")
+    fields += (*_VERIFIER, f"verifier.{name}")
     if number:
         start, beams = f"{name}-{number - 1}", f"beams-{number}"
         run = functools.partial(run, start=start, beams=beams)
@@ -142,13 +180,15 @@ def _comparison_stages(config: ConfigDict, improved: list[Stage]) -> list[Stage]
         Stage(
             "search",
             run_search,
-            ("data", "sft", "rollouts", "labels", "prm", "orm"),
+            ("data", "sft", "rollouts", "labels", "prm", "orm")
+            + tuple(f"prm-{prover.name}" for prover in _provers(config)),
             (*_MODEL, "search", "rollouts.n_cov"),
         ),
         Stage(
             "report",
             run_report,
             ("data", "sft", "rollouts", "labels", "prm", "orm")
+            + tuple(stage.name for stage in _prover_stages(config))
             + ("evaluation", "samples", "search")
             + tuple(stage.name for stage in improved[-1:]),
             tuple(config.keys()),  # it prints them all
@@ -156,15 +196,34 @@ def _comparison_stages(config: ConfigDict, improved: list[Stage]) -> list[Stage]
     ]
 
 
+def _terms_stage(config: ConfigDict) -> Stage:
+    """Theorem 3.1's terms of BoK of the SFT policy, and of other policies."""
+    provers = _provers(config)
+    policies = ("sft", *(f"policy-{p.name}" for p in provers if not p.policy))
+    own = {need for prover in provers for need in prover.needs(policies)}
+    needs = ("data", "sft", "rft", *sorted(own - {"sft"}))
+    fields = [*_SAMPLED, "rl.provers"]
+    if provers:
+        fields += ["provers", "rollouts.n_orm"]
+    return Stage("provers", run_provers, needs, tuple(fields))
+
+
 def _rl_stages(config: ConfigDict) -> list[Stage]:
     """RFT, the choice of a prover if the config has one, a stage `rl-METHOD-SEED` for
     each run, and their comparison."""
     refresh = ("rl.refresh",) if "refresh" in config.rl else ()
+    for method, settings in config.rl.methods.items():
+        known = [prover.name for prover in _provers(config)]
+        if (name := settings.get("prover")) and name not in known:
+            raise UserError(
+                f"config.rl.methods.{method}.prover={name!r} is no entry of"
+                f" config.provers; there are {', '.join(known) or 'none'}"
+            )
     runs = [
         Stage(
             f"rl-{method}-{seed}",
             functools.partial(run_rl, method=method, seed=seed),
-            ("data", "rft", "prm"),
+            ("data", "rft", prm_stage(config.rl.methods[method].get("prover"))),
             (*_SAMPLED, "rl.training", "rl.measured", f"rl.methods.{method}")
             + (refresh if config.rl.methods[method].get("refresh_every") else ()),
             collective=True,
@@ -175,8 +234,7 @@ def _rl_stages(config: ConfigDict) -> list[Stage]:
     needs = ("data", "sft", "rollouts")
     before = [Stage("rft", run_rft, needs, (*_MODEL, "rl.rft"), collective=True)]
     if "provers" in config.rl:
-        needs, fields = ("data", "sft", "rft"), (*_SAMPLED, "rl.provers")
-        before.append(Stage("provers", run_provers, needs, fields))
+        before.append(_terms_stage(config))
     names = tuple(stage.name for stage in [*before, *runs])
     return [
         *before,

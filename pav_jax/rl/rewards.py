@@ -38,7 +38,7 @@ from pav_jax.tasks.problems import Problems
 from pav_jax.train.batches import pad_rows
 
 REWARDS = ("outcome", "progress", "value_to_go", "matched")
-BASELINES = ("value", "group")
+BASELINES = ("value", "group", "verifier")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +51,16 @@ class Objective:
         finds to be bad; "matched" is Rex, scaled in each batch to the standard
         deviation that "progress" has.
       baseline: "value" is learnt for each token; "group" is the mean outcome of a
-        problem's responses, and divides by their standard deviation (GRPO).
+        problem's responses, and divides by their standard deviation (GRPO); "verifier"
+        is learnt as "value" is, from the verifier's parameters on, which is a control:
+        what a verifier gives to RL without process rewards.
       kl: weight of the KL divergence to the initial policy, per token.
       alpha: weight of the process reward.
       prover_k: the prover is BoK with this K: of the SFT policy, whose `Q` a frozen
         verifier predicts, or with `n_mc` of the policy as it is. So 1 is the SFT
         policy, the paper's prover for RL; and with `n_mc` it is μ = π.
+      prover: the entry of `config.provers` whose verifier predicts `Q^μ`; "" is the
+        verifier of the SFT policy.
       n_mc: continuations of every step prefix, by the current policy, whose outcomes
         replace the verifier; at least `prover_k`. 0 uses the verifier.
       refresh_every: iterations after which the verifier is trained further, on rollouts
@@ -71,6 +75,7 @@ class Objective:
     kl: float
     alpha: float = 0.0
     prover_k: int = 1
+    prover: str = ""
     n_mc: int = 0
     refresh_every: int = 0
 
@@ -99,13 +104,23 @@ class Objective:
                 ' baseline="group" takes nothing off process rewards; use'
                 ' baseline="value"'
             )
+        if self.baseline == "verifier" and self.has_step_rewards:
+            raise UserError(
+                f'baseline="verifier" of an RL method predicts the outcome, and'
+                f' reward="{self.reward}" is more than that; use baseline="value"'
+            )
+        if self.prover and not self.uses_verifier:
+            raise UserError(
+                f"prover={self.prover!r} of an RL method that uses no verifier: its"
+                " reward is the outcome, or it has n_mc continuations"
+            )
         if 0 < self.n_mc < self.prover_k:
             raise UserError(
                 f"n_mc={self.n_mc} of an RL method is too few: the value of"
                 f" Bo{self.prover_k} cannot be estimated without bias from fewer"
                 f" than {self.prover_k} continuations; raise n_mc, or lower prover_k"
             )
-        if self.refresh_every and not self.uses_verifier:
+        if self.refresh_every and not (self.uses_verifier and self.has_step_rewards):
             raise UserError(
                 f"refresh_every={self.refresh_every} of an RL method that uses no"
                 " verifier: its reward is the outcome, or it has n_mc continuations"
@@ -118,8 +133,9 @@ class Objective:
 
     @property
     def uses_verifier(self) -> bool:
-        """Whether a verifier predicts the values of steps."""
-        return self.has_step_rewards and not self.n_mc
+        """Whether it is given a verifier."""
+        by_steps = self.has_step_rewards and not self.n_mc
+        return by_steps or self.baseline == "verifier"
 
 
 def predicted_values(q: np.ndarray, correct: bool, objective: Objective) -> np.ndarray:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from pav_jax import verifier as verifier_lib
 from pav_jax.core.types import Batch, Params
 from pav_jax.distributed import sharding
 from pav_jax.gemma import forward
@@ -64,13 +65,23 @@ def init_value(network: Params, architecture: TransformerConfig) -> Params:
 
 
 def token_values(
-    params: Params, batch: Batch, *, architecture: TransformerConfig
+    params: Params, batch: Batch, *, baseline: str, architecture: TransformerConfig
 ) -> jax.Array:
-    """The expected reward of each token before it is drawn, float32 `[B, T]`."""
+    """The expected reward of each token before it is drawn, float32 `[B, T]`.
+
+    Args:
+      params: of `init_value`; or with `baseline="verifier"` a verifier's.
+      batch: has `tokens`, int32 `[B, T]`.
+      baseline: "value" or "verifier".
+      architecture: of the network.
+    """
     hidden = forward.hidden_states(
         params["network"], batch["tokens"], architecture=architecture
     )
-    values = ValueHead().apply({"params": params["head"]}, hidden[:, :-1])
+    if baseline == "verifier":
+        values = jax.nn.sigmoid(verifier_lib.step_logits(params, hidden[:, :-1]))
+    else:
+        values = ValueHead().apply({"params": params["head"]}, hidden[:, :-1])
     return jnp.pad(values, ((0, 0), (1, 0)))
 
 
@@ -136,12 +147,20 @@ def init_state(
     verifier: Params | None = None,
 ) -> RLState:
     """The state before the first iteration, on the mesh; copies its arguments."""
+    warm = objective.baseline == "verifier"
 
     def init(policy: Params, verifier: Params | None) -> RLState:
-        state = new_state(policy, objective, optimizers, architecture=architecture)
-        return dataclasses.replace(state, verifier=jax.tree.map(jnp.copy, verifier))
+        state = new_state(
+            policy,
+            objective,
+            optimizers,
+            architecture=architecture,
+            value=verifier if warm else None,
+        )
+        kept = None if warm else jax.tree.map(jnp.copy, verifier)
+        return dataclasses.replace(state, verifier=kept)
 
-    given = (policy, verifier if objective.refresh_every else None)
+    given = (policy, verifier if objective.refresh_every or warm else None)
     # Placed as an update leaves it, so that the second one is not compiled again.
     where = sharding.shardings(jax.eval_shape(init, *given), sharding.TRAIN)
     return jax.jit(init, out_shardings=where)(*given)
@@ -153,9 +172,16 @@ def new_state(
     optimizers: Optimizers,
     *,
     architecture: TransformerConfig,
+    value: Params | None = None,
 ) -> RLState:
-    """As `init_state`, but placed where `policy` is, and without a verifier."""
-    value = init_value(policy, architecture) if objective.baseline == "value" else None
+    """As `init_state`, but placed where `policy` is, and without a verifier.
+
+    The baseline starts from `value` if it is given.
+    """
+    if value is not None:
+        value = jax.tree.map(jnp.copy, value)
+    elif objective.baseline == "value":
+        value = init_value(policy, architecture)
     return RLState(
         step=jnp.zeros((), jnp.int32),
         policy=jax.tree.map(jnp.copy, policy),
@@ -200,9 +226,9 @@ def make_update(
         batch = sharding.constrain_batch(batch)
         rewards = effective_rewards(batch, reward=objective.reward)
         value, value_opt, metrics = state.value, state.value_opt, {}
-        if objective.baseline == "value":
+        if objective.baseline != "group":
             value, value_opt, values, metrics = _update_value(
-                state, batch, rewards, optimizers[1], architecture
+                state, batch, rewards, objective, optimizers[1], architecture
             )
             advantages = rewards - values
         else:
@@ -223,6 +249,7 @@ def _update_value(
     state: RLState,
     batch: Batch,
     rewards: jax.Array,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     architecture: TransformerConfig,
 ) -> tuple[Params, optax.OptState, jax.Array, dict[str, jax.Array]]:
@@ -230,7 +257,9 @@ def _update_value(
     mask = batch["mask"]
 
     def loss(params: Params) -> tuple[jax.Array, jax.Array]:
-        values = token_values(params, batch, architecture=architecture)
+        values = token_values(
+            params, batch, baseline=objective.baseline, architecture=architecture
+        )
         return masked_mean(jnp.square(values - rewards), mask), values
 
     (error, values), grads = jax.value_and_grad(loss, has_aux=True)(state.value)

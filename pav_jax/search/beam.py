@@ -24,6 +24,7 @@ from pav_jax.search.beam_step import BeamConfig, Beams
 from pav_jax.train.batches import pad_rows
 
 State = Any  # what a scorer knows of a batch: a pytree of its own
+Values = tuple[jax.Array, jax.Array]  # by the policy's scorer, and by the prover's
 
 
 class Scorer(Protocol):
@@ -112,6 +113,7 @@ def beam_search(
     seed: int,
     architecture: TransformerConfig,
     beam: BeamConfig,
+    prover_scorer: Scorer | None = None,
 ) -> Iterator[SearchResult]:
     """Searches for an answer to every problem, on the active mesh.
 
@@ -121,33 +123,78 @@ def beam_search(
       prompts: token ids.
       problem_ids: `Problem.id` of each.
       alpha: weight of `A^μ` in the effective reward; 0 is search by `Q^π`.
-      prover_k: μ is BoK(π); the paper's K is 4.
+      prover_k: μ is BoK(π), or BoK of the policy that `prover_scorer` is of; the
+        paper's K is 4.
       seed: names the draws.
       architecture: of the policy.
       beam: how to search.
+      prover_scorer: gives the prover's value of candidates, if the prover is not made
+        of π.
 
     Yields:
       The result of each problem, in order.
     """
     step_params = cached_attention.for_extend(params)
     static = dict(architecture=architecture, beam=beam)
+    scorers = _Scorers(scorer, prover_scorer)
     for batch in _batches(prompts, problem_ids, seed, groups_per_batch(beam)):
-        state, q = scorer.init(
-            batch.prompts, batch.lengths, batch.problems, beam.beams * beam.candidates
-        )
+        states, values = scorers.init(batch, beam.beams * beam.candidates)
         beams = step_lib.init_beams(
-            params, batch.prompts, batch.lengths, batch.keys, q, **static
+            params, batch.prompts, batch.lengths, batch.keys, *values, **static
         )
         for _ in range(beam.max_steps):
             beams = step_lib.sample_steps(step_params, beams, **static)
-            q, state = scorer.score(state, beams)
+            values, states = scorers.score(states, beams)
             beams, parents, used, all_done = step_lib.select(
-                beams, q, np.float32(alpha), prover_k=prover_k, beam=beam
+                beams, *values, np.float32(alpha), prover_k=prover_k, beam=beam
             )
-            state = scorer.keep(state, parents, used)
+            states = scorers.keep(states, parents, used)
             if all_done:
                 break
-        yield from _results(batch, beams, scorer.tokens_read(state), beam)
+        yield from _results(batch, beams, scorers.tokens_read(states), beam)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scorers:
+    """The scorer of `Q^π`, and that of the prover if it has one of its own.
+
+    Values are two arrays, the prover's second; without a scorer of its own it is the
+    same array. States are one for each scorer.
+    """
+
+    policy: Scorer
+    prover: Scorer | None
+
+    def _all(self) -> list[Scorer]:
+        return [self.policy] if self.prover is None else [self.policy, self.prover]
+
+    def init(self, batch: "_Batch", rows: int) -> tuple[list[State], Values]:
+        found = [
+            scorer.init(batch.prompts, batch.lengths, batch.problems, rows)
+            for scorer in self._all()
+        ]
+        return [state for state, _ in found], (found[0][1], found[-1][1])
+
+    def score(self, states: list[State], beams: Beams) -> tuple[Values, list[State]]:
+        # A row that has not gone on keeps the value that it has by the same scorer.
+        seen = [beams, dataclasses.replace(beams, q=beams.prover_q)]
+        found = [
+            scorer.score(*known)
+            for scorer, *known in zip(self._all(), states, seen, strict=False)
+        ]
+        return (found[0][0], found[-1][0]), [state for _, state in found]
+
+    def keep(
+        self, states: list[State], parents: jax.Array, used: jax.Array
+    ) -> list[State]:
+        return [
+            scorer.keep(state, parents, used)
+            for scorer, state in zip(self._all(), states, strict=True)
+        ]
+
+    def tokens_read(self, states: list[State]) -> np.ndarray:
+        pairs = zip(self._all(), states, strict=True)
+        return sum(scorer.tokens_read(state) for scorer, state in pairs)
 
 
 @dataclasses.dataclass(frozen=True)

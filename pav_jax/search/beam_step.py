@@ -39,6 +39,8 @@ class BeamConfig:
       step_end_ids: tokens that end a step.
       temperature: of sampling.
       rows: about how many rows a batch has; sets how many problems it has.
+      subtrees: parts of the beam that compete within themselves only, `N / subtrees`
+        states each, so that one line of thought cannot fill the beam.
     """
 
     beams: int
@@ -49,6 +51,11 @@ class BeamConfig:
     step_end_ids: tuple[int, ...]
     temperature: float = 1.0
     rows: int = 256
+    subtrees: int = 1
+
+    def __post_init__(self):
+        if self.subtrees < 1 or self.beams % self.subtrees:
+            raise ValueError(f"{self.beams} beams are not {self.subtrees} equal parts")
 
 
 @jax.tree_util.register_dataclass
@@ -67,6 +74,7 @@ class Beams:
       length: int32 `[G, R]`, tokens up to its end.
       digest: uint32 `[G, R]`, a hash of the tokens, which names the prefix.
       q: float32 `[G, R]`, `Q^π` at the end of the newest step that was scored.
+      prover_q: float32 `[G, R]`, the same by the prover's verifier; `q` if it has none.
       effective_reward: float32 `[G, R]`, of that step.
       done: bool `[G, R]`, whether the response has ended.
       decoded: int32 `[G]`, tokens sampled, those of dropped candidates included.
@@ -82,6 +90,7 @@ class Beams:
     length: jax.Array
     digest: jax.Array
     q: jax.Array
+    prover_q: jax.Array
     effective_reward: jax.Array
     done: jax.Array
     decoded: jax.Array
@@ -95,6 +104,7 @@ _MOVED = (
     "length",
     "digest",
     "q",
+    "prover_q",
     "effective_reward",
     "done",
 )
@@ -112,6 +122,7 @@ def init_beams(
     lengths: jax.Array,
     keys: jax.Array,
     q: jax.Array,
+    prover_q: jax.Array,
     *,
     architecture: TransformerConfig,
     beam: BeamConfig,
@@ -124,6 +135,7 @@ def init_beams(
       lengths: int32 `[G]`, 0 for a place without a problem.
       keys: uint32 `[G, 2]`.
       q: `Q^π` of the bare problems, float32 `[G]`.
+      prover_q: the same by the prover's verifier, or `q`.
       architecture: of the policy.
       beam: how to search.
     """
@@ -145,6 +157,7 @@ def init_beams(
         length=jnp.zeros(shape, jnp.int32),
         digest=jnp.zeros(shape, jnp.uint32),
         q=jnp.broadcast_to(q[:, None], shape),
+        prover_q=jnp.broadcast_to(prover_q[:, None], shape),
         effective_reward=jnp.zeros(shape),
         done=jnp.broadcast_to(lengths[:, None] == 0, shape),
         decoded=jnp.zeros((groups,), jnp.int32),
@@ -306,6 +319,7 @@ def _decode_token(params, beams, keys, active, *, architecture, beam):
 def select(
     beams: Beams,
     q: jax.Array,
+    prover_q: jax.Array,
     alpha: jax.Array,
     *,
     prover_k: int,
@@ -316,8 +330,10 @@ def select(
     Args:
       beams: donated.
       q: `Q^π` after the newest step, float32 `[G, R]`.
+      prover_q: the same of the policy that the prover is the best of K of; `q` if
+        that is π.
       alpha: the weight of progress, a float32 scalar.
-      prover_k: the prover is BoK(π).
+      prover_k: K.
       beam: how to search.
 
     Returns:
@@ -325,14 +341,14 @@ def select(
       came from, int32 `[G, R]`; the most tokens of a row, an int32 scalar; whether all
       rows are done, a bool scalar.
     """
-    value, before = (prover.best_of_k(x, prover_k) for x in (q, beams.q))
+    value, before = (prover.best_of_k(x, prover_k) for x in (prover_q, beams.prover_q))
     progress = prover.advantages(value, before)
     # A response that had ended keeps the reward of its last step.
     went_on = beams.length > beams.start
     reward = prover.effective_reward(q, progress, alpha)
     reward = jnp.where(went_on, reward, beams.effective_reward)
-    beams = dataclasses.replace(beams, q=q, effective_reward=reward)
-    parents = jnp.repeat(_best_rows(beams, beam.beams), beam.candidates, axis=1)
+    beams = dataclasses.replace(beams, q=q, prover_q=prover_q, effective_reward=reward)
+    parents = jnp.repeat(_best_rows(beams, beam), beam.candidates, axis=1)
     moved = rows_lib.take_rows(_fields(beams, _MOVED), parents)
     used = jnp.max(beams.length)
     suffix = cached_attention.copy_rows(beams.suffix, parents, used)
@@ -341,19 +357,25 @@ def select(
     return beams, parents, used, jnp.all(beams.done)
 
 
-def _best_rows(beams: Beams, count: int) -> jax.Array:
-    """The rows of highest effective reward, int32 `[G, count]`; copies come last.
+def _best_rows(beams: Beams, beam: BeamConfig) -> jax.Array:
+    """The rows of highest effective reward, int32 `[G, N]`; copies come last.
 
     Candidates that spell the same response are one candidate. A copy would take a
     place in the beam and add nothing to it, so it is kept only where there are too few
-    candidates.
+    candidates. Rows of a subtree are side by side; what is best is so in its own.
     """
-    same = beams.digest[:, :, None] == beams.digest[:, None, :]
-    earlier = jnp.tril(jnp.ones(same.shape[1:], bool), -1)[None]
-    copy = jnp.any(same & earlier, axis=-1)
-    reward = beams.effective_reward
-    row = jnp.broadcast_to(jnp.arange(reward.shape[1])[None], reward.shape)
+    parts = beam.subtrees
+    row = jnp.broadcast_to(jnp.arange(beams.done.shape[1])[None], beams.done.shape)
+    copy, reward = _is_copy(beams), beams.effective_reward
+    copy, reward, row = (x.reshape(len(x), parts, -1) for x in (copy, reward, row))
     # Two sort keys: a penalty that is large enough to put copies last would round the
     # differences between their scores away.
     *_, row = jax.lax.sort((copy, -reward, row), num_keys=2)
-    return row[:, :count]
+    return row[..., : beam.beams // parts].reshape(len(row), beam.beams)
+
+
+def _is_copy(beams: Beams) -> jax.Array:
+    """Whether an earlier row spells the same response, bool `[G, R]`."""
+    same = beams.digest[:, :, None] == beams.digest[:, None, :]
+    earlier = jnp.tril(jnp.ones(same.shape[1:], bool), -1)[None]
+    return jnp.any(same & earlier, axis=-1)

@@ -95,6 +95,11 @@ def shard_path(directory: Path, index: int) -> Path:
     return directory / f"shard-{index:05d}.npz"
 
 
+def labels_beside(path: Path) -> Path:
+    """The file of the labels of the responses in a shard's file."""
+    return path.with_name(path.name.replace("shard-", "labels-"))
+
+
 def read_all_responses(directory: Path) -> list[Response]:
     """The responses of all shards, problem by problem."""
     return [r for path in shards(directory) for r in read_responses(path)]

@@ -174,7 +174,7 @@ def beams(programs):
         lengths = np.full(len(prompts), LENGTH, np.int32)
         keys, q = np.zeros((3, 2), np.uint32), np.zeros(3, np.float32)
         first = search_step.init_beams(
-            params, np.array(prompts), lengths, keys, q, **static
+            params, np.array(prompts), lengths, keys, q, q, **static
         )
         rows = first.suffix.keys[0]
         # The rows hold nearly all of the memory: each device has an eighth of them.

@@ -90,7 +90,7 @@ def test_beams_are_those_on_disk(tmp_path):
     np.testing.assert_array_equal(points[2].tokens, [[5, 6, 17], [1, 2, 13]])
     cells = {
         (row["method"], row["n"], row["pick"]): row["accuracy"]
-        for row in curves.pick_rows(tmp_path, (1, 2, 4))
+        for row in curves.pick_rows(tmp_path, (1, 2, 4), ("beam_q", "beam_pav"))
     }
     assert len(cells) == 3 * 6
     assert cells["beam_pav", 4, "prm"] == 0.5 and cells["beam_pav", 4, "orm"] == 0

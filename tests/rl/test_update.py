@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from pav_jax import labels
+from pav_jax import labels, verifier
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Response
 from pav_jax.gemma import forward
@@ -180,7 +180,9 @@ def _mean_gradient(params, batch, rewards, baseline, chances):
 
 
 _rewards = jax.jit(effective_rewards, static_argnames="reward")
-_values = jax.jit(functools.partial(update.token_values, architecture=CONFIG))
+_values = jax.jit(
+    functools.partial(update.token_values, baseline="value", architecture=CONFIG)
+)
 
 
 def _estimate(batch, reward, baseline=None):
@@ -298,6 +300,40 @@ def test_a_baseline_changes_no_mean():
     _check_near(_estimate(batch, "progress", baseline), _estimate(batch, "progress"))
 
 
+@functools.cache
+def _verifier():
+    """A verifier whose head is not at its start, where Q is 0.5 everywhere."""
+    made = verifier.init_verifier(jax.random.key(3), _params(1), CONFIG)
+    head = dict(made["head"])
+    head["value"] = jnp.linspace(-1.0, 2.0, CONFIG.embed_dim)
+    head["evidence"] = jnp.linspace(0.5, -0.3, CONFIG.embed_dim)
+    return made | {"head": head}
+
+
+def test_a_verifier_as_baseline():
+    """It starts from a verifier's Q before each token, changes no gradient, learns."""
+    batch = _batch(_objective(reward="outcome"))
+    objective = _objective(kl=0.0, reward="outcome", baseline="verifier")
+    state = update.init_state(
+        _params(0), objective, SGD, architecture=CONFIG, verifier=_verifier()
+    )
+    assert state.verifier is None  # not a second copy
+    values = jax.jit(
+        functools.partial(update.token_values, baseline="verifier", architecture=CONFIG)
+    )(state.value, batch)
+    q = jax.jit(functools.partial(verifier.step_values, architecture=CONFIG))(
+        _verifier(), batch["tokens"]
+    )
+    np.testing.assert_allclose(values[:, 1:], q[:, :-1], rtol=1e-6)
+    assert np.std(q) > 0.05
+    _check_near(_estimate(batch, "outcome", values), _exact_gradient())
+    step = update.make_update(objective, SGD, architecture=CONFIG, group=4)
+    _, first = step(state, _params(1), batch)
+    error = jnp.square(values - _rewards(batch, reward="outcome"))
+    mean = jnp.sum(error * batch["mask"]) / jnp.sum(batch["mask"])
+    assert first["value_error"] == pytest.approx(float(mean), rel=1e-4)
+
+
 def test_the_kl_gradient():
     """Of KL(π || π_0) at each state visited, summed over the vocabulary."""
     batch = _batch(_objective())
@@ -358,6 +394,10 @@ def test_values_by_continuations():
         _objective(prover_k=4, n_mc=3)
     with pytest.raises(UserError, match="refresh_every=9 .* no verifier"):
         _objective(n_mc=4, refresh_every=9)
+    with pytest.raises(UserError, match="prover='mu' .* no verifier"):
+        _objective(n_mc=4, prover="mu")
+    with pytest.raises(UserError, match='baseline="verifier" .* reward="progress"'):
+        _objective(baseline="verifier")
 
 
 def _one():

@@ -1,10 +1,13 @@
 """Beam search: against a slow one in plain Python, its company, and what it pays."""
 
+import dataclasses
+import functools
 import itertools
 
 import numpy as np
 import pytest
 from small_search import (
+    CONFIG,
     END,
     NEWLINES,
     PROMPTS,
@@ -13,6 +16,7 @@ from small_search import (
     Recorder,
     make_beam,
     make_scorer,
+    prover_params,
     recorded,
     search,
     slow_search,
@@ -23,6 +27,7 @@ from pav_jax.search import beam_step as step_lib
 from pav_jax.search import verifier_scorer
 from pav_jax.search.oracle_scorer import OracleScorer
 from pav_jax.search.rows import CHUNK
+from pav_jax.search.verifier_scorer import VerifierScorer
 
 # What is found.
 
@@ -45,6 +50,45 @@ def test_equals_a_slow_search_without_caches(beams, candidates):
             assert ours.tokens == list(best.tokens)
             assert ours.q == pytest.approx(best.q, abs=1e-4)
             assert ours.ledger.decoded == decoded
+
+
+def _check_like_slow(results, *, beam, **slow):
+    for problem, ours in enumerate(results):
+        best, history, decoded = slow_search(
+            problem, verifier_value, alpha=0.5, beam=beam, **slow
+        )
+        assert ours.responses == [list(state.tokens) for state in history[-1]]
+        np.testing.assert_allclose(ours.values, [s.q for s in history[-1]], atol=1e-4)
+        assert ours.tokens == list(best.tokens)
+        assert ours.ledger.decoded == decoded
+
+
+def test_a_prover_of_its_own():
+    """Another verifier gives the values that progress is the difference of."""
+    beam = make_beam(2, 3)
+    prover_value = functools.partial(verifier_value, params=prover_params)
+    other = VerifierScorer(prover_params(), CONFIG, beam.max_tokens)
+    results = search(make_scorer(), beam=beam, prover_scorer=other)
+    _check_like_slow(results, beam=beam, prover_value=prover_value)
+    alone = search(make_scorer(), beam=beam)
+    assert [r.responses for r in results] != [r.responses for r in alone]
+    # Both verifiers read the prompt and all candidates.
+    for problem, result in enumerate(results):
+        read = len(PROMPTS[problem]) + result.ledger.decoded
+        assert result.ledger.scored == 2 * read
+
+
+def test_subtrees_keep_to_themselves():
+    beam = dataclasses.replace(make_beam(2, 3), subtrees=2)
+    results = search(make_scorer(), beam=beam)
+    _check_like_slow(results, beam=beam)
+    together = search(make_scorer(), beam=make_beam(2, 3))
+    assert [r.responses for r in results] != [r.responses for r in together]
+
+
+def test_subtrees_are_equal():
+    with pytest.raises(ValueError, match="2 beams are not 3 equal parts"):
+        dataclasses.replace(make_beam(2, 3), subtrees=3)
 
 
 def test_values_are_those_of_an_uncached_pass():

@@ -226,7 +226,7 @@ def _search_step(params, prm, beams, state, alpha, *, architecture, beam):
     )
     state, q, read, _ = read_steps(prm, state, beams.q, beams.start, beams, **static)
     beams, parents, used, done = search_step.select(
-        beams, q, alpha, prover_k=4, beam=beam
+        beams, q, q, alpha, prover_k=4, beam=beam
     )
     return beams, keep_rows(state, parents, used), active, read, done
 
@@ -274,7 +274,7 @@ def _search_shapes(params, prm, config, model, beam, groups):
     state, q = jax.eval_shape(read, prm, prompts, lengths)
     init = functools.partial(search_step.init_beams, architecture=model, beam=beam)
     keys = jax.ShapeDtypeStruct((groups, 2), jnp.uint32)
-    return jax.eval_shape(init, params, prompts, lengths, keys, q), state
+    return jax.eval_shape(init, params, prompts, lengths, keys, q, q), state
 
 
 def _batch(rows: int, length: int, mesh: jax.sharding.Mesh) -> dict[str, Any]:
