@@ -4,7 +4,9 @@
     launch/sweep.py --config=experiments/demo_sweep.py:smoke --root=runs/sweep
 
 Each run has a folder below --root. Runs that are finished are skipped, so the same
-command goes on after a stop. What follows -- goes to the launcher of each run:
+command goes on after a stop. No stage is done twice: what another run of the sweep has
+finished, with equal fields and inputs, is taken from there (unless it is in a bucket).
+What follows -- goes to the launcher of each run:
 
     launch/sweep.py ... --on=tpu_vm --workdirs=/mnt/pav/sweep \\
         -- --type=v5litepod-16 --zone=ZONE --project=PROJECT --nfs=SERVER:/SHARE
@@ -115,7 +117,7 @@ _running: set[subprocess.Popen] = set()
 
 def _command(arguments, launcher: list[str], run: sweeps.Run, place: int) -> list[str]:
     """The launcher's command line for one run."""
-    workdir = f"{(arguments.workdirs or arguments.root).rstrip('/')}/{run.name}"
+    workdirs = (arguments.workdirs or arguments.root).rstrip("/")
     command = [str(HERE / f"{arguments.on}.sh")]
     if arguments.on == "local":
         port = _FIRST_PORT + place % arguments.jobs
@@ -126,7 +128,10 @@ def _command(arguments, launcher: list[str], run: sweeps.Run, place: int) -> lis
         command.append(f"--fetch={Path(arguments.root) / run.name}")
     if arguments.dry_run:
         command.append("--dry_run")
+    workdir = f"{workdirs}/{run.name}"
     command += ["--", f"--config={arguments.config}", f"--workdir={workdir}"]
+    if not buckets.is_remote(workdirs):
+        command.append(f"--reuse={workdirs}")
     return [*command, *run.changes]
 
 
