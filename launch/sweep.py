@@ -176,7 +176,7 @@ def _collect(arguments: argparse.Namespace, runs: list[sweeps.Run]) -> None:
     if done:
         files["sweep.svg"] = _figure(done)
         if measured := sweeps.over_seeds(arguments.config, done):
-            seeds = _seeds_table(measured)
+            seeds = sweeps.seeds_table(measured)
             files["seeds.md"] = seeds.encode()
             md += "\n" + seeds
     for name, content in files.items():
@@ -184,21 +184,6 @@ def _collect(arguments: argparse.Namespace, runs: list[sweeps.Run]) -> None:
             artifacts.write_atomically(path, lambda f, c=content: f.write(c))
     print(md, end="")
     print(f"{len(done)} of {len(runs)} runs; {root}/sweep.tsv", file=sys.stderr)
-
-
-def _seeds_table(measured: list[sweeps.Measured]) -> str:
-    """What the sweep is about, with intervals over seeds, as Markdown."""
-    lines = ["| arm | measure | mean | 95% interval over seeds | by seed |"]
-    lines.append("|---|---|---|---|---|")
-    for row in measured:
-        arm = ", ".join(f"{field}={value}" for field, value in row.arm.items())
-        interval = "–"
-        if row.interval:
-            interval = "[{:.4g}, {:.4g}]".format(*row.interval)
-        by_seed = ", ".join(f"{value:.4g}" for _, value in sorted(row.values.items()))
-        cells = [arm or "all", row.name, f"{row.mean:.4g}", interval, by_seed]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
 
 
 def _best(results: dict, method: str) -> dict | None:
