@@ -4,7 +4,9 @@
     launch/sweep.py --config=experiments/demo_sweep.py:smoke --root=runs/sweep
 
 Each run has a folder below --root. Runs that are finished are skipped, so the same
-command goes on after a stop. What follows -- goes to the launcher of each run:
+command goes on after a stop. No stage is done twice: what another run of the sweep has
+finished, with equal fields and inputs, is taken from there (unless it is in a bucket).
+What follows -- goes to the launcher of each run:
 
     launch/sweep.py ... --on=tpu_vm --workdirs=/mnt/pav/sweep \\
         -- --type=v5litepod-16 --zone=ZONE --project=PROJECT --nfs=SERVER:/SHARE
@@ -115,7 +117,7 @@ _running: set[subprocess.Popen] = set()
 
 def _command(arguments, launcher: list[str], run: sweeps.Run, place: int) -> list[str]:
     """The launcher's command line for one run."""
-    workdir = f"{(arguments.workdirs or arguments.root).rstrip('/')}/{run.name}"
+    workdirs = (arguments.workdirs or arguments.root).rstrip("/")
     command = [str(HERE / f"{arguments.on}.sh")]
     if arguments.on == "local":
         port = _FIRST_PORT + place % arguments.jobs
@@ -126,7 +128,10 @@ def _command(arguments, launcher: list[str], run: sweeps.Run, place: int) -> lis
         command.append(f"--fetch={Path(arguments.root) / run.name}")
     if arguments.dry_run:
         command.append("--dry_run")
+    workdir = f"{workdirs}/{run.name}"
     command += ["--", f"--config={arguments.config}", f"--workdir={workdir}"]
+    if not buckets.is_remote(workdirs):
+        command.append(f"--reuse={workdirs}")
     return [*command, *run.changes]
 
 
@@ -171,7 +176,7 @@ def _collect(arguments: argparse.Namespace, runs: list[sweeps.Run]) -> None:
     if done:
         files["sweep.svg"] = _figure(done)
         if measured := sweeps.over_seeds(arguments.config, done):
-            seeds = _seeds_table(measured)
+            seeds = sweeps.seeds_table(measured)
             files["seeds.md"] = seeds.encode()
             md += "\n" + seeds
     for name, content in files.items():
@@ -179,21 +184,6 @@ def _collect(arguments: argparse.Namespace, runs: list[sweeps.Run]) -> None:
             artifacts.write_atomically(path, lambda f, c=content: f.write(c))
     print(md, end="")
     print(f"{len(done)} of {len(runs)} runs; {root}/sweep.tsv", file=sys.stderr)
-
-
-def _seeds_table(measured: list[sweeps.Measured]) -> str:
-    """What the sweep is about, with intervals over seeds, as Markdown."""
-    lines = ["| arm | measure | mean | 95% interval over seeds | by seed |"]
-    lines.append("|---|---|---|---|---|")
-    for row in measured:
-        arm = ", ".join(f"{field}={value}" for field, value in row.arm.items())
-        interval = "–"
-        if row.interval:
-            interval = "[{:.4g}, {:.4g}]".format(*row.interval)
-        by_seed = ", ".join(f"{value:.4g}" for _, value in sorted(row.values.items()))
-        cells = [arm or "all", row.name, f"{row.mean:.4g}", interval, by_seed]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
 
 
 def _best(results: dict, method: str) -> dict | None:

@@ -113,6 +113,14 @@ def _add_run(commands) -> None:
         "--workdir", required=True, metavar="DIR", help="where results go"
     )
     parser.add_argument("--until", metavar="STAGE", help="the last stage to run")
+    parser.add_argument(
+        "--reuse",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="take stages that another run has finished with equal fields and inputs;"
+        " its workdir, or a folder of workdirs; may be given several times",
+    )
     _add_coordinator(parser)
     parser.set_defaults(command="run", takes_changes=True)
 

@@ -21,6 +21,7 @@ from pav_jax.core.errors import UserError, unwritable
 from pav_jax.core.ledger import Ledger
 from pav_jax.main import main
 from pav_jax.pipeline import runner, shards
+from pav_jax.pipeline.manifest import read_manifest
 from pav_jax.pipeline.runner import Stage
 from pav_jax.storage import artifacts, checkpoints
 from pav_jax.train.events import Events
@@ -110,7 +111,7 @@ def test_a_stage_on_a_full_disk(disk, pav_run, capfd, name):
     is_full = False
     assert pav_run(work, disk.root / "out") == 0
     assert "one: resumes after" in capfd.readouterr().err
-    files = runner.read_manifest(disk.root / "out" / "one")["files"]
+    files = read_manifest(disk.root / "out" / "one")["files"]
     # Nothing is left of what was cut short.
     assert not [name for name in files if "tmp" in name or "partial" in name]
 

@@ -57,6 +57,14 @@ def test_run(pipeline, tmp_path):
     assert (tmp_path / "out" / "two" / "manifest.json").exists()
 
 
+def test_run_takes_stages_of_others(pipeline, capsys):
+    assert main(RUN) == 0
+    assert main([*RUN[:2], "--workdir=other", "--reuse=.", "--reuse=out"]) == 0
+    assert len(pipeline.seen) == 2
+    assert main([*RUN, "--reuse=uot"]) == 2
+    assert "--reuse=uot is not a folder" in capsys.readouterr().err
+
+
 def test_run_until(pipeline):
     assert main([*RUN, "--until=one"]) == 0
     assert [stage for stage, _ in pipeline.seen] == ["one"]

@@ -2,7 +2,8 @@
 
 A stage works in `workdir/<name>.new`. When it is complete, the folder is renamed to
 `workdir/<name>`, so a run that fails or is killed loses nothing that was finished
-before. Two files describe a folder:
+before. A stage that another run has finished, with equal terms, can be taken from there
+(`reuse.py`). Two files describe a folder:
 
 - `started.json`, in an unfinished folder: the terms of the stage, which are its config
   fields and the fingerprints of its inputs, and the seconds so far. The same stage
@@ -14,30 +15,32 @@ before. Two files describe a folder:
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import os
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-import pav_jax
 from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
 from pav_jax.distributed.processes import Processes
+from pav_jax.pipeline import reuse
+from pav_jax.pipeline.manifest import (
+    MANIFEST,
+    STARTED,
+    damage,
+    difference,
+    make_manifest,
+    read_manifest,
+)
 from pav_jax.pipeline.workers import Worker, open_workdir
 from pav_jax.storage import artifacts
-
-MANIFEST = "manifest.json"
-_STARTED = "started.json"
-_ABSENT = object()  # The value of a config field that is not there.
 
 _TICK_SECONDS = 5.0  # A kill loses at most so much of the time that is recorded.
 
@@ -105,6 +108,7 @@ def run_stages(
     workdir: str | os.PathLike[str],
     until: str | None = None,
     processes: Processes = Processes(),  # noqa: B008
+    reuse_from: Collection[str | os.PathLike[str]] = (),
 ) -> None:
     """Runs the stages in order, except those whose results are there.
 
@@ -114,10 +118,12 @@ def run_stages(
       workdir: the folder of the experiment; made if it is not there.
       until: the last stage to run; None runs all.
       processes: those of the run; all call this with the same arguments.
+      reuse_from: workdirs, and folders of workdirs, of which finished stages with equal
+        terms are taken.
 
     Raises:
       UserError: the folder belongs to another experiment or is in use, or the config
-        lacks a field, or there is no stage `until`.
+        lacks a field, or there is no stage `until`, or no folder in `reuse_from`.
       PeerStopped: another process of the run failed or was stopped.
     """
     _check(stages)
@@ -129,6 +135,8 @@ def run_stages(
 
     with open_workdir(workdir, config.name, values, processes) as (root, worker):
         fingerprints: dict[str, str] = {}
+        if worker.is_primary:
+            reuse.check(reuse_from)
         for stage in stages:
             context = StageContext(
                 stage=stage.name,
@@ -142,7 +150,9 @@ def run_stages(
                     "fields": fields_of[stage.name],
                     "needs": {need: fingerprints[need] for need in stage.needs},
                 }
-                fingerprints[stage.name] = _bring_up_to_date(stage, terms, context)
+                fingerprints[stage.name] = _bring_up_to_date(
+                    stage, terms, context, reuse_from
+                )
                 worker.finish(stage.name)
             else:
                 if worker.wait_for_start(stage.name) and stage.collective:
@@ -150,29 +160,6 @@ def run_stages(
                 worker.wait_for_end(stage.name)
             if stage.name == until:
                 break
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished stage.
-
-    Returns:
-      `stage`; `fields`, the config values that it depends on; `needs`, the fingerprints
-      of its inputs; `files`, bytes and sha256 by relative path; `fingerprint`;
-      `seconds`, of all attempts together; `version`, of pav_jax.
-
-    Raises:
-      UserError: it is missing or damaged.
-    """
-    path = folder / MANIFEST
-    manifest = artifacts.read_json(path)
-    try:
-        intact = manifest["fingerprint"] == _fingerprint(manifest)
-        float(manifest["seconds"])
-    except (KeyError, TypeError, ValueError):
-        intact = False
-    if not intact:
-        raise UserError(f"{path} is damaged; delete it and run again")
-    return manifest
 
 
 def _check(stages: Sequence[Stage]) -> None:
@@ -202,8 +189,13 @@ def _fields_of(stage: Stage, values: Mapping[str, Any]) -> dict[str, Any]:
 # One stage.
 
 
-def _bring_up_to_date(stage: Stage, terms: dict, context: StageContext) -> str:
-    """Runs the stage unless its result is there; returns the fingerprint."""
+def _bring_up_to_date(
+    stage: Stage,
+    terms: dict,
+    context: StageContext,
+    reuse_from: Collection[str | os.PathLike[str]],
+) -> str:
+    """Takes or runs the stage unless its result is there; returns the fingerprint."""
     new = context.directory
     folder = new.with_name(stage.name)
     _settle(folder)
@@ -212,6 +204,14 @@ def _bring_up_to_date(stage: Stage, terms: dict, context: StageContext) -> str:
         manifest = read_manifest(folder)
         context.log(f"done already ({_duration(manifest['seconds'])})")
         return manifest["fingerprint"]
+    if found := reuse.find(folder, terms, reuse_from):
+        source, manifest = found
+        if new.exists():
+            _discard(new)
+        if reuse.take(source, manifest, new):
+            _settle(folder)
+            context.log(f"taken from {source} ({_duration(manifest['seconds'])})")
+            return manifest["fingerprint"]
 
     seconds, obstacle = _resumable_seconds(new, terms)
     if seconds is not None:
@@ -225,12 +225,10 @@ def _bring_up_to_date(stage: Stage, terms: dict, context: StageContext) -> str:
     if obstacle:
         _discard(new)
 
-    with _Clock(new / _STARTED, terms, seconds or 0.0) as clock:
+    with _Clock(new / STARTED, terms, seconds or 0.0) as clock:
         context.worker.open_stage(stage.name)
         stage.run(context)
-    manifest = {"stage": stage.name, **terms, "files": _inventory(new)}
-    manifest["fingerprint"] = _fingerprint(manifest)
-    manifest |= {"seconds": clock.seconds, "version": pav_jax.__version__}
+    manifest = make_manifest(stage.name, terms, new, clock.seconds)
     artifacts.write_json(new / MANIFEST, manifest)
     _settle(folder)
     context.log(f"done ({_duration(clock.seconds)})")
@@ -245,7 +243,7 @@ def _why_not_done(folder: Path, terms: dict) -> str:
         manifest = read_manifest(folder)
     except UserError:
         return f"its {MANIFEST} is damaged"
-    return _difference(manifest, terms) or _damage(folder, manifest["files"])
+    return difference(manifest, terms) or damage(folder, manifest["files"])
 
 
 def _resumable_seconds(new: Path, terms: dict) -> tuple[float | None, str]:
@@ -253,64 +251,11 @@ def _resumable_seconds(new: Path, terms: dict) -> tuple[float | None, str]:
     if not new.exists() or not any(new.iterdir()):
         return None, ""
     try:
-        started = artifacts.read_json(new / _STARTED)
-        obstacle = _difference(started, terms)
+        started = artifacts.read_json(new / STARTED)
+        obstacle = difference(started, terms)
         return (None if obstacle else float(started["seconds"])), obstacle
     except (AttributeError, KeyError, TypeError, ValueError):
-        return None, f"its {_STARTED} is missing or damaged"
-
-
-def _difference(old: dict, terms: dict) -> str:
-    """What changed between two terms of a stage; empty if nothing did."""
-    changes = []
-    for name in sorted(old["fields"].keys() | terms["fields"].keys()):
-        before, now = (t["fields"].get(name, _ABSENT) for t in (old, terms))
-        if before is _ABSENT:
-            changes.append(f"{name} is new")
-        elif now is _ABSENT:
-            changes.append(f"{name} is gone")
-        elif before != now:
-            changes.append(f"{name} changed from {_brief(before)} to {_brief(now)}")
-    if changes:
-        more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
-        return changes[0] + more
-    ran = [n for n, f in terms["needs"].items() if old["needs"].get(n) != f]
-    if ran:
-        return f"{' and '.join(ran)} ran again"
-    return "" if old["needs"] == terms["needs"] else "it needs fewer stages"
-
-
-def _damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str:
-    """The first file that is not as in the manifest, and how; sizes are checked first,
-    since hashing takes long."""
-    for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        size = path.stat().st_size
-        if size != expected["bytes"]:
-            return f"{name} is damaged (size {size}, expected {expected['bytes']})"
-    for name, expected in files.items():
-        if _sha256(folder / name) != expected["sha256"]:
-            return f"{name} is damaged (its content changed)"
-    return ""
-
-
-def _inventory(folder: Path) -> dict[str, dict[str, Any]]:
-    return {
-        path.relative_to(folder).as_posix(): {
-            "bytes": path.stat().st_size,
-            "sha256": _sha256(path),
-        }
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / _STARTED
-    }
-
-
-def _fingerprint(manifest: Mapping[str, Any]) -> str:
-    """A digest of everything in a manifest but the time it took and the version."""
-    keys = ("stage", "fields", "needs", "files")
-    return config_lib.digest({key: manifest[key] for key in keys})
+        return None, f"its {STARTED} is missing or damaged"
 
 
 class _Clock:
@@ -359,7 +304,7 @@ def _settle(folder: Path) -> None:
     """Renames a new folder if it is complete."""
     new = _new(folder)
     if (new / MANIFEST).exists():
-        (new / _STARTED).unlink(missing_ok=True)
+        (new / STARTED).unlink(missing_ok=True)
         if folder.exists():
             shutil.rmtree(folder)
         new.rename(folder)
@@ -367,21 +312,11 @@ def _settle(folder: Path) -> None:
 
 def _discard(new: Path) -> None:
     """Removes an unfinished folder; first the file that would let a run resume it."""
-    (new / _STARTED).unlink(missing_ok=True)
+    (new / STARTED).unlink(missing_ok=True)
     shutil.rmtree(new)
 
 
 # Small things.
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _duration(seconds: float) -> str:

@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace, changes: list[str]) -> None:
         arguments.workdir,
         until=arguments.until,
         processes=joined,
+        reuse_from=arguments.reuse,
     )
 
 

@@ -21,7 +21,7 @@ from pav_jax.distributed import sharding
 from pav_jax.gemma import checkpoint, forward, sizes
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.tokenizer import Tokenizer
-from pav_jax.pipeline import runner
+from pav_jax.pipeline.manifest import MANIFEST, read_manifest
 from pav_jax.policy import load_policy
 from pav_jax.storage import artifacts, workdir
 from pav_jax.storage.checkpoints import load_params, save_params
@@ -43,14 +43,14 @@ def export_stage(folder: Path, output: Path) -> None:
     Raises:
       UserError: if the stage is not finished or trains nothing, or `output` exists.
     """
-    if not (folder / "params").is_dir() or not (folder / runner.MANIFEST).exists():
+    if not (folder / "params").is_dir() or not (folder / MANIFEST).exists():
         raise UserError(
             f"{folder} is not the folder of a finished stage that trains, such as"
             " runs/demo/prm or runs/demo/sft"
         )
     if output.exists():
         raise UserError(f"{output} exists; give another --output")
-    manifest = runner.read_manifest(folder)
+    manifest = read_manifest(folder)
     config = config_lib.unflatten(manifest["fields"])
     root = folder.absolute().parent
     tokenizer = Tokenizer.load(root / "data" / "tokenizer.model")

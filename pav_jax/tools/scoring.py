@@ -19,7 +19,7 @@ from pav_jax.gemma import sizes
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.tokenizer import Tokenizer
 from pav_jax.labels import step_ends
-from pav_jax.pipeline import runner
+from pav_jax.pipeline.manifest import MANIFEST, read_manifest
 from pav_jax.prover import advantages, best_of_k
 from pav_jax.scores import score_rows
 from pav_jax.storage import artifacts, buckets, workdir
@@ -262,8 +262,8 @@ def _trained(directory: Path) -> _Source:
     root = _root(directory)
     data = root / "data"
     folders = [directory] if _is_stage(directory) else _stages(directory)
-    manifests = [runner.read_manifest(folder) for folder in folders]
-    tokens = runner.read_manifest(data)["fingerprint"]
+    manifests = [read_manifest(folder) for folder in folders]
+    tokens = read_manifest(data)["fingerprint"]
     for manifest in manifests:
         if manifest["needs"].get("data") != tokens:
             raise UserError(
@@ -293,7 +293,7 @@ def _stages(root: Path) -> list[Path]:
 
 
 def _is_stage(folder: Path) -> bool:
-    return (folder / runner.MANIFEST).exists()
+    return (folder / MANIFEST).exists()
 
 
 def _root(directory: Path) -> Path:
@@ -309,7 +309,7 @@ def fetched(directory: str) -> Iterator[Path]:
         return
     if buckets.exists(f"{directory}/{export.ABOUT}"):
         copy = buckets.to_read(directory)
-    elif buckets.exists(f"{directory}/{runner.MANIFEST}"):
+    elif buckets.exists(f"{directory}/{MANIFEST}"):
         copy = buckets.to_read(directory, beside=export.BESIDE)
     else:
         copy = buckets.to_read(directory, parts=(*export.BESIDE, "prm", "orm"))

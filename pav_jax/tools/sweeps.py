@@ -166,6 +166,21 @@ def over_seeds(
     ]
 
 
+def seeds_table(measured: Sequence[Measured]) -> str:
+    """What `over_seeds` found, as Markdown."""
+    lines = ["| arm | measure | mean | 95% interval over seeds | by seed |"]
+    lines.append("|---|---|---|---|---|")
+    for row in measured:
+        arm = ", ".join(f"{field}={value}" for field, value in row.arm.items())
+        interval = "–"
+        if row.interval:
+            interval = "[{:.4g}, {:.4g}]".format(*row.interval)
+        by_seed = ", ".join(f"{value:.4g}" for _, value in sorted(row.values.items()))
+        cells = [arm or "all", row.name, f"{row.mean:.4g}", interval, by_seed]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _make_run(config: str, point: Any) -> Run:
     if not isinstance(point, Mapping):
         raise UserError(f"sweep() of {config} has the point {point!r}, not fields")

@@ -589,6 +589,7 @@ flag = next(a for a in sys.argv if a.startswith("--workdir="))
 workdir = pathlib.Path(flag.partition("=")[2])
 with (here / "calls").open("a") as calls:
     calls.write(workdir.name + "\\n")
+assert f"--reuse={{workdir.parent}}" in sys.argv, sys.argv
 config = json.loads((here / "configs").read_text())[workdir.name]
 if config["seed"] == 1 and config["model.width"] == 32:
     sys.exit(int((here / "code").read_text()))
@@ -673,6 +674,7 @@ def test_a_sweep_in_a_bucket(sweep, config, contents_of_bucket):
     code, _, said = sweep("--root=gs://bucket/run", "--dry_run")
     assert code == 0 and "4 runs, 1 to do" in said.err
     assert f"--workdir=gs://bucket/run/{runs[3].name}" in said.out
+    assert "--reuse" not in said.out
 
 
 contents_of_bucket = pytest.fixture(contents)
@@ -688,6 +690,7 @@ def test_sweep_on_other_machines(config, cloud, tmp_path):
     names = [run.short_name for run in sweeps.load(str(config))]
     assert [shlex.split(line)[5] for line in created] == names
     assert "--workdir=/mnt/pav/s/seed=0,model.layers=2,model.width=16" in done.stdout
+    assert "--reuse=/mnt/pav/s " in done.stdout
     done = cloud.run(
         "sweep.py", *common, "--on=gke", "--workdirs=/mnt/pav/s", "--", *GKE[1:]
     )

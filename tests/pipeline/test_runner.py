@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
 from pav_jax.pipeline import runner
+from pav_jax.pipeline.manifest import MANIFEST, read_manifest
 from pav_jax.pipeline.runner import Stage, run_stages
 from pav_jax.storage import artifacts
 
@@ -73,8 +74,8 @@ def finals(workdir):
     found = {}
     for name in FINISHED:
         for path in (workdir / name).rglob("*"):
-            if path.name == runner.MANIFEST:
-                manifest = runner.read_manifest(path.parent)
+            if path.name == MANIFEST:
+                manifest = read_manifest(path.parent)
                 del manifest["seconds"]
                 found[name] = manifest
             elif path.is_file():
@@ -131,10 +132,10 @@ def test_first_run(tmp_path, capsys):
 
 
 def test_manifest(workdir):
-    manifest = runner.read_manifest(workdir / "labels")
+    manifest = read_manifest(workdir / "labels")
     assert manifest["stage"] == "labels"
     assert manifest["fields"] == {"labels.n_mc": 4}
-    rollouts = runner.read_manifest(workdir / "rollouts")
+    rollouts = read_manifest(workdir / "rollouts")
     assert manifest["needs"] == {"rollouts": rollouts["fingerprint"]}
     assert rollouts["files"].keys() == {f"shards/{i}.jsonl" for i in range(SHARDS)}
     assert manifest["seconds"] >= 0
@@ -234,7 +235,7 @@ def test_damaged_file_is_made_again(lines, workdir, damage, words):
 )
 def test_damaged_manifest(lines, workdir, damage, word):
     before = finals(workdir)
-    damage(workdir / "labels" / runner.MANIFEST)
+    damage(workdir / "labels" / MANIFEST)
     assert lines(make_config())[-2] == (
         f"labels: runs again, since its manifest.json is {word}"
     )
@@ -311,7 +312,7 @@ def test_seconds_add_up_over_attempts(tmp_path, monkeypatch):
         with pytest.raises(Killed):
             run_stages(make_stages(policy=stop_late), make_config(), tmp_path)
     run_stages(make_stages(), make_config(), tmp_path)
-    seconds = runner.read_manifest(tmp_path / "policy")["seconds"]
+    seconds = read_manifest(tmp_path / "policy")["seconds"]
     assert 0.6 <= seconds <= time.monotonic() - start
 
 
@@ -506,7 +507,7 @@ def kill_everywhere(finished, scratch):
 
 def _is_whole(folder):
     try:
-        files = runner.read_manifest(folder)["files"]
+        files = read_manifest(folder)["files"]
         sizes = {name: (folder / name).stat().st_size for name in files}
     except (UserError, OSError):
         return False

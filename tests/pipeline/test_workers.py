@@ -12,7 +12,8 @@ from pav_jax.core.errors import UserError
 from pav_jax.distributed import signals
 from pav_jax.distributed.processes import Coordinator, Processes
 from pav_jax.distributed.signals import PeerStopped
-from pav_jax.pipeline import runner, workers
+from pav_jax.pipeline import workers
+from pav_jax.pipeline.manifest import read_manifest
 from pav_jax.pipeline.runner import Stage, run_stages
 from pav_jax.pipeline.shards import in_shards, read_ledger
 from pav_jax.storage import artifacts
@@ -36,7 +37,7 @@ def team(monkeypatch, tmp_path):
     monkeypatch.setattr(workers, "_POLL_SECONDS", 0.01)
     monkeypatch.setattr(workers, "_FAREWELL_SECONDS", 2.0 * _HANGS)
 
-    def run(make_stages, configs=None, workdirs=None):
+    def run(make_stages, configs=None, workdirs=None, reuse_from=()):
         number = Future()
 
         def process(index):
@@ -46,6 +47,7 @@ def team(monkeypatch, tmp_path):
                 (configs or {}).get(index, _config()),
                 (workdirs or {}).get(index, tmp_path / "run"),
                 processes=Processes(index, COUNT),
+                reuse_from=reuse_from,
             )
 
         with ThreadPoolExecutor(COUNT) as pool:
@@ -119,10 +121,22 @@ def test_files_are_those_of_one_process(team, tmp_path):
     run_stages(_stages(0, []), _config(), tmp_path / "alone")
     for name in ("first", "shards", "last"):
         ours, alone = (
-            runner.read_manifest(folder / name)["fingerprint"]
+            read_manifest(folder / name)["fingerprint"]
             for folder in (team.workdir, tmp_path / "alone")
         )
         assert ours == alone
+
+
+def test_stages_are_taken_from_another_run(team, tmp_path):
+    """By the primary process; the others see them as done."""
+    run_stages(_stages(0, []), _config(), tmp_path / "alone", until="shards")
+    written = []
+    others = [tmp_path / "alone"]
+    failed = team(lambda index: _stages(index, written), reuse_from=others)
+    assert failed == [None] * COUNT and written == [("last", 0)]
+    failed = team(lambda index: _stages(index, []), reuse_from=[tmp_path / "absent"])
+    assert isinstance(failed[0], UserError)
+    assert all(isinstance(error, PeerStopped) for error in failed[1:])
 
 
 def test_a_rerun_does_only_what_is_left(team):

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from stand_in import Bucket, Lost, contents
 
 from pav_jax.core.errors import UserError
-from pav_jax.pipeline import runner
+from pav_jax.pipeline.manifest import read_manifest
 from pav_jax.pipeline.runner import Stage, run_stages
 from pav_jax.storage import artifacts, buckets, mirror
 
@@ -125,7 +125,7 @@ def test_a_machine_lost_at_any_moment(bucket, monkeypatch, change):
                 assert stage not in done
                 assert f"{stage}/shard-{number}.json" not in found
         assert complete(bucket()) == {"first", "second"}
-        manifest = runner.read_manifest(buckets.local_folder(REMOTE) / "second")
+        manifest = read_manifest(buckets.local_folder(REMOTE) / "second")
         assert len(manifest["files"]) == 2 * size
     assert moments > 15
 

@@ -1,0 +1,115 @@
+"""The manifest of a finished stage: its terms, its files, and a fingerprint of both.
+
+The terms are the config fields that the stage depends on, and the fingerprints of its
+inputs. The same terms give the same files.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pav_jax
+from pav_jax.core import config as config_lib
+from pav_jax.core.errors import UserError
+from pav_jax.storage import artifacts
+
+MANIFEST = "manifest.json"
+STARTED = "started.json"  # of a stage that is not finished
+_ABSENT = object()  # The value of a config field that is not there.
+
+
+def make_manifest(
+    stage: str, terms: Mapping[str, Any], folder: Path, seconds: float
+) -> dict[str, Any]:
+    """The manifest of a stage whose files are all in `folder`; see `read_manifest`."""
+    manifest = {"stage": stage, **terms, "files": _inventory(folder)}
+    manifest["fingerprint"] = _fingerprint(manifest)
+    return manifest | {"seconds": seconds, "version": pav_jax.__version__}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished stage.
+
+    Returns:
+      `stage`; `fields`, the config values that it depends on; `needs`, the fingerprints
+      of its inputs; `files`, bytes and sha256 by relative path; `fingerprint`;
+      `seconds`, of all attempts together; `version`, of pav_jax.
+
+    Raises:
+      UserError: it is missing or damaged.
+    """
+    path = folder / MANIFEST
+    manifest = artifacts.read_json(path)
+    try:
+        intact = manifest["fingerprint"] == _fingerprint(manifest)
+        float(manifest["seconds"])
+    except (KeyError, TypeError, ValueError):
+        intact = False
+    if not intact:
+        raise UserError(f"{path} is damaged; delete it and run again")
+    return manifest
+
+
+def difference(old: dict, terms: dict) -> str:
+    """What changed between two terms of a stage; empty if nothing did."""
+    changes = []
+    for name in sorted(old["fields"].keys() | terms["fields"].keys()):
+        before, now = (t["fields"].get(name, _ABSENT) for t in (old, terms))
+        if before is _ABSENT:
+            changes.append(f"{name} is new")
+        elif now is _ABSENT:
+            changes.append(f"{name} is gone")
+        elif before != now:
+            changes.append(f"{name} changed from {_brief(before)} to {_brief(now)}")
+    if changes:
+        more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
+        return changes[0] + more
+    ran = [n for n, f in terms["needs"].items() if old["needs"].get(n) != f]
+    if ran:
+        return f"{' and '.join(ran)} ran again"
+    return "" if old["needs"] == terms["needs"] else "it needs fewer stages"
+
+
+def damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str:
+    """The first file that is not as in the manifest, and how; sizes are checked first,
+    since hashing takes long."""
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            return f"{name} is damaged (size {size}, expected {expected['bytes']})"
+    for name, expected in files.items():
+        if _sha256(folder / name) != expected["sha256"]:
+            return f"{name} is damaged (its content changed)"
+    return ""
+
+
+def _inventory(folder: Path) -> dict[str, dict[str, Any]]:
+    return {
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": _sha256(path),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / STARTED
+    }
+
+
+def _fingerprint(manifest: Mapping[str, Any]) -> str:
+    """A digest of everything in a manifest but the time it took and the version."""
+    keys = ("stage", "fields", "needs", "files")
+    return config_lib.digest({key: manifest[key] for key in keys})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,160 @@
+"""One command for all evidence, with a stand-in for pav."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from pav_jax.core import config as config_lib
+from pav_jax.tools import sweeps
+
+LAUNCH = Path(__file__).resolve().parents[2] / "launch"
+
+SWEEP = '''"""Is a sweep better?
+
+    launch/sweep.py --config=...
+
+Ten seeds. One CPU core; a quarter of
+an hour in all. Two more hours for the rest.
+"""
+
+from ml_collections import ConfigDict
+
+def get_config(variant=""):
+    return ConfigDict(dict(name="arms", seed=0))
+
+def sweep():
+    return [{"seed": 0}, {"seed": 1}]
+
+def measures(results):
+    return {"twice": 2 * results["base"]["accuracy"]}
+'''
+
+LABORATORY = '''"""Where values are exact."""
+
+from ml_collections import ConfigDict
+
+def get_config(variant=""):
+    return ConfigDict(dict(name="exact", laboratory="tree", seeds=(0, 1)))
+'''
+
+# Stands for pav: makes the results that are missing, but for seed 1 as "code" says.
+PAV = """#!{python} -IS
+import json, os, pathlib, signal, sys, time
+here = pathlib.Path({folder!r})
+flag = next(a for a in sys.argv if a.startswith("--workdir="))
+workdir = pathlib.Path(flag.partition("=")[2])
+with (here / "calls").open("a") as calls:
+    calls.write(sys.argv[1] + " " + workdir.name + "\\n")
+code = (here / "code").read_text()
+config = json.loads((here / "configs").read_text())[workdir.name]
+if sys.argv[1] == "lab":
+    if code == "TERM":
+        os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(60)
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "results.json").write_text(json.dumps(dict(config=config)))
+    (workdir / "table.md").write_text("| exact |\\n")
+    sys.exit()
+if config["seed"] == 1 and code != "0":
+    sys.exit(int(code))
+accuracy = 0.25 + 0.125 * config["seed"]
+(workdir / "report").mkdir(parents=True)
+results = dict(base=dict(accuracy=accuracy), search=[], config=config)
+results["verifier"] = dict(auc_within_problem=dict())
+(workdir / "report" / "results.json").write_text(json.dumps(results))
+"""
+
+
+@pytest.fixture
+def evidence(tmp_path, monkeypatch, capfd):
+    """Runs the command; returns its exit code, calls of pav, and what it said."""
+    configs, calls, pav = (tmp_path / name for name in ("configs.d", "calls", "pav"))
+    configs.mkdir()
+    (configs / "arms.py").write_text(SWEEP)
+    (configs / "exact.py").write_text(LABORATORY)
+    runs = sweeps.load(str(configs / "arms.py"))
+    exact = config_lib.load([f"--config={configs / 'exact.py'}"])
+    known = {run.name: run.config for run in runs}
+    known["exact"] = config_lib.flatten(exact)
+    (tmp_path / "configs").write_text(json.dumps(known))
+    pav.write_text(PAV.format(python=sys.executable, folder=str(tmp_path)))
+    pav.chmod(0o755)
+    monkeypatch.setenv("PAV", str(pav))
+    monkeypatch.chdir(tmp_path)
+    main = runpy.run_path(str(LAUNCH / "evidence.py"))["main"]
+    monkeypatch.setitem(main.__globals__, "CONFIGS", configs)
+
+    def run(*arguments, code="0"):
+        calls.write_text("")
+        (tmp_path / "code").write_text(code)
+        capfd.readouterr()
+        return main(arguments), calls.read_text().splitlines(), capfd.readouterr()
+
+    return run
+
+
+def test_all_is_run_and_goes_on(evidence, tmp_path):
+    code, ran, said = evidence(code="2")
+    assert code == 1 and ran == ["run seed=0", "run seed=1", "lab exact"]
+    assert "evidence: arms ended with exit code 1" in said.err
+    assert "One CPU core; a quarter of an hour in all." in said.err
+    path = tmp_path / "runs" / "evidence" / "evidence.md"
+    page = path.read_text()
+    # A table of what is there, and what is not.
+    assert "## arms: Is a sweep better?\n" in page
+    assert (
+        "    launch/sweep.py --config=configs.d/arms.py --root=runs/evidence/" in page
+    )
+    assert "Not finished: 1 of 2 runs done." in page
+    assert "| all | twice | 0.5 | – | 0.5 |" in page
+    assert page.endswith(
+        "## exact: Where values are exact.\n\n    pav lab --config=configs.d/exact.py"
+        " --workdir=runs/evidence/exact\n\n| exact |\n"
+    )
+
+    # Only what is left, of what is asked for; the page has all.
+    code, ran, _ = evidence("arms")
+    assert code == 0 and ran == ["run seed=1"]
+    page = path.read_text()
+    assert "Not finished" not in page and "| exact |" in page
+    assert "| all | twice | 0.625 |" in page and "| 0.5, 0.75 |" in page
+
+    # A table of another config is not that of this one.
+    config = tmp_path / "configs.d" / "exact.py"
+    config.write_text(LABORATORY.replace("(0, 1)", "(0, 1, 2)"))
+    assert evidence("exact")[0] == 0  # which measures the old one here
+    assert path.read_text().endswith("Not finished.\n")
+
+
+def test_a_stop_ends_what_is_running(evidence, tmp_path):
+    code, ran, _ = evidence("exact", code="TERM")
+    assert code == 143 and ran == ["lab exact"]
+    assert not (tmp_path / "runs" / "evidence" / "evidence.md").exists()
+
+
+def test_smoke_has_a_folder_of_its_own(evidence, tmp_path):
+    assert evidence("exact", "--smoke")[0] == 0
+    page = (tmp_path / "runs" / "evidence-smoke" / "evidence.md").read_text()
+    assert "--config=configs.d/exact.py:smoke" in page and "0 of 2 runs done" in page
+
+
+def test_mistakes(evidence):
+    code, ran, said = evidence("exact", "arm")
+    assert code == 2 and not ran
+    assert said.err == (
+        "evidence: there is no evidence 'arm'; there are: arms, exact\n"
+    )
+    code, ran, said = evidence("--root=gs://bucket/run")
+    assert code == 2 and not ran and "give a folder of this machine" in said.err
+
+
+def test_every_config_says_its_time(capsys):
+    main = runpy.run_path(str(LAUNCH / "evidence.py"))["main"]
+    assert main(["--list"]) == 0
+    said = capsys.readouterr().out
+    for path in main.__globals__["CONFIGS"].glob("*.py"):
+        assert f"\n{path.stem}: " in f"\n{said}"
+    assert "not known" not in said and "/tree.py --workdir=runs/evidence/tree" in said
