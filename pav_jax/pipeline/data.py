@@ -1,7 +1,7 @@
-"""Stages `data` and `sft`: problems, tokenizer, and the base policy."""
+"""Stages `data`, `pretraining` and `sft`: problems, tokenizer, and the base policy."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -9,6 +9,7 @@ from pav_jax import policy
 from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Problem
+from pav_jax.distributed import sharding
 from pav_jax.gemma import sizes
 from pav_jax.gemma import tokenizer as tokenizers
 from pav_jax.pipeline.runner import StageContext
@@ -18,6 +19,8 @@ from pav_jax.tasks import make_task
 from pav_jax.tasks.base import Task
 from pav_jax.tasks.problems import encode_prompt, fits
 from pav_jax.tasks.stored import StoredTask
+
+OWN = ("task", "model", "sft")  # sections that another policy may change
 
 
 def run_data(context: StageContext) -> None:
@@ -83,27 +86,65 @@ def _choose(task: Task, counts: ConfigDict) -> dict[str, Sequence[Problem]]:
 
 
 @together
+def run_pretraining(context: StageContext) -> None:
+    """A policy that others are fine-tuned from, where nothing is published for a task:
+    on other demonstrations, such as easier ones."""
+    changes = context.config.pretraining
+    if unknown := sorted(set(changes) - {"task", "sft"}):
+        raise UserError(
+            f"config.pretraining has an unknown field {unknown[0]!r}; it may have task"
+            " and sft, fields of these sections that differ"
+        )
+    own = with_changes(context.config, changes, "config.pretraining")
+    fine_tune_as(context, own)
+
+
+@together
 def run_sft(context: StageContext) -> None:
     """Supervised fine-tuning of the base policy (App. C)."""
-    problems = records.read_problems(context.input("data") / "sft.jsonl")
-    fine_tune(context, problems, context.config.model, context.config.sft)
+    fine_tune_as(context, context.config)
 
 
-def fine_tune(
-    context: StageContext,
-    problems: Sequence[Problem],
-    model: ConfigDict,
-    optimizer: ConfigDict,
-) -> None:
-    """Trains a policy on demonstrations.
+def with_changes(
+    config: ConfigDict, changes: Mapping[str, ConfigDict | None], where: str
+) -> ConfigDict:
+    """The sections of `config` that are in `OWN`, some of their fields changed.
 
     Args:
-      context: of the stage; its config has `limits` and `seed`.
-      problems: each with a solution.
-      model: as `config.model`.
-      optimizer: as `config.sft`.
+      config: has some of these sections.
+      changes: fields of each section.
+      where: the section of the config that they are from, for messages.
+
+    Raises:
+      UserError: `model` or `sft` has no such field.
+    """
+    changed = ConfigDict({key: config[key].to_dict() for key in OWN if key in config})
+    with changed.unlocked():
+        for key in changed:
+            for field, value in (changes.get(key) or {}).items():
+                # A task may be given what it has a default for, and training what
+                # only some have.
+                if field not in changed[key] and key == "model":
+                    raise UserError(
+                        f"{where}.{key} has {field!r}, which config.{key} has not"
+                    )
+                changed[key][field] = value
+    return changed
+
+
+def fine_tune_as(context: StageContext, own: ConfigDict) -> None:
+    """Trains a policy on the demonstrations that a task gives of `config.problems.sft`.
+
+    Args:
+      context: of the stage; its config has `task`, `problems.sft`, `limits` and `seed`.
+        If it needs a stage `pretraining`, training starts from that one's parameters.
+      own: `task`, `model` and `sft` of this policy.
     """
     config = context.config
+    if own.task == config.task:
+        problems = records.read_problems(context.input("data") / "sft.jsonl")
+    else:
+        problems = make_task(own.task).problems("train", config.problems.sft)
     tokenizer = tokenizers.Tokenizer.load(context.input("data") / "tokenizer.model")
     rows, dropped = policy.demonstrations(
         tokenizer,
@@ -115,11 +156,16 @@ def fine_tune(
         context.log(
             f"{counted(dropped, 'demonstration')} longer than config.limits: left out"
         )
-    architecture = sizes.from_config(model, tokenizer.vocab_size)
+    architecture = sizes.from_config(own.model, tokenizer.vocab_size)
     context.log(
         f"{counted(architecture.num_params, 'parameter')},"
         f" {counted(len(rows['tokens']), 'problem')}"
     )
-    params = policy.initial_policy(model, architecture, seed=config.seed)
+    if "pretraining" in context.inputs:
+        dtype = sizes.dtype_of(own.model)
+        folder = context.input("pretraining")
+        params = policy.load_policy(folder, architecture, dtype, sharding.TRAIN)
+    else:
+        params = policy.initial_policy(own.model, architecture, seed=config.seed)
     loss = functools.partial(policy.sft_loss, architecture=architecture)
-    run_training(context, params, loss, [rows], optimizer)
+    run_training(context, params, loss, [rows], own.sft)

@@ -16,17 +16,14 @@ from ml_collections import ConfigDict
 from pav_jax import labels, policy
 from pav_jax.core.errors import UserError
 from pav_jax.core.seeds import Stream, derive
-from pav_jax.core.types import Params, Problem, Response, StepLabels
+from pav_jax.core.types import Params, Response, StepLabels
 from pav_jax.gemma import sizes
-from pav_jax.pipeline.data import fine_tune
+from pav_jax.pipeline.data import OWN, fine_tune_as, with_changes
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import in_shards
 from pav_jax.pipeline.training import together
 from pav_jax.storage import records
-from pav_jax.tasks import make_task
 from pav_jax.tasks.problems import Problems
-
-_OWN = ("task", "model", "sft")  # sections that a prover's fine-tuning may change
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +93,7 @@ class Prover:
 
     def fields(self) -> tuple[str, ...]:
         """The config fields that say which policy it is."""
-        given = [key for key in _OWN if getattr(self, key) is not None]
+        given = [key for key in OWN if getattr(self, key) is not None]
         given += ["policy"] if self.policy else []
         return tuple(f"provers.{self.name}.{key}" for key in given)
 
@@ -107,24 +104,9 @@ class Prover:
         return (self.policy,) if self.policy in stages else ()
 
     def changed(self, config: ConfigDict) -> ConfigDict:
-        """`config` with the sections that this prover changes.
-
-        Raises:
-          UserError: `config` has no such field.
-        """
-        changed = ConfigDict(
-            {key: config[key].to_dict() for key in _OWN if key in config}
-        )
-        for key in changed:
-            for field, value in (getattr(self, key) or {}).items():
-                if key != "task" and field not in config[key]:
-                    raise UserError(
-                        f"config.provers.{self.name}.{key} has {field!r}, which"
-                        f" config.{key} has not"
-                    )
-                with changed[key].unlocked():
-                    changed[key][field] = value
-        return changed
+        """The sections `task`, `model` and `sft` of `config`, as they are for it."""
+        changes = {key: getattr(self, key) for key in OWN}
+        return with_changes(config, changes, f"config.provers.{self.name}")
 
     def load(
         self, context: StageContext, problems: Problems
@@ -151,19 +133,7 @@ class Prover:
 @together
 def run_policy(context: StageContext, *, prover: Prover) -> None:
     """Fine-tuning of a prover's policy, as that of the base policy (App. C)."""
-    config = context.config
-    own = prover.changed(config)
-    demonstrated = _demonstrated(context, own, config.problems.sft)
-    fine_tune(context, demonstrated, own.model, own.sft)
-
-
-def _demonstrated(
-    context: StageContext, own: ConfigDict, count: int | None
-) -> Sequence[Problem]:
-    """Problems of fine-tuning, with the demonstrations of the prover's task."""
-    if own.task == context.config.task:
-        return records.read_problems(context.input("data") / "sft.jsonl")
-    return make_task(own.task).problems("train", count)
+    fine_tune_as(context, prover.changed(context.config))
 
 
 def run_prover_labels(context: StageContext, *, prover: Prover) -> None:

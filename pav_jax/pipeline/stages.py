@@ -13,7 +13,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
-from pav_jax.pipeline.data import run_data, run_sft
+from pav_jax.pipeline.data import run_data, run_pretraining, run_sft
 from pav_jax.pipeline.labelling import run_labels, run_rollouts
 from pav_jax.pipeline.on_search import run_beams
 from pav_jax.pipeline.other_provers import Prover, run_policy, run_prover_labels
@@ -53,7 +53,7 @@ def _training_stages(config: ConfigDict) -> list[Stage]:
     """From problems to the verifier of steps."""
     return [
         Stage("data", run_data, (), ("task", "problems", "limits", "tokenizer")),
-        Stage("sft", run_sft, ("data",), (*_MODEL, "sft"), collective=True),
+        *_policy_stages(config),
         Stage(
             "rollouts",
             run_rollouts,
@@ -73,6 +73,19 @@ def _training_stages(config: ConfigDict) -> list[Stage]:
     ]
 
 
+def _policy_stages(config: ConfigDict) -> list[Stage]:
+    """`sft`; before it `pretraining`, if the config has it."""
+    fields = (*_MODEL, "sft")
+    if "pretraining" not in config:
+        return [Stage("sft", run_sft, ("data",), fields, collective=True)]
+    first = (*fields, "problems.sft", "pretraining")
+    needs = ("data", "pretraining")
+    return [
+        Stage("pretraining", run_pretraining, ("data",), first, collective=True),
+        Stage("sft", run_sft, needs, fields, collective=True),
+    ]
+
+
 def _prover_stages(config: ConfigDict) -> list[Stage]:
     """For each of `config.provers` its policy, its labels and its verifier."""
     provers = _provers(config)
@@ -81,8 +94,9 @@ def _prover_stages(config: ConfigDict) -> list[Stage]:
         if not prover.policy:
             run = functools.partial(run_policy, prover=prover)
             fields = (*_MODEL, "sft", "problems.sft", *prover.fields())
-            name = f"policy-{prover.name}"
-            found.append(Stage(name, run, ("data",), fields, collective=True))
+            name, needs = f"policy-{prover.name}", ("data",)
+            needs += ("pretraining",) if "pretraining" in config else ()
+            found.append(Stage(name, run, needs, fields, collective=True))
     policies = ("sft", *(stage.name for stage in found))
     for prover in provers:
         run = functools.partial(run_prover_labels, prover=prover)

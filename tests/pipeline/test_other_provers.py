@@ -7,6 +7,7 @@ import pytest
 
 from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
+from pav_jax.pipeline.data import run_pretraining, with_changes
 from pav_jax.pipeline.other_provers import Prover
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.stages import stages
@@ -104,3 +105,23 @@ def test_an_rl_method_names_a_prover_that_there_is():
 def test_draws_of_provers_differ():
     made = Prover("a", n_mc=1)
     assert made.stream != dataclasses.replace(made, name="b").stream
+
+
+def test_pretraining_comes_before_every_policy():
+    config = _config(mu=dict(n_mc=2, task=dict(wrong_turns=0.3)))
+    before = {stage.name: stage for stage in stages(config)}
+    assert "pretraining" not in before
+    with config.unlocked():
+        config.pretraining = dict(task=dict(max_decoy=2), sft=dict(steps=3))
+    found = {stage.name: stage for stage in stages(config)}
+    for name in ("sft", "policy-mu"):
+        assert set(found[name].needs) == {"data", "pretraining"}
+        assert found[name].fields == before[name].fields
+    changes = {key: config.pretraining.get(key) for key in ("task", "sft")}
+    own = with_changes(config, changes, "config.pretraining")
+    assert (own.task.max_decoy, own.sft.steps) == (2, 3)
+    with config.unlocked():
+        config.pretraining.model = dict(embed_dim=8)
+    context = StageContext("pretraining", config, Path(), {})
+    with pytest.raises(UserError, match="unknown field 'model'; it may have task"):
+        run_pretraining(context)
