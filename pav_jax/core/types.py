@@ -72,6 +72,8 @@ class Response:
 class StepLabels:
     """Counts for the prefixes of one response, the bare prompt first.
 
+    Of a response that is labelled up to its first pit, some consecutive prefixes.
+
     Attributes:
       ends: int32 `[H + 1]`, response tokens in each prefix; `ends[0] == 0`.
       correct: int32 `[H + 1]`, continuations that ended with Rex = 1.

@@ -133,6 +133,14 @@ def stages(
         f"{prefixes * config.labels.n_mc:,} continuations of {prefixes:,} prefixes",
         prefixes * config.labels.n_mc * most * rest,
     )
+    if "first_pit" in config.labels:
+        pit = config.labels.first_pit
+        prefixes *= pit.responses
+        work.samples(
+            "labels: first pits",
+            f"{prefixes * pit.n_mc:,} continuations of {prefixes:,} prefixes",
+            prefixes * pit.n_mc * most * rest,
+        )
     work.trains("prm", "verifier", config.verifier.prm.steps)
     work.trains("orm", "verifier", config.verifier.orm.steps)
     samples = problems["test"] * search.samples
