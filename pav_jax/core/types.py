@@ -72,7 +72,7 @@ class Response:
 class StepLabels:
     """Counts for the prefixes of one response, the bare prompt first.
 
-    Of a response that is labelled up to its first pit, some consecutive prefixes.
+    Of a response that is labelled up to its first pit, some of its prefixes only.
 
     Attributes:
       ends: int32 `[H + 1]`, response tokens in each prefix; `ends[0] == 0`.
