@@ -7,17 +7,21 @@ up to the first pit, the first prefix with `Q_mc = 0`. All after it is lost alre
 
 What the paper leaves open, and what is done here:
 
-- Which states are explored: every step prefix of the seed rollouts, which keep all of
-  their labels, those after a pit too: they are paid for.
-- Which responses are searched: the wrong ones among the continuations that gave the
-  labels, so that no token is spent on finding them.
+- What explores: labels of every step prefix of the seed rollouts. All are kept, those
+  after a pit too: they are paid for.
+- Which responses are searched: wrong ones among further continuations of the states of
+  high value. The continuations are labels as well, so that none is drawn for the search
+  alone.
 - How the pit is found: prefixes are labelled in their order until one has no correct
   continuation. It is the first pit for certain, and every continuation is of a prefix
-  that is kept. A label is without bias too, since whether a prefix is labelled depends
-  on draws from shorter ones alone. Bisection needs fewer labels where the pit is far,
-  but assumes that `Q_mc` stays 0, which few continuations do not warrant, and spends
-  some on prefixes that are dropped.
-- A prefix is labelled once, by draws of its own, so that no label counts twice.
+  that is kept. Bisection needs fewer labels where the pit is far, but assumes that
+  `Q_mc` stays 0, which few continuations do not warrant, and spends some on prefixes
+  that are dropped.
+- What is added up: the labels that chose a state are too high on average, and those of
+  states that they passed over too low. So further counts of a state are not added to
+  them; they are a row of their own. Each row is then without bias, and the loss, which
+  is linear in the label, adds them up. Nor is a label biased by the search: whether a
+  prefix is labelled depends on draws from shorter ones alone.
 """
 
 import dataclasses
@@ -48,25 +52,36 @@ class Branch:
     start: int
 
 
-def wrong_branches(
-    response: Response, continued: Continued, *, threshold: float, most: int
-) -> list[Branch]:
-    """Wrong continuations of a response's prefixes of high value.
+def high_value_states(
+    responses: Sequence[Response], labels: Sequence[StepLabels], threshold: float
+) -> list[tuple[Response, np.ndarray]]:
+    """Which step prefixes have `Q_mc >= threshold`, of the responses that have any.
+
+    Returns:
+      A response, and the tokens in each such prefix, int32 `[S]`, whole responses not
+      among them. A prefix of several responses is given with the first.
+    """
+    states, seen = [], set()
+    for response, found in zip(responses, labels, strict=True):
+        stops = []
+        for end in found.ends[:-1][found.q[:-1] >= threshold].tolist():
+            if (prefix := _prefix(response, end)) not in seen:
+                seen.add(prefix)
+                stops.append(end)
+        if stops:
+            states.append((response, np.array(stops, np.int32)))
+    return states
+
+
+def wrong_branches(response: Response, continued: Continued, most: int) -> list[Branch]:
+    """Wrong continuations of a response's states of high value, at most `most`.
 
     Those of the longest prefixes come first, since i.i.d. responses seldom get so far.
-    Their log-probabilities are not kept, and 0.
-
-    Args:
-      response: the one that is continued.
-      continued: its prefixes.
-      threshold: a value is high if `Q_mc` is at least this.
-      most: how many to return at most; no two have the same tokens.
+    No two are the same. Their log-probabilities are not kept, and 0.
     """
     branches: dict[tuple[int, ...], Branch] = {}
     columns = (continued.stops, continued.wholes, continued.correct)
     for stop, wholes, correct in reversed(list(zip(*columns, strict=True))):
-        if correct.mean() < threshold:
-            continue
         for tokens in itertools.compress(wholes, ~correct):
             wrong = dataclasses.replace(
                 response, tokens=tokens, log_probs=(0.0,) * len(tokens), correct=False

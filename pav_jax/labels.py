@@ -143,6 +143,14 @@ class Continued:
     wholes: Sequence[Sequence[tuple[int, ...]]]
     correct: np.ndarray
 
+    def labels(self) -> StepLabels:
+        """How many continuations of each prefix are correct."""
+        return StepLabels(
+            np.asarray(self.stops, np.int32),
+            self.correct.sum(1, dtype=np.int32),
+            np.full(len(self.stops), self.correct.shape[1], np.int32),
+        )
+
 
 def continue_prefixes(
     params: Params,
@@ -234,20 +242,16 @@ def label_steps(
         params,
         problems,
         responses,
-        [inner_ends(response, problems.is_step_end) for response in responses],
+        # The whole response needs no continuation.
+        [prefix_ends(response, problems.is_step_end)[:-1] for response in responses],
         n_mc=n_mc,
         seed=seed,
         sampling=sampling,
         ledger=ledger,
     ):
-        labels[place] = whole_labels(responses[place], continued)
+        labels[place] = _with_outcome(responses[place], continued.labels())
         advance()
     return labels
-
-
-def inner_ends(response: Response, is_step_end: np.ndarray) -> np.ndarray:
-    """`prefix_ends` less the last: the whole response needs no continuation."""
-    return prefix_ends(response, is_step_end)[:-1]
 
 
 def _continuations(
@@ -269,11 +273,10 @@ def _continuations(
     )
 
 
-def whole_labels(response: Response, continued: Continued) -> StepLabels:
-    """How many continuations of each prefix are correct, and the response's outcome."""
-    n_mc = continued.correct.shape[1]
+def _with_outcome(response: Response, labels: StepLabels) -> StepLabels:
+    """Labels of the inner prefixes, and after them the whole response's own."""
     return StepLabels(
-        np.append(continued.stops, len(response.tokens)).astype(np.int32),
-        np.append(continued.correct.sum(1), response.correct).astype(np.int32),
-        np.append(np.full(len(continued.stops), n_mc), 1).astype(np.int32),
+        np.append(labels.ends, np.int32(len(response.tokens))),
+        np.append(labels.correct, np.int32(response.correct)),
+        np.append(labels.count, np.int32(1)),
     )

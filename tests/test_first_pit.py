@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from pav_jax.core.types import Response, StepLabels
-from pav_jax.first_pit import Branch, first_pits, known_counts, wrong_branches
+from pav_jax.first_pit import (
+    Branch,
+    first_pits,
+    high_value_states,
+    known_counts,
+    wrong_branches,
+)
 from pav_jax.labels import Continued
 
 NEWLINE, END, N_MC = 9, 3, 4
@@ -125,33 +131,61 @@ def test_nothing_to_search():
     assert all(x.dtype == np.int32 for x in vars(labels).values())
 
 
+def test_the_first_response_has_the_label_of_a_prefix():
+    steps = [(1, NEWLINE, n, NEWLINE, 1, END) for n in (1, 2)]
+    branches = [Branch(_response(0, tokens), 0) for tokens in steps]
+    pits = first_pits(
+        branches, IS_STEP_END, {}, lambda prefixes: [(1, 2)] * len(prefixes)
+    )
+    assert [labels.ends.tolist() for _, labels in pits] == [[2, 4, 6], [4, 6]]
+    assert [labels.count.tolist() for _, labels in pits] == [[2, 2, 1], [2, 1]]
+
+
 A, B, C, D = ((1, 2, n, END) for n in (1, 2, 4, 5))
 
 
 @pytest.mark.parametrize(
-    ("threshold", "most", "expected"),
-    [
-        (0.5, 9, [(B, 2), (D, 0)]),  # the longest prefix first, each response once
-        (0.25, 9, [(B, 2), (C, 1), (D, 0)]),  # B leaves from the longer one
-        (0.25, 2, [(B, 2), (C, 1)]),
-        (0.7, 9, []),
-    ],
+    ("most", "expected"),
+    [(9, [(B, 2), (C, 1), (D, 0)]), (2, [(B, 2), (C, 1)]), (0, [])],
 )
-def test_wrong_continuations_of_states_of_high_value(threshold, most, expected):
+def test_wrong_continuations(most, expected):
+    """The longest prefix first, and each response once."""
     continued = Continued(
-        stops=np.array([0, 1, 2, 3]),
-        wholes=[[A, D, A, D], [C, B, C, A], [A, B, A, B], [C, D, C, D]],
-        correct=np.array(
-            [[1, 0, 1, 0], [0, 0, 0, 1], [1, 0, 1, 0], [0, 0, 0, 0]], bool
-        ),
+        stops=np.array([0, 1, 2]),
+        wholes=[[A, D, A, D], [C, B, C, A], [A, B, A, B]],
+        correct=np.array([[1, 0, 1, 0], [0, 0, 0, 1], [1, 0, 1, 0]], bool),
     )
-    found = wrong_branches(
-        _response(0, A, correct=True), continued, threshold=threshold, most=most
-    )
+    found = wrong_branches(_response(0, A, correct=True), continued, most)
     assert [(branch.response.tokens, branch.start) for branch in found] == expected
     for branch in found:
         assert not branch.response.correct and branch.response.prompt == (5, 6)
         assert len(branch.response.log_probs) == len(branch.response.tokens)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "expected"),
+    [
+        (0.5, [(0, [0, 4]), (1, [4])]),
+        (0.6, [(0, [4])]),
+        (0.2, [(0, [0, 2, 4]), (1, [4])]),
+    ],
+)
+def test_states_of_high_value(threshold, expected):
+    """Each prefix once, and no whole response, however right it is."""
+    steps = [(1, NEWLINE, n, NEWLINE, 1, END) for n in (1, 2)]
+    responses = [_response(0, tokens, correct=True) for tokens in steps]
+    counts = [(2, 1, 3), (2, 1, 2)]
+    labels = [
+        StepLabels(
+            np.array([0, 2, 4, 6], np.int32),
+            np.array([*correct, 1], np.int32),
+            np.array([4, 4, 4, 1], np.int32),
+        )
+        for correct in counts
+    ]
+    found = high_value_states(responses, labels, threshold)
+    places = [(responses.index(r), stops.tolist()) for r, stops in found]
+    assert places == expected
 
 
 def test_counts_of_a_labelled_response():

@@ -32,7 +32,7 @@ class Stream(enum.IntEnum):
     REFRESH_LABELS = 111  # and continuations of their prefixes
     ON_SEARCH = 112  # candidates of searches on training problems
     ON_SEARCH_LABELS = 113  # and continuations of the steps that these find
-    FIRST_PIT = 114  # continuations of what is labelled up to a first pit
+    FIRST_PIT = 114  # continuations of states of high value, and up to first pits
     LABORATORY = 120  # all of one seed of a laboratory
 
 

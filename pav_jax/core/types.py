@@ -72,7 +72,7 @@ class Response:
 class StepLabels:
     """Counts for the prefixes of one response, the bare prompt first.
 
-    Of a response that is labelled up to its first pit, some of its prefixes only.
+    In a row of `first_pit`, of some of its prefixes only, and not of the prompt.
 
     Attributes:
       ends: int32 `[H + 1]`, response tokens in each prefix; `ends[0] == 0`.

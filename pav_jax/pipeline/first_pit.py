@@ -1,13 +1,15 @@
-"""Within stage `labels`: wrong continuations of seed rollouts, up to their first pits.
+"""Within stage `labels`: states of high value, and wrong responses from them.
 
 With `config.labels.first_pit` the labels of seed rollouts come first; they are the same
 as without it.
 """
 
+import functools
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from pav_jax import first_pit, labels
@@ -30,13 +32,18 @@ def label_to_pits(
     problems: Problems,
     seed_rollouts: Sequence[Response],
 ) -> None:
-    """Labels every step prefix of the seed rollouts, and other responses to their pits.
+    """Labels every step prefix of the seed rollouts, and others up to first pits.
 
     Raises:
-      UserError: `config.labels.first_pit` would never find a response.
+      UserError: `config.labels.first_pit.threshold` is no threshold of a value.
     """
     config = context.config
-    _check(config.labels)
+    settings = config.labels.first_pit
+    if not 0 < settings.threshold <= 1:
+        raise UserError(
+            f"config.labels.first_pit.threshold={settings.threshold:g} must be above 0"
+            " and at most 1: it is the value from which on a state is of high value"
+        )
     rollouts_of = {
         problem: list(group)
         for problem, group in itertools.groupby(seed_rollouts, key=lambda r: r.problem)
@@ -44,20 +51,25 @@ def label_to_pits(
 
     def work(part, path, ledger, advance):
         rollouts = [r for problem in part for r in rollouts_of[problem]]
-        explored, branches = _explore(config, policy, problems, rollouts, ledger)
-        known = {}
-        for response, found in zip(rollouts, explored, strict=True):
-            known |= first_pit.known_counts(response, found)
-        pits = first_pit.first_pits(
-            branches,
-            problems.is_step_end,
-            known,
-            lambda prefixes: _label(config, policy, problems, prefixes, ledger),
+        explored = labels.label_steps(
+            policy,
+            problems,
+            rollouts,
+            n_mc=config.labels.n_mc,
+            seed=derive(config.seed, Stream.LABELS),
+            sampling=labels.sampling_for(
+                problems,
+                config.rollouts.temperature,
+                branches=config.limits.max_steps * config.labels.n_mc,
+            ),
+            ledger=ledger,
+            advance=context.worker.check,
         )
-        if pits:
-            responses, found = zip(*pits, strict=True)
+        rows = _label_pits(config, policy, problems, rollouts, explored, ledger)
+        if rows:
+            responses, of_pits = zip(*rows, strict=True)
             records.write_responses(_beside(path, _RESPONSES), responses)
-            records.write_labels(_beside(path, _LABELS), found)
+            records.write_labels(_beside(path, _LABELS), of_pits)
         records.write_labels(path, explored)
         for _ in part:
             advance()
@@ -67,75 +79,59 @@ def label_to_pits(
     in_shards(context, list(rollouts_of), config.labels.shard, "problem", work)
 
 
-def _check(settings: ConfigDict) -> None:
-    threshold, most = settings.first_pit.threshold, 1 - 1 / settings.n_mc
-    if not 0 < threshold <= most:
-        raise UserError(
-            f"config.labels.first_pit.threshold={threshold:g} must be above 0 and at"
-            f" most {most:g} (1 - 1/n, where n is config.labels.n_mc={settings.n_mc}):"
-            " a state whose continuations are all right has no wrong one to search"
-        )
-
-
-def _explore(
+def _label_pits(
     config: ConfigDict,
     policy: Params,
     problems: Problems,
     rollouts: Sequence[Response],
+    explored: Sequence[StepLabels],
     ledger: Ledger,
-) -> tuple[list[StepLabels], list[first_pit.Branch]]:
-    """The labels of seed rollouts, and what of their continuations is searched."""
+) -> list[tuple[Response, StepLabels]]:
+    """Rollouts with further counts of their states of high value, and wrong
+    continuations of these with counts up to their first pits."""
     settings = config.labels.first_pit
-    explored: list[StepLabels | None] = [None] * len(rollouts)
-    branches: list[list[first_pit.Branch]] = [[] for _ in rollouts]
-    for place, continued in labels.continue_prefixes(
-        policy,
-        problems,
-        rollouts,
-        [labels.inner_ends(r, problems.is_step_end) for r in rollouts],
-        n_mc=config.labels.n_mc,
-        seed=derive(config.seed, Stream.LABELS),
-        sampling=labels.sampling_for(
-            problems,
-            config.rollouts.temperature,
-            branches=config.limits.max_steps * config.labels.n_mc,
-        ),
-        ledger=ledger,
-    ):
-        explored[place] = labels.whole_labels(rollouts[place], continued)
-        branches[place] = first_pit.wrong_branches(
-            rollouts[place],
-            continued,
-            threshold=settings.threshold,
-            most=settings.responses,
-        )
-    return explored, [branch for some in branches for branch in some]
+    draw = functools.partial(_continued, config, policy, problems, ledger)
+    states = first_pit.high_value_states(rollouts, explored, settings.threshold)
+    rows, branches = [], []
+    for (response, _), continued in zip(states, draw(states), strict=True):
+        rows.append((response, continued.labels()))
+        branches += first_pit.wrong_branches(response, continued, settings.responses)
+    known = {}
+    for response, found in zip(rollouts, explored, strict=True):
+        known |= first_pit.known_counts(response, found)
+    return rows + first_pit.first_pits(
+        branches,
+        problems.is_step_end,
+        known,
+        lambda prefixes: [
+            (int(continued.correct.sum()), settings.n_mc)
+            for continued in draw([(r, np.array([end])) for r, end in prefixes])
+        ],
+    )
 
 
-def _label(
+def _continued(
     config: ConfigDict,
     policy: Params,
     problems: Problems,
-    prefixes: Sequence[tuple[Response, int]],
     ledger: Ledger,
-) -> list[first_pit.Count]:
-    """Counts of `n_mc` continuations of each prefix."""
+    prefixes: Sequence[tuple[Response, np.ndarray]],
+) -> list[labels.Continued]:
+    """Further continuations of prefixes of responses, in order."""
     n_mc = config.labels.first_pit.n_mc
-    counts: list[first_pit.Count] = [(0, 0)] * len(prefixes)
-    for place, continued in labels.continue_prefixes(
+    found = labels.continue_prefixes(
         policy,
         problems,
         [response for response, _ in prefixes],
-        [[end] for _, end in prefixes],
+        [stops for _, stops in prefixes],
         n_mc=n_mc,
         seed=derive(config.seed, Stream.FIRST_PIT),
         sampling=labels.sampling_for(
             problems, config.rollouts.temperature, branches=n_mc
         ),
         ledger=ledger,
-    ):
-        counts[place] = int(continued.correct.sum()), n_mc
-    return counts
+    )
+    return [continued for _, continued in sorted(found, key=lambda pair: pair[0])]
 
 
 def _beside(path: Path, prefix: str) -> Path:
@@ -143,13 +139,16 @@ def _beside(path: Path, prefix: str) -> Path:
 
 
 def read_pits(directory: Path) -> tuple[list[Response], list[StepLabels]]:
-    """The responses that are labelled up to their pits, and their labels.
+    """What is labelled beside the seed rollouts: responses, and some of their prefixes.
 
-    Both are empty if stage `labels` had no `config.labels.first_pit`.
+    Problem by problem, whatever the size of the shards. Both are empty if stage
+    `labels` had no `config.labels.first_pit`.
     """
-    responses, found = [], []
+    rows = []
     for path in records.shards(directory):
         if _beside(path, _RESPONSES).exists():
-            responses += records.read_responses(_beside(path, _RESPONSES))
-            found += records.read_labels(_beside(path, _LABELS))
-    return responses, found
+            responses = records.read_responses(_beside(path, _RESPONSES))
+            found = records.read_labels(_beside(path, _LABELS))
+            rows += zip(responses, found, strict=True)
+    rows.sort(key=lambda row: row[0].problem)
+    return [response for response, _ in rows], [found for _, found in rows]

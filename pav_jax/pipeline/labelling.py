@@ -52,7 +52,7 @@ def run_labels(context: StageContext) -> None:
     seed_rollouts = records.read_seed_rollouts(
         context.input("rollouts"), config.rollouts.n_cov
     )
-    if "first_pit" in config.labels:
+    if config.labels.get("first_pit", {}).get("n_mc"):
         label_to_pits(context, policy, problems, seed_rollouts)
         return
 

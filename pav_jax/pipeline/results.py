@@ -102,9 +102,8 @@ def _describe(config: ConfigDict) -> str:
         layers = counted(model.num_layers, "layer")
         policy = f"a policy of {layers} of width {model.embed_dim}"
     number, extra = config.problems.labels, ""
-    if "first_pit" in config.labels:
-        of_each = counted(config.labels.first_pit.n_mc, "continuation")
-        extra = f", and {of_each} of those up to first pits"
+    if n_mc := config.labels.get("first_pit", {}).get("n_mc"):
+        extra = f", {counted(n_mc, 'continuation')} of those up to first pits"
     problems = f"each of {counted(number, 'problem')}" if number else "every problem"
     return (
         f"{policy}, {counted(config.rollouts.n_cov, 'seed rollout')} of {problems},"

@@ -133,13 +133,13 @@ def stages(
         f"{prefixes * config.labels.n_mc:,} continuations of {prefixes:,} prefixes",
         prefixes * config.labels.n_mc * most * rest,
     )
-    if "first_pit" in config.labels:
-        pit = config.labels.first_pit
-        prefixes *= pit.responses
+    if n_mc := config.labels.get("first_pit", {}).get("n_mc"):
+        # The states of a seed rollout, and prefixes of the wrong responses from them.
+        prefixes *= 1 + config.labels.first_pit.responses
         work.samples(
             "labels: first pits",
-            f"{prefixes * pit.n_mc:,} continuations of {prefixes:,} prefixes",
-            prefixes * pit.n_mc * most * rest,
+            f"{prefixes * n_mc:,} continuations of {prefixes:,} prefixes",
+            prefixes * n_mc * most * rest,
         )
     work.trains("prm", "verifier", config.verifier.prm.steps)
     work.trains("orm", "verifier", config.verifier.orm.steps)
