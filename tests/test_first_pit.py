@@ -34,26 +34,25 @@ def _count(problem: int, tokens) -> tuple[int, int]:
 
 
 def _trees(seed: int) -> tuple[list[Branch], dict]:
-    """Wrong responses of two problems with many prefixes in common, and what is known
-    of a rollout to each, whole response included."""
+    """Wrong responses to two problems with many prefixes in common, and what is known
+    of a rollout to each."""
     rng = np.random.default_rng(seed)
-    branches, known, seen = [], {}, set()
-    while len(branches) < 12:
-        problem, steps = int(rng.integers(2)), int(rng.integers(1, 6))
+
+    def response(problem: int, steps: int) -> Response:
         inner = [t for _ in range(steps - 1) for t in (rng.integers(1, 3), NEWLINE)]
-        response = _response(problem, [*inner, 1, END])
-        if (problem, response.tokens) in seen:
-            continue
-        seen.add((problem, response.tokens))
-        if not any(p == problem for p, _ in known):
-            known |= {
-                (problem, response.tokens[:end]): (1, 2) for end in _ends(response)[:-1]
-            }
-            known[problem, response.tokens] = (0, 1)
-            seen.remove((problem, response.tokens))  # it may come again
-            continue
-        branches.append(Branch(response, int(rng.choice(_ends(response)[:-1]))))
-    return branches, known
+        return _response(problem, [*inner, 1, END])
+
+    known = {}
+    for problem in range(2):
+        rollout = response(problem, 5)
+        known |= {(problem, rollout.tokens[:end]): (1, 2) for end in _ends(rollout)}
+        known[problem, rollout.tokens] = (0, 1)
+    branches = {}
+    while len(branches) < 12:
+        wrong = response(int(rng.integers(2)), int(rng.integers(1, 6)))
+        start = int(rng.choice(_ends(wrong)[:-1]))
+        branches[wrong.problem, wrong.tokens] = Branch(wrong, start)
+    return list(branches.values()), known
 
 
 def _kept(branch: Branch, known: dict) -> list[tuple]:
