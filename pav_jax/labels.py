@@ -6,7 +6,8 @@ Labels stay counts (k correct of n): soft labels, `Q^BoK` and Theorem 3.1's term
 derived from them.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -128,6 +129,88 @@ def _graded(problems: Problems, index: int, samples: Samples) -> list[Response]:
     ]
 
 
+@dataclasses.dataclass(frozen=True)
+class Continued:
+    """Continuations of some prefixes of one response.
+
+    Attributes:
+      stops: int `[S]`, response tokens in each prefix.
+      wholes: the continuations as whole responses, `[S][n_mc]`.
+      correct: bool `[S, n_mc]`, Rex of each.
+    """
+
+    stops: np.ndarray
+    wholes: Sequence[Sequence[tuple[int, ...]]]
+    correct: np.ndarray
+
+    def labels(self) -> StepLabels:
+        """How many continuations of each prefix are correct."""
+        return StepLabels(
+            np.asarray(self.stops, np.int32),
+            self.correct.sum(1, dtype=np.int32),
+            np.full(len(self.stops), self.correct.shape[1], np.int32),
+        )
+
+
+def continue_prefixes(
+    params: Params,
+    problems: Problems,
+    responses: Sequence[Response],
+    stops: Sequence[np.ndarray],
+    *,
+    n_mc: int,
+    seed: int,
+    sampling: SamplingConfig,
+    ledger: Ledger,
+) -> Iterator[tuple[int, Continued]]:
+    """Samples `n_mc` continuations of prefixes, and grades them.
+
+    What is drawn depends on the seed and the prefix alone: the same prefix of another
+    response has the same continuations.
+
+    Args:
+      params: the policy.
+      problems: what the responses answer.
+      responses: whose prefixes are continued.
+      stops: response tokens in these prefixes, in increasing order, at least one for
+        each response.
+      n_mc: continuations of a prefix.
+      seed: of the stream of continuations.
+      sampling: how they are drawn.
+      ledger: counts are added to it.
+
+    Yields:
+      (index of a response, its continuations), in the order in which they finish.
+    """
+    requests = [
+        _continuations(problems, response, inner, n_mc=n_mc, seed=seed)
+        for response, inner in zip(responses, stops, strict=True)
+    ]
+    for place, samples in rollout.sample(
+        params,
+        requests,
+        architecture=problems.architecture,
+        sampling=sampling,
+        ledger=ledger,
+    ):
+        response, inner = responses[place], stops[place]
+        wholes = [
+            (*response.tokens[: inner[branch // n_mc]], *row[:length].tolist())
+            for branch, (row, length) in enumerate(
+                zip(samples.tokens, samples.lengths, strict=True)
+            )
+        ]
+        outcomes = problems.are_correct([(response.problem, x) for x in wholes])
+        yield (
+            place,
+            Continued(
+                inner,
+                [wholes[i : i + n_mc] for i in range(0, len(wholes), n_mc)],
+                np.reshape(outcomes, (-1, n_mc)),
+            ),
+        )
+
+
 def label_steps(
     params: Params,
     problems: Problems,
@@ -154,22 +237,19 @@ def label_steps(
     Returns:
       The labels of each response, in order.
     """
-    ends = [prefix_ends(response, problems.is_step_end) for response in responses]
-    requests = [
-        _continuations(problems, response, stops, n_mc=n_mc, seed=seed)
-        for response, stops in zip(responses, ends, strict=True)
-    ]
     labels: list[StepLabels | None] = [None] * len(responses)
-    for place, samples in rollout.sample(
+    for place, continued in continue_prefixes(
         params,
-        requests,
-        architecture=problems.architecture,
+        problems,
+        responses,
+        # The whole response needs no continuation.
+        [prefix_ends(response, problems.is_step_end)[:-1] for response in responses],
+        n_mc=n_mc,
+        seed=seed,
         sampling=sampling,
         ledger=ledger,
     ):
-        labels[place] = _counted(
-            problems, responses[place], ends[place], samples, n_mc=n_mc
-        )
+        labels[place] = _with_outcome(responses[place], continued.labels())
         advance()
     return labels
 
@@ -177,39 +257,26 @@ def label_steps(
 def _continuations(
     problems: Problems, response: Response, stops: np.ndarray, *, n_mc: int, seed: int
 ) -> Request:
-    """`n_mc` branches from every step prefix of a response, except the whole of it."""
-    inner = stops[:-1]  # the whole response needs no continuation
-    names = [rollout.prefix_id(response.tokens[:stop]) for stop in inner]
+    """`n_mc` branches from each of some prefixes of a response."""
+    names = [rollout.prefix_id(response.tokens[:stop]) for stop in stops]
     return Request(
         # No branch sees what follows the last of these prefixes.
-        trunk=response.prompt + response.tokens[: inner[-1]],
+        trunk=response.prompt + response.tokens[: stops[-1]],
         prompt_length=len(response.prompt),
-        prefixes=np.repeat(inner, n_mc) + len(response.prompt),
+        prefixes=np.repeat(stops, n_mc) + len(response.prompt),
         keys=rollout.branch_keys(
             seed,
-            [problems[response.problem].id] * (len(inner) * n_mc),
+            [problems[response.problem].id] * (len(stops) * n_mc),
             np.repeat(names, n_mc),
-            np.tile(np.arange(n_mc), len(inner)),
+            np.tile(np.arange(n_mc), len(stops)),
         ),
     )
 
 
-def _counted(
-    problems: Problems,
-    response: Response,
-    stops: np.ndarray,
-    samples: Samples,
-    *,
-    n_mc: int,
-) -> StepLabels:
-    """How many continuations of each prefix are correct."""
-    wholes = [
-        (*response.tokens[: stops[branch // n_mc]], *row[:length].tolist())
-        for branch, (row, length) in enumerate(
-            zip(samples.tokens, samples.lengths, strict=True)
-        )
-    ]
-    outcomes = problems.are_correct([(response.problem, whole) for whole in wholes])
-    correct = np.append(np.reshape(outcomes, (-1, n_mc)).sum(1), response.correct)
-    count = np.append(np.full(len(stops) - 1, n_mc), 1)
-    return StepLabels(stops, correct.astype(np.int32), count.astype(np.int32))
+def _with_outcome(response: Response, labels: StepLabels) -> StepLabels:
+    """Labels of the inner prefixes, and after them the whole response's own."""
+    return StepLabels(
+        np.append(labels.ends, np.int32(len(response.tokens))),
+        np.append(labels.correct, np.int32(response.correct)),
+        np.append(labels.count, np.int32(1)),
+    )

@@ -22,6 +22,7 @@ FLOORS = (
     "metrics",
     "rollout",
     "labels",
+    "first_pit",
     "policy",
     "verifier",
     "scores",

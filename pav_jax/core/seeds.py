@@ -34,6 +34,7 @@ class Stream(enum.IntEnum):
     ON_SEARCH_LABELS = 113  # and continuations of the steps that these find
     PROVER_ROLLOUTS = 114  # responses of a prover that is another policy
     PROVER_LABELS = 115  # and its continuations of step prefixes
+    FIRST_PIT = 116  # continuations of states of high value, and up to first pits
     LABORATORY = 120  # all of one seed of a laboratory
 
 

@@ -72,6 +72,8 @@ class Response:
 class StepLabels:
     """Counts for the prefixes of one response, the bare prompt first.
 
+    In a row of `first_pit`, of some of its prefixes only, and not of the prompt.
+
     Attributes:
       ends: int32 `[H + 1]`, response tokens in each prefix; `ends[0] == 0`.
       correct: int32 `[H + 1]`, continuations that ended with Rex = 1.

@@ -3,6 +3,7 @@
 from pav_jax import labels
 from pav_jax.core.errors import UserError
 from pav_jax.core.seeds import Stream, derive
+from pav_jax.pipeline.first_pit import label_to_pits
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import in_shards
 from pav_jax.policy import load_policy
@@ -42,7 +43,8 @@ def run_rollouts(context: StageContext) -> None:
 
 
 def run_labels(context: StageContext) -> None:
-    """Monte Carlo labels of every step prefix of the seed rollouts."""
+    """Monte Carlo labels of every step prefix of the seed rollouts; with
+    `config.labels.first_pit` of other responses too, up to their first pits."""
     config = context.config
     n_mc = config.labels.n_mc
     problems = Problems.load(config, context.input("data"), "labels")
@@ -50,6 +52,9 @@ def run_labels(context: StageContext) -> None:
     seed_rollouts = records.read_seed_rollouts(
         context.input("rollouts"), config.rollouts.n_cov
     )
+    if config.labels.get("first_pit", {}).get("n_mc"):
+        label_to_pits(context, policy, problems, seed_rollouts)
+        return
 
     def work(part, path, ledger, advance):
         found = labels.label_steps(

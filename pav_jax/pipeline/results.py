@@ -102,11 +102,13 @@ def _describe(config: ConfigDict) -> str:
     else:
         layers = counted(model.num_layers, "layer")
         policy = f"a policy of {layers} of width {model.embed_dim}"
-    number = config.problems.labels
+    number, extra = config.problems.labels, ""
+    if n_mc := config.labels.get("first_pit", {}).get("n_mc"):
+        extra = f", {counted(n_mc, 'continuation')} of those up to first pits"
     problems = f"each of {counted(number, 'problem')}" if number else "every problem"
     return (
         f"{policy}, {counted(config.rollouts.n_cov, 'seed rollout')} of {problems},"
-        f" {counted(config.labels.n_mc, 'continuation')} of every step prefix"
+        f" {counted(config.labels.n_mc, 'continuation')} of every step prefix{extra}"
     )
 
 

@@ -17,7 +17,7 @@ from pav_jax.core.progress_bar import progress
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Params, Response, StepLabels
 from pav_jax.distributed import sharding
-from pav_jax.pipeline import on_search, other_provers
+from pav_jax.pipeline import first_pit, on_search, other_provers
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
 from pav_jax.pipeline.training import HeldOut, run_training, together
@@ -45,7 +45,7 @@ class Labelled:
     def of_steps(
         cls, responses: Sequence[Response], found: Sequence[StepLabels]
     ) -> "Labelled":
-        """Every step prefix, by its continuations."""
+        """Every labelled step prefix, by its continuations."""
         return cls(responses, [verifier.labelled_steps(x) for x in found])
 
     @classmethod
@@ -66,14 +66,12 @@ def run_prm(
       beams: the stage whose responses are half of each batch, if there is a `start`.
     """
     config = context.config
-    data = [
-        Labelled.of_steps(
-            records.read_seed_rollouts(
-                context.input("rollouts"), config.rollouts.n_cov
-            ),
-            records.read_all_labels(context.input("labels")),
-        )
-    ]
+    responses = records.read_seed_rollouts(
+        context.input("rollouts"), config.rollouts.n_cov
+    )
+    of_rollouts = records.read_all_labels(context.input("labels"))
+    to_pits, of_pits = first_pit.read_pits(context.input("labels"))
+    data = [Labelled.of_steps([*responses, *to_pits], [*of_rollouts, *of_pits])]
     if beams:
         settings = config.verifier.on_search
         found = on_search.read_labels(context.input(beams), settings)

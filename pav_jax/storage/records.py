@@ -66,7 +66,7 @@ def write_labels(path: Path, labels: Sequence[StepLabels]) -> None:
     """Writes the labels of one shard, in the order of its responses.
 
     The arrays: `ends`, `correct` and `count`, all ragged and int32, with an entry
-    for each prefix of a response, the bare prompt first.
+    for each labelled prefix of a response, the shortest first.
     """
     artifacts.write_arrays(
         path,

@@ -20,6 +20,7 @@ CONFIGS = (
     "gemma2_2b_math.py:smoke",
     "evidence/planted.py",
     "evidence/on_search.py",
+    "evidence/first_pit.py",
 )
 # Fields that a config may have and none of ours sets, and names of methods.
 ALSO = {

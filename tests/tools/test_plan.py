@@ -221,6 +221,15 @@ def test_stages_add_up(config, compiler):
     json.dumps(found.as_json(), allow_nan=False)
 
 
+def test_first_pits_are_sampled_too(config, compiler):
+    with config.labels.unlocked():
+        config.labels.first_pit = dict(threshold=0.5, n_mc=5, responses=2)
+    found = plan.make_plan(config, topology.parse("v5e:4x4"))
+    [stage] = [stage for stage in found.stages if stage.name == "labels: first pits"]
+    # The 10 prefixes of each of 6,000 rollouts, and those of 2 responses to each.
+    assert stage.work.startswith("900,000 continuations of 180,000 prefixes")
+
+
 def test_what_does_not_fit_is_refused_with_the_figures(config, compiler):
     compiler["sft"] = REFUSED
     found = plan.make_plan(config, topology.parse("v5e:4x4"))

@@ -133,6 +133,14 @@ def stages(
         f"{prefixes * config.labels.n_mc:,} continuations of {prefixes:,} prefixes",
         prefixes * config.labels.n_mc * most * rest,
     )
+    if n_mc := config.labels.get("first_pit", {}).get("n_mc"):
+        # The states of a seed rollout, and prefixes of the wrong responses from them.
+        prefixes *= 1 + config.labels.first_pit.responses
+        work.samples(
+            "labels: first pits",
+            f"{prefixes * n_mc:,} continuations of {prefixes:,} prefixes",
+            prefixes * n_mc * most * rest,
+        )
     work.trains("prm", "verifier", config.verifier.prm.steps)
     work.trains("orm", "verifier", config.verifier.orm.steps)
     samples = problems["test"] * search.samples
