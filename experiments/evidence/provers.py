@@ -58,7 +58,6 @@ def get_config(variant: str = "") -> ConfigDict:
             pav_mu=pav_rl | dict(prover="mu"),
             orm_warm=dict(reward="outcome", baseline="verifier", prover="mu"),
         )
-        rl.pop("provers", None)
     config.search.update(dict(samples=32, beams=(1, 4, 16), alphas=(0.0, 0.5, 1.0)))
     if variant == "smoke":
         with config.unlocked():
