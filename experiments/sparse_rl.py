@@ -37,6 +37,10 @@ sentence. So π and μ start from one policy that can copy, in the place of a pr
 one: `:pretrained`, of demonstrations without wrong turns, few decoys among them, short
 ones first. Gates, and settings of (b) and (c), stay as they were.
 
+Added after trial 3, which met (a) and (b) by one response or two of 64 to a problem,
+and missed both as narrowly by 256 others: the gates count 256. Its fine-tuning had not
+converged, so trial 4 is as trial 3 with twice the steps, of π and of μ.
+
 Variants:
 
     :pretrained  the policy that the others are fine-tuned from
@@ -73,8 +77,10 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.problems.labels = 3_000
     config.limits.update(dict(max_prompt_tokens=56, max_tokens=32, max_steps=7))
-    config.sft.update(dict(steps=1_000, learning_rate=1e-3))
+    config.sft.update(dict(steps=2_000, learning_rate=1e-3))
     config.rl.training.steps = 300
+    # Measured on 320 responses the initial accuracy is one right response or none.
+    config.rl.training.min_accuracy = 0.0
     config.rl.seeds = (0,)
     with config.unlocked():
         if variant == "pretrained":
