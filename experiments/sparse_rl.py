@@ -39,7 +39,13 @@ ones first. Gates, and settings of (b) and (c), stay as they were.
 
 Added after trial 3, which met (a) and (b) by one response or two of 64 to a problem,
 and missed both as narrowly by 256 others: the gates count 256. Its fine-tuning had not
-converged, so trial 4 is as trial 3 with twice the steps, of π and of μ.
+converged, so trial 4 is as trial 3 with twice the steps of π.
+
+Added after trial 4, which met (a) and missed (b) by one response (40 of 40,960 right,
+41 wanted): a policy is right at forks less often than its demonstrations, so arithmetic
+is an upper bound. `wrong_turns` goes from 0.9 to 0.87, whose 0.75% by arithmetic is the
+middle of what the bound of (b) allows. This setting, unlike the others, was chosen
+knowing (b). μ is that of trial 3, with 1,000 steps; it meets (a) and (c).
 
 Variants:
 
@@ -73,7 +79,7 @@ def get_config(variant: str = "") -> ConfigDict:
         decoys=(3, 7),  # fewest and most people who are not on the path
         gone_beside=True,
         answer_path=True,  # or one response in forty is right by luck
-        wrong_turns=0.9,
+        wrong_turns=0.87,
     )
     config.problems.labels = 3_000
     config.limits.update(dict(max_prompt_tokens=56, max_tokens=32, max_steps=7))
@@ -91,4 +97,5 @@ def get_config(variant: str = "") -> ConfigDict:
             config.model.checkpoint = "runs/sparse_rl/start/policy"
     if variant == "prover":
         config.task.wrong_turns = PROVER_WRONG_TURNS
+        config.sft.steps = 1_000
     return config
