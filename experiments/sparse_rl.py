@@ -2,7 +2,7 @@
 
     pav run --config=experiments/sparse_rl.py:pretrained \\
         --workdir=runs/sparse_rl/pretrained --until=sft
-    pav export runs/sparse_rl/pretrained/sft --output=runs/sparse_rl/start
+    pav export --stage=runs/sparse_rl/pretrained/sft --output=runs/sparse_rl/start
     pav run --config=experiments/sparse_rl.py --workdir=runs/sparse_rl/base \\
         --until=improvement
 
@@ -19,7 +19,7 @@ Rule, written before any setting was tried. A setting is taken if all of these h
 (b) The base policy π. 0.1 to 1% of its responses are right. With the problems in the
     order of their chance by arithmetic, no tenth of them is right on more than 5%.
 (c) A prover μ: the same model, fine-tuned on other demonstrations of the same problems
-    (only `task.wrong_turns` differs). 20 to 60% of its responses are right.
+    (`task.wrong_turns` differs, and it may take fewer steps). 20 to 60% of its responses are right.
 
 Settings are chosen by arithmetic, for a policy that copies without fault and turns as
 its demonstrations do: it is right on (1 - wrong_turns) ** forks, where a fork is a
@@ -43,8 +43,8 @@ converged, so trial 4 is as trial 3 with twice the steps of π.
 
 Added after trial 4, which met (a) and missed (b) by one response (40 of 40,960 right,
 41 wanted): a policy is right at forks less often than its demonstrations, so arithmetic
-is an upper bound. `wrong_turns` goes from 0.9 to 0.87, whose 0.75% by arithmetic is the
-middle of what the bound of (b) allows. This setting, unlike the others, was chosen
+is an upper bound. `wrong_turns` goes from 0.9 to 0.87, whose 0.81% by arithmetic is the
+most that (b) leaves room for. This setting, unlike the others, was chosen
 knowing (b). μ is that of trial 3, with 1,000 steps; it meets (a) and (c).
 
 Variants:
@@ -84,6 +84,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.problems.labels = 3_000
     config.limits.update(dict(max_prompt_tokens=56, max_tokens=32, max_steps=7))
     config.sft.update(dict(steps=2_000, learning_rate=1e-3))
+    config.rl.rft.batch_size = 4  # of 6,000 rollouts some 15 are right
     config.rl.training.steps = 300
     # Measured on 320 responses the initial accuracy is one right response or none.
     config.rl.training.min_accuracy = 0.0
