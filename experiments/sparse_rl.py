@@ -19,7 +19,7 @@ Rule, written before any setting was tried. A setting is taken if all of these h
 (b) The base policy π. 0.1 to 1% of its responses are right. With the problems in the
     order of their chance by arithmetic, no tenth of them is right on more than 5%.
 (c) A prover μ: the same model, fine-tuned on other demonstrations of the same problems
-    (`task.wrong_turns` differs, and it may take fewer steps). 20 to 60% of its responses are right.
+    (only `task.wrong_turns` differs). 20 to 60% of its responses are right.
 
 Settings are chosen by arithmetic, for a policy that copies without fault and turns as
 its demonstrations do: it is right on (1 - wrong_turns) ** forks, where a fork is a
@@ -45,7 +45,8 @@ Added after trial 4, which met (a) and missed (b) by one response (40 of 40,960 
 41 wanted): a policy is right at forks less often than its demonstrations, so arithmetic
 is an upper bound. `wrong_turns` goes from 0.9 to 0.87, whose 0.81% by arithmetic is the
 most that (b) leaves room for. This setting, unlike the others, was chosen
-knowing (b). μ is that of trial 3, with 1,000 steps; it meets (a) and (c).
+knowing (b). μ is that of trial 3, with 1,000 steps where π has
+2,000; it meets (a) and (c).
 
 Variants:
 
