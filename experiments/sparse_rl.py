@@ -43,8 +43,8 @@ converged, so trial 4 is as trial 3 with twice the steps of π.
 
 Added after trial 4, which met (a) and missed (b) by one response (40 of 40,960 right,
 41 wanted): a policy is right at forks less often than its demonstrations, so arithmetic
-is an upper bound. `wrong_turns` goes from 0.9 to 0.87, whose 0.81% by arithmetic is the
-most that (b) leaves room for. This setting, unlike the others, was chosen
+is an upper bound. `wrong_turns` goes from 0.9 to 0.87, whose 0.81% by arithmetic is
+still below the 1% of (b). This setting, unlike the others, was chosen
 knowing (b). μ is that of trial 3, with 1,000 steps where π has
 2,000; it meets (a) and (c).
 
@@ -85,7 +85,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.problems.labels = 3_000
     config.limits.update(dict(max_prompt_tokens=56, max_tokens=32, max_steps=7))
     config.sft.update(dict(steps=2_000, learning_rate=1e-3))
-    config.rl.rft.batch_size = 4  # of 6,000 rollouts some 15 are right
+    config.rl.rft.batch_size = 4  # of 6,000 rollouts 23 are right
     config.rl.training.steps = 300
     # Measured on 320 responses the initial accuracy is one right response or none.
     config.rl.training.min_accuracy = 0.0
