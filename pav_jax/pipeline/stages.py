@@ -176,6 +176,11 @@ def _beams_stage(number: int, *, prm: str) -> Stage:
 
 def _comparison_stages(config: ConfigDict, improved: list[Stage]) -> list[Stage]:
     """From the outcome verifier to the page."""
+    verifiers = [
+        *_prm_stages(config),
+        *_prover_stages(config),
+        *_orm_stages(config),
+    ]
     return [
         *_orm_stages(config),
         Stage(
@@ -201,8 +206,8 @@ def _comparison_stages(config: ConfigDict, improved: list[Stage]) -> list[Stage]
         Stage(
             "report",
             run_report,
-            ("data", "sft", "rollouts", "labels", "prm", "orm")
-            + tuple(stage.name for stage in _prover_stages(config))
+            ("data", "sft", "rollouts", "labels")
+            + tuple(stage.name for stage in verifiers)
             + ("evaluation", "samples", "search")
             + tuple(stage.name for stage in improved[-1:]),
             tuple(config.keys()),  # it prints them all

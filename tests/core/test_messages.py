@@ -21,6 +21,7 @@ CONFIGS = (
     "evidence/planted.py",
     "evidence/on_search.py",
     "evidence/first_pit.py",
+    "evidence/provers.py",
 )
 # Fields that a config may have and none of ours sets, and names of methods.
 ALSO = {
