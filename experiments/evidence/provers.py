@@ -63,7 +63,6 @@ def get_config(variant: str = "") -> ConfigDict:
         with config.unlocked():
             config.provers.mu.sft.update(dict(steps=20, warmup_steps=5))
             rl.methods.update(_smoke_methods(pav_rl))
-            rl.provers = dict(problems=4, responses=2, n_mc=4, ks=(1, 2))
         config.search.update(dict(samples=4, beams=(1, 2), alphas=(0.0, 0.5)))
     return config
 

@@ -60,6 +60,7 @@ _LABELS = {
     "vote_orm": "Vote by ORM",
     "vote_pav": "Vote by PAV",
     "beam_oracle": "Beam by the oracle",
+    "beam_diverse": "Beam in subtrees",
 }
 _EXTRA = (("#5b3fc4", "X"), ("#8f6f00", "p"), ("#3f7f1f", "h"), ("#00808f", "*"))
 
@@ -80,6 +81,19 @@ def find(key: str) -> Method:
     return _METHODS[key]
 
 
+def _label(key: str) -> str:
+    """The name of a method without an entry; its key ends with the prover, if any."""
+    if key in _LABELS:
+        return _LABELS[key]
+    for start, label in (
+        ("beam_pav_", "Beam by Q^π + αA^μ"),
+        ("beam_q_", "Beam by Q^μ"),
+    ):
+        if key.startswith(start):
+            return f"{label}, μ = {key.removeprefix(start)}"
+    return key.replace("_", " ").capitalize()
+
+
 def is_oracle(key: str) -> bool:
     """Whether a curve is Pass@N: an upper bound, which selects by the answer."""
     return key.startswith("pass_at")
@@ -97,7 +111,6 @@ def ordered(keys: Iterable[str]) -> list[Method]:
     extra = []
     for index, key in enumerate(unknown):
         colour, marker = _EXTRA[index % len(_EXTRA)]
-        label = _LABELS.get(key, key.replace("_", " ").capitalize())
-        extra.append(Method(key, label, colour, marker))
+        extra.append(Method(key, _label(key), colour, marker))
     # Upper bounds come last.
     return sorted(known + extra, key=lambda method: is_oracle(method.key))

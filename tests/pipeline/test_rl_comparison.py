@@ -13,7 +13,8 @@ import pytest
 from pav_jax.core import config
 from pav_jax.core.errors import UserError
 from pav_jax.metrics import pass_at_n
-from pav_jax.pipeline import rl, rl_comparison, stages
+from pav_jax.pipeline import other_provers, rl, rl_comparison, stages
+from pav_jax.storage import records
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -165,7 +166,7 @@ def test_every_stage_at_the_smallest_size(tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pav_jax", "run", f"--workdir={tmp_path / 'run'}"),
-            *("--config=experiments/rl_demo.py:smoke", "--until=improvement"),
+            "--config=experiments/evidence/provers.py:smoke",
         ],
         cwd=ROOT,
         capture_output=True,
@@ -175,6 +176,7 @@ def test_every_stage_at_the_smallest_size(tmp_path):
     text = (tmp_path / "run" / "improvement" / "improvement.json").read_text()
     results = json.loads(text)
     trained = {"orm_rl", "grpo", "pav_rl", "pav_mc", "pav_refreshed"}
+    trained |= {"pav_mu", "orm_warm"}
     assert results["policies"].keys() == trained | {"sft", "rft"}
     assert results["curves"].keys() == trained
     assert (results["problems"], results["curve_problems"]) == (8, 12)
@@ -184,7 +186,33 @@ def test_every_stage_at_the_smallest_size(tmp_path):
         assert passed[0] == pytest.approx(policy["sampled"]["accuracy"])
     for curve in results["curves"].values():
         assert curve["step"] == [0, 2, 4] and curve["tokens"][0] == 0
-    assert [row["prover_k"] for row in results["provers"]] == [1, 2]
+    assert [row["prover_k"] for row in results["provers"]] == [1, 2, 1]
+    assert results["provers"][-1]["prover"] == "mu"
     # All start from the same policy.
     starts = {curve["greedy"]["mean"][0] for curve in results["curves"].values()}
     assert len(starts) == 1
+    _check_the_prover(tmp_path / "run")
+
+
+def _check_the_prover(workdir):
+    """μ labels the prefixes that π wrote; its verifier guides searches of its own."""
+    of_policy = records.read_seed_rollouts(workdir / "rollouts", 1)
+    responses, found = other_provers.read_labels(workdir / "labels-mu")
+    assert responses == of_policy
+    by_policy = records.read_all_labels(workdir / "labels")
+    for own, other in zip(by_policy, found, strict=True):
+        np.testing.assert_array_equal(own.ends, other.ends)
+        assert set(other.count[:-1]) == {4} and other.correct[-1] == own.correct[-1]
+    totals = [
+        sum(x.correct[:-1].sum() for x in labels) for labels in (by_policy, found)
+    ]
+    assert totals[0] != totals[1]
+    results = json.loads((workdir / "report" / "results.json").read_text())
+    rows = {(row["method"], row["n"]): row for row in results["search"]}
+    for n in (1, 2):
+        # Two verifiers read what one reads elsewhere.
+        both = rows["beam_pav_mu", n]
+        assert both["scored"] >= 2 * (both["decoded"] + both["prefilled"])
+        assert rows["beam_q_mu", n]["scored"] < 1.5 * both["scored"]
+    ledger = results["ledger"]
+    assert {"pretraining", "policy-mu", "labels-mu", "prm-mu"} <= ledger.keys()

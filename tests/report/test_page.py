@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from pav_jax.report import page, summary, text
+from pav_jax.report import methods, page, summary, text
 
 _HOSTILE = "<script>alert(1)</script>\"'><img src=https://evil.example/x onerror=x>"
 
@@ -596,3 +596,13 @@ def test_importing_the_report_imports_no_heavy_package():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "set()"
+
+
+def test_methods_of_other_provers_are_named():
+    found = methods.ordered(["beam_q", "beam_pav_mu", "beam_q_mu", "beam_diverse"])
+    assert {method.key: method.label for method in found} == {
+        "beam_q": "Beam by Q^π",
+        "beam_pav_mu": "Beam by Q^π + αA^μ, μ = mu",
+        "beam_q_mu": "Beam by Q^μ, μ = mu",
+        "beam_diverse": "Beam in subtrees",
+    }
