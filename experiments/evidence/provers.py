@@ -62,6 +62,8 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "smoke":
         with config.unlocked():
             config.provers.mu.sft.update(dict(steps=20, warmup_steps=5))
+            config.provers.mu.from_prover = 1
+            config.search.subtree = 1
             rl.methods.update(_smoke_methods(pav_rl))
         config.search.update(dict(samples=4, beams=(1, 2), alphas=(0.0, 0.5)))
     return config

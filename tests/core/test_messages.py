@@ -22,6 +22,7 @@ CONFIGS = (
     "evidence/on_search.py",
     "evidence/first_pit.py",
     "evidence/provers.py",
+    "evidence/diverse.py",
 )
 # Fields that a config may have and none of ours sets, and names of methods.
 ALSO = {

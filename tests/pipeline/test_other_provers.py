@@ -3,14 +3,19 @@
 import dataclasses
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
+from pav_jax.gemma import forward, sizes
 from pav_jax.pipeline.data import run_pretraining, with_changes
 from pav_jax.pipeline.other_provers import Prover
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.stages import stages
+from pav_jax.storage import checkpoints
 from pav_jax.tasks.problems import Problems
 
 DEMO = str(Path(__file__).resolve().parents[2] / "experiments" / "demo.py")
@@ -21,6 +26,11 @@ def _config(**provers):
     with config.unlocked():
         config.provers = provers
     return config
+
+
+def _problems(config):
+    vocabulary = type("Tokenizer", (), {"vocab_size": 32})()
+    return Problems(config, Path(), None, vocabulary, None, None)
 
 
 @pytest.mark.parametrize(
@@ -81,10 +91,23 @@ def test_a_policy_that_is_not_there(tmp_path):
     config = _config(mu=dict(n_mc=2, policy=str(tmp_path)))
     prover = Prover.of(config, "mu")
     context = StageContext("labels-mu", config, tmp_path, {})
-    vocabulary = type("Tokenizer", (), {"vocab_size": 32})()
-    problems = Problems(config, tmp_path, None, vocabulary, None, None)
     with pytest.raises(UserError, match="neither a stage of this run .* which has pa"):
-        prover.load(context, problems)
+        prover.load(context, _problems(config))
+
+
+def test_a_policy_of_another_run(tmp_path):
+    """Its folder is given, and what differs in its architecture."""
+    entry = dict(n_mc=2, policy=str(tmp_path), model=dict(embed_dim=24))
+    config = _config(mu=entry)
+    architecture = sizes.from_config(
+        ConfigDict(config.model.to_dict() | {"embed_dim": 24}), 32
+    )
+    params = forward.init_params(jax.random.key(3), architecture)
+    checkpoints.save_params(tmp_path / "params", params)
+    context = StageContext("labels-mu", config, tmp_path, {})
+    loaded, problems = Prover.of(config, "mu").load(context, _problems(config))
+    assert problems.architecture == architecture
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
 
 def test_an_rl_method_names_a_prover_that_there_is():
