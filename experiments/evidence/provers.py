@@ -27,6 +27,9 @@ had 80% at iteration 76:
 - H4. Search at equal label tokens: `Q^μ` alone is above `Q^π`, and above `Q^π` with
   BoK, at every N, by at least 10 points at N = 4.
 - H5. `Q^π + αA^μ`, which has both sets of labels, is not above `Q^μ` alone.
+- H6 (added after seed 0 of the others, before its first run). `to_go`, the paper's bad
+  baseline, which adds `Q^μ` up over later steps, is not ahead of `orm_rl`, and its
+  responses are longer at the end than those of `pav_mu`.
 
 Selection: α = 1 in RL, chosen before any run; in search α, K and the final pick on
 validation problems, for each scorer. A run that never comes to 80% counts as its last
@@ -56,6 +59,7 @@ def get_config(variant: str = "") -> ConfigDict:
             grpo=dict(reward="outcome", baseline="group"),
             pav_rl=pav_rl | dict(prover_k=4),
             pav_mu=pav_rl | dict(prover="mu"),
+            to_go=pav_rl | dict(reward="value_to_go", prover="mu"),
             orm_warm=dict(reward="outcome", baseline="verifier", prover="mu"),
         )
     config.search.update(dict(samples=32, beams=(1, 4, 16), alphas=(0.0, 0.5, 1.0)))
@@ -91,6 +95,8 @@ def measures(results: dict) -> dict[str, float]:
             out[f"RL: times fewer than orm_rl, {name}"] = first["orm_rl"] / iterations
     for name, curve in curves.items():
         out[f"RL: at the end, {name}"] = 100 * curve["sampled"]["seeds"][0][-1]
+        length = results["improvement"]["policies"][name]["length"]
+        out[f"RL: tokens of a response at the end, {name}"] = length
     rows = {(row["method"], row["n"]): row["accuracy"] for row in results["search"]}
     for (method, n), accuracy in rows.items():
         out[f"search: {method}, N = {n}"] = 100 * accuracy

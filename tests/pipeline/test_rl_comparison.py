@@ -176,7 +176,7 @@ def test_every_stage_at_the_smallest_size(tmp_path):
     text = (tmp_path / "run" / "improvement" / "improvement.json").read_text()
     results = json.loads(text)
     trained = {"orm_rl", "grpo", "pav_rl", "pav_mc", "pav_refreshed"}
-    trained |= {"pav_mu", "orm_warm"}
+    trained |= {"pav_mu", "orm_warm", "to_go"}
     assert results["policies"].keys() == trained | {"sft", "rft"}
     assert results["curves"].keys() == trained
     assert (results["problems"], results["curve_problems"]) == (8, 12)
