@@ -129,7 +129,7 @@ def _run_all(arguments: argparse.Namespace) -> int:
         said = f"{one.name}: {one.claim}\n  {one.hardware}\n  {shlex.join(one.command)}"
         print(said, file=sys.stdout if arguments.list else sys.stderr)
         if not arguments.list:
-            codes.append(_run(one))
+            codes.append(_run(one, there))
     if arguments.list:
         return 0
     page = Path(root) / _PAGE
@@ -156,14 +156,20 @@ def _read(path: Path, variant: str, root: str) -> Evidence:
     )
 
 
-def _run(one: Evidence) -> int:
-    """Runs what is left of it; returns the exit code."""
+def _run(one: Evidence, there: Sequence[Evidence]) -> int:
+    """Runs what is left of it; returns the exit code.
+
+    A stage that another of `there` has done with the same fields is taken from it.
+    """
     # As launch/local.sh finds it.
     pav = Path(sys.executable).with_name("pav")
     tool = [os.environ.get("PAV") or (str(pav) if pav.exists() else "pav")]
     if one.is_sweep:
         tool = [sys.executable, str(HERE / "sweep.py")]
     arguments = one.command[1:]
+    if one.is_sweep:
+        others = [x.folder for x in there if x.is_sweep and x is not one]
+        arguments += [f"--reuse={x}" for x in others if Path(x).is_dir()]
     process = subprocess.Popen([*tool, *arguments])
     try:
         code = process.wait()

@@ -74,6 +74,13 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         help="where the runs' folders are for the machines that run them; default: the"
         " same as --root",
     )
+    parser.add_argument(
+        "--reuse",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="as of pav run, for every run; stages of this sweep are taken anyhow",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument(
         "--collect", action="store_true", help="run nothing, only make the table"
@@ -130,8 +137,8 @@ def _command(arguments, launcher: list[str], run: sweeps.Run, place: int) -> lis
         command.append("--dry_run")
     workdir = f"{workdirs}/{run.name}"
     command += ["--", f"--config={arguments.config}", f"--workdir={workdir}"]
-    if not buckets.is_remote(workdirs):
-        command.append(f"--reuse={workdirs}")
+    mine = [] if buckets.is_remote(workdirs) else [workdirs]
+    command += [f"--reuse={place}" for place in [*mine, *arguments.reuse]]
     return [*command, *run.changes]
 
 

@@ -6,13 +6,13 @@
 The demo. A beam of N states as N / 4 subtrees of 4, each of which keeps its own best
 ("beam_diverse"), beside the beam in which all N compete ("beam_pav"): the same α, K,
 pick, draws of the first step, and nearly the same tokens. Two CPU cores; a quarter of
-an hour for each seed, or five minutes with the stages of `beams.py` (`pav run
---reuse=runs/evidence/beams`).
+an hour for each seed, or five minutes with the stages of `beams.py`, which
+`make evidence` takes (`launch/sweep.py --reuse=runs/evidence/beams`).
 
 Written before the first run (2026-11-26):
 
-- H1. Of 16 subtrees' responses one is right for at most 2 points more of the problems:
-  a beam of 16 that competes has one for 97% of them already.
+- H1. With 16 beams one response is right for at most 2 points more of the problems:
+  those that compete have one for 97% of them already.
 - H2. What is picked by the rule of validation is within 3 points, since the pick and
   not the beam is what fails wide beams.
 - H3. With 8 beams the subtrees lose: two lines of four find less than one of eight.

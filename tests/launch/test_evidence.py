@@ -48,6 +48,9 @@ flag = next(a for a in sys.argv if a.startswith("--workdir="))
 workdir = pathlib.Path(flag.partition("=")[2])
 with (here / "calls").open("a") as calls:
     calls.write(sys.argv[1] + " " + workdir.name + "\\n")
+with (here / "reused").open("a") as reused:
+    places = [a.partition("=")[2] for a in sys.argv if a.startswith("--reuse=")]
+    reused.write(" ".join(map(os.path.basename, places)) + "\\n")
 code = (here / "code").read_text()
 config = json.loads((here / "configs").read_text())[workdir.name]
 if sys.argv[1] == "lab":
@@ -127,6 +130,14 @@ def test_all_is_run_and_goes_on(evidence, tmp_path):
     config.write_text(LABORATORY.replace("(0, 1)", "(0, 1, 2)"))
     assert evidence("exact")[0] == 0  # which measures the old one here
     assert path.read_text().endswith("Not finished.\n")
+
+
+def test_sweeps_take_stages_of_each_other(evidence, tmp_path):
+    (tmp_path / "configs.d" / "later.py").write_text(SWEEP)
+    assert evidence("arms")[0] == 0  # alone: there is no other yet
+    assert evidence("later")[0] == 0
+    lines = (tmp_path / "reused").read_text().splitlines()
+    assert lines == ["arms", "arms", "later arms", "later arms"]
 
 
 def test_a_stop_ends_what_is_running(evidence, tmp_path):
