@@ -176,7 +176,7 @@ def test_every_stage_at_the_smallest_size(tmp_path):
     text = (tmp_path / "run" / "improvement" / "improvement.json").read_text()
     results = json.loads(text)
     trained = {"orm_rl", "grpo", "pav_rl", "pav_mc", "pav_refreshed"}
-    trained |= {"pav_mu", "orm_warm", "to_go"}
+    trained |= {"pav_mu", "pav_both", "orm_warm", "to_go"}
     assert results["policies"].keys() == trained | {"sft", "rft"}
     assert results["curves"].keys() == trained
     assert (results["problems"], results["curve_problems"]) == (8, 12)
@@ -186,8 +186,8 @@ def test_every_stage_at_the_smallest_size(tmp_path):
         assert passed[0] == pytest.approx(policy["sampled"]["accuracy"])
     for curve in results["curves"].values():
         assert curve["step"] == [0, 2, 4] and curve["tokens"][0] == 0
-    assert [row["prover_k"] for row in results["provers"]] == [1, 2, 1]
-    assert results["provers"][-1]["prover"] == "mu"
+    assert [row["prover_k"] for row in results["provers"]] == [1, 2, 1, 1]
+    assert [x["prover"] for x in results["provers"][2:]] == ["both", "mu"]
     # All start from the same policy.
     starts = {curve["greedy"]["mean"][0] for curve in results["curves"].values()}
     assert len(starts) == 1
@@ -197,7 +197,7 @@ def test_every_stage_at_the_smallest_size(tmp_path):
 def _check_the_prover(workdir):
     """μ labels what π wrote, and it; its verifier guides searches of its own."""
     of_policy = records.read_seed_rollouts(workdir / "rollouts", 1)
-    responses, found = other_provers.read_labels(workdir / "labels-mu")
+    responses, found = other_provers.read_labels(workdir / "labels-both")
     mine = [i for i, response in enumerate(responses) if response in of_policy]
     assert [responses[i] for i in mine] == of_policy
     assert len(responses) == 2 * len(of_policy)
