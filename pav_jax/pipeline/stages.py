@@ -176,7 +176,8 @@ def _beams_stage(number: int, *, prm: str) -> Stage:
 
 def _comparison_stages(config: ConfigDict, improved: list[Stage]) -> list[Stage]:
     """From the outcome verifier to the page."""
-    verifiers = [
+    trained = [
+        *_policy_stages(config),
         *_prm_stages(config),
         *_prover_stages(config),
         *_orm_stages(config),
@@ -206,8 +207,8 @@ def _comparison_stages(config: ConfigDict, improved: list[Stage]) -> list[Stage]
         Stage(
             "report",
             run_report,
-            ("data", "sft", "rollouts", "labels")
-            + tuple(stage.name for stage in verifiers)
+            ("data", "rollouts", "labels")
+            + tuple(stage.name for stage in trained)
             + ("evaluation", "samples", "search")
             + tuple(stage.name for stage in improved[-1:]),
             tuple(config.keys()),  # it prints them all
