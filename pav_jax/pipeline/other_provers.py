@@ -67,8 +67,15 @@ class Prover:
                 f"{where} has an unknown field {unknown[0]!r}; there are"
                 f" {', '.join(known)}"
             )
-        if "n_mc" not in given:
-            raise UserError(f"{where} needs n_mc, continuations of a step prefix")
+        if not name.isidentifier():
+            raise UserError(
+                f"{where} names stages and methods; a name has letters, digits and _,"
+                " and starts with no digit"
+            )
+        if given.get("n_mc", 0) < 1:
+            raise UserError(
+                f"{where} needs n_mc, continuations of a step prefix, at least 1"
+            )
         made = cls(name=name, **{key: given[key] for key in given})
         if made.from_policy + made.from_prover < 1:
             raise UserError(

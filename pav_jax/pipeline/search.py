@@ -130,14 +130,8 @@ def run_search(context: StageContext) -> None:
         )
         for beams in search.beams[:_ORACLE_SIZES]:
             searcher.run(searcher.test, f"beam_oracle-{beams}", beams=beams, scorer=by)
-    artifacts.write_json(
-        context.directory / "search.json",
-        {
-            **best,
-            "pick": picks,
-            "provers": provers,
-        },
-    )
+    chosen_on_validation = {**best, "pick": picks, "provers": provers}
+    artifacts.write_json(context.directory / "search.json", chosen_on_validation)
 
 
 def _search_diverse(searcher: "_Searcher", *, alpha: float, prover_k: int) -> None:

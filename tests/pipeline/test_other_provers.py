@@ -37,6 +37,7 @@ def _problems(config):
     ("entry", "words"),
     [
         (dict(), "needs n_mc"),
+        (dict(n_mc=0), "needs n_mc.*at least 1"),
         (dict(n_mc=2, nmc=3), "unknown field 'nmc'; there are n_mc, from_policy"),
         (dict(n_mc=2, from_policy=0), "labels nothing"),
         (dict(n_mc=2, from_policy=3), "at most config.rollouts.n_orm=2"),
@@ -49,6 +50,11 @@ def test_mistakes_are_told(entry, words):
         config = _config(mu=entry)
         stages(config)
         Prover.of(config, "mu").changed(config)
+
+
+def test_a_name_is_one():
+    with pytest.raises(UserError, match="config.provers.1 names stages"):
+        stages(_config(**{"1": dict(n_mc=2)}))
 
 
 def test_only_its_own_sections_change():
