@@ -1,0 +1,209 @@
+"""Step labels of others in a run: their tokens, what they mean, and a verifier."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from tiny import byte_tokenizer
+
+from pav_jax.core import config as config_lib
+from pav_jax.core.errors import UserError
+from pav_jax.gemma.tokenizer import train_tokenizer
+from pav_jax.main import main
+from pav_jax.pipeline import imported
+from pav_jax.pipeline.other_provers import read_labels
+from pav_jax.pipeline.runner import StageContext
+from pav_jax.pipeline.stages import stages
+from pav_jax.storage import imports
+from pav_jax.storage.imports import LabelledText, Meaning
+from pav_jax.tasks import make_task
+
+DEMO = str(Path(__file__).resolve().parents[2] / "experiments" / "demo.py")
+STEPS = ("One\n\nthing.", "Two.\n", "  And three.\n\n")
+
+
+def _row(steps=STEPS, finished=True, prompt="Why?", **kwargs):
+    verdicts = {"correct": (1,) * len(steps), "count": (1,) * len(steps)}
+    return LabelledText(prompt, tuple(steps), finished=finished, **verdicts | kwargs)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_every_prefix_decodes_to_its_steps(finished):
+    tokenizer = byte_tokenizer()
+    prompt, tokens, ends = imported.encode(tokenizer, _row(finished=finished))
+    assert prompt == (tokenizer.bos_id, *tokenizer.encode("Why?\n"))
+    texts = ["", "One\n\nthing.\n", "Two.\n", "  And three." + "\n" * (not finished)]
+    for number, end in enumerate(ends):
+        assert tokenizer.decode(tokens[:end]) == "".join(texts[: number + 1])
+    assert len(tokens) == ends[-1]
+    assert (tokens[-1] == tokenizer.eos_id) is finished
+
+
+def test_no_token_spans_the_end_of_a_step():
+    """Else they are the tokens of the whole text."""
+    merging = train_tokenizer((), vocab_size=99, pieces=["a", "b", "\n", "\nb"])
+    assert len(merging.encode("a\nb")) == 2  # so that this tokenizer would
+    _, tokens, ends = imported.encode(merging, _row(["a", "b"], prompt="a"))
+    assert [merging.decode(tokens[:end]) for end in ends] == ["", "a\n", "a\nb"]
+    learnt = train_tokenizer(["one and one and then"] * 9, vocab_size=290)
+    _, tokens, ends = imported.encode(learnt, _row(["one and", "then one"]))
+    assert list(tokens[:-1]) == learnt.encode("one and\nthen one")
+    assert learnt.decode(tokens[: ends[1]]) == "one and\n"
+
+
+@pytest.mark.parametrize(
+    ("correct", "count", "expected"),
+    [
+        ((1, 1, 0, 1), (1, 1, 1, 1), ((1, 1, 0, 0), (1, 1, 1, 1))),
+        ((1, 0, 1, 0), (1, 0, 1, 1), ((1, 0, 0, 0), (1, 0, 0, 1))),  # one not known
+        ((0, 1), (1, 1), ((0, 0), (1, 1))),
+    ],
+)
+def test_a_prefix_is_right_if_all_its_steps_are(correct, count, expected):
+    row = _row("abcd"[: len(count)], correct=correct, count=count)
+    assert imported.of_prefixes(row, Meaning.STEP) == expected
+    for other in (Meaning.PREFIX, Meaning.ANY_OF_N, Meaning.MONTE_CARLO):
+        assert imported.of_prefixes(row, other) == (correct, count)
+
+
+def _stage(tmp_path, rows, meaning=Meaning.MONTE_CARLO, outcome_field="outcome"):
+    """The folder of stage `labels`, and what it said."""
+    source, data, out = (tmp_path / name for name in ("source", "data", "labels"))
+    for folder in (data, out):
+        folder.mkdir(parents=True, exist_ok=True)
+    about = {"format": "jsonl", "meaning": meaning.value}
+    imports.write(source, rows)
+    imports.write_about(source, about | {"outcome_field": outcome_field})
+    byte_tokenizer().save(data / "tokenizer.model")
+    config = ConfigDict(dict(limits=dict(max_prompt_tokens=12, max_tokens=20)))
+    config.labels = {"from": str(source), "shard": 2}
+    said = []
+    context = StageContext("labels", config, out, {"data": data})
+    object.__setattr__(context, "log", said.append)
+    imported.run_imported_labels(context)
+    return out, said
+
+
+def test_counts_are_kept_and_what_cannot_be_used_is_said(tmp_path):
+    rows = [
+        _row("ab", correct=(3, 0), count=(4, 1), prompt_correct=5, prompt_count=8)
+        if i == 0
+        else _row("ab", prompt="Who?", correct=(2, 0), count=(2, 0), outcome=i == 1)
+        for i in range(3)
+    ]
+    rows[2:2] = [_row(["a" * 20]), _row("abc", prompt="Why?", first=2)]
+    out, said = _stage(tmp_path, rows)
+    responses, found = read_labels(out)
+    table = [
+        (x.ends.tolist(), x.correct.tolist(), x.count.tolist()) for x in found
+    ]
+    assert table == [
+        ([0, 2, 4], [5, 3, 0], [8, 4, 1]),
+        ([2], [2], [2]),
+        ([6], [1], [1]),
+        ([2], [2], [2]),
+    ]
+    first, second, third, fourth = (r.problem for r in responses)
+    assert {first, second} == {0, 1} and (third, fourth) == (first, second)
+    assert [len(list(out.glob(f"{x}-*.npz"))) for x in ("shard", "outcomes")] == [2, 2]
+    assert "1 response longer than config.limits" in said[0]
+    assert "6 labels of 4 responses from jsonl; the value of a prefix is k/n" in said[1]
+    assert [r.correct for r in imported.read_outcomes(out)] == [True, False]
+
+
+def test_what_is_done_with_verdicts_is_said(tmp_path):
+    rows = [_row(["a\nb", "c", "d"], correct=(1, 0, 1))]
+    _, said = _stage(tmp_path, rows, Meaning.STEP)
+    assert "is turned into that of the prefix" in said[0]
+    assert "1 response a right step follows a wrong one" in said[1]
+    assert "1 step of several lines kept whole" in said[2]
+    _, said = _stage(tmp_path / "other", rows, Meaning.ANY_OF_N)
+    assert "Q is the value of best-of-n" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "field", "words"),
+    [
+        ([_row("a")], None, "has no field for it"),
+        ([_row("a")], "outcome", "has none, in field outcome"),
+        ([_row("a", outcome=True)], "outcome", "only says of some that it is right"),
+    ],
+)
+def test_an_orm_needs_outcomes(tmp_path, rows, field, words):
+    out, _ = _stage(tmp_path, rows, outcome_field=field)
+    with pytest.raises(UserError, match=f"{words}.*--until=prm"):
+        imported.read_outcomes(out)
+
+
+def test_no_response_of_use(tmp_path):
+    with pytest.raises(UserError, match="can be used: 1 response longer than"):
+        _stage(tmp_path, [_row(["a" * 40])])
+    with pytest.raises(UserError, match="not a folder that pav import wrote"):
+        (tmp_path / "source" / "about.json").unlink()
+        imports.read_about(tmp_path / "source")
+
+
+def _config(**sections):
+    config = config_lib.load([f"--config={DEMO}:smoke", "--config.labels.from=DIR"])
+    with config.unlocked():
+        for name, value in sections.items():
+            config[name].update(value) if name in config else config.update({name: value})
+    return config
+
+
+def test_stages():
+    found = {stage.name: stage for stage in stages(_config())}
+    assert "rollouts" not in found
+    assert found["labels"].needs == ("data",)
+    assert found["prm"].needs == found["orm"].needs == ("data", "sft", "labels")
+    for stage in found.values():
+        config_lib.select(_config(), stage.fields)
+    own = config_lib.load([f"--config={DEMO}:smoke"])
+    fields = {s.name: s.fields for s in stages(own)}
+    assert "labels.from" not in fields["labels"] and "labels.n_mc" in fields["labels"]
+    with_prover = _config(provers=dict(mu=dict(n_mc=2)))
+    assert "rollouts" in [stage.name for stage in stages(with_prover)]
+    with pytest.raises(UserError, match="first_pit continues rollouts of one's own"):
+        stages(_config(labels=dict(first_pit=dict(n_mc=2))))
+
+
+def _published(path):
+    """Responses to the built-in task as ProcessBench has them, half with an error."""
+    task = config_lib.load([f"--config={DEMO}:smoke"]).task
+    problems = make_task(task).problems("train", 60)
+    rng, rows = random.Random(0), []
+    for number, problem in enumerate(problems):
+        steps, error = problem.solution.split("\n"), -1
+        if number % 2:
+            error = rng.randrange(len(steps))
+            other = problems[number - 1].solution.split("\n")
+            steps[error] = other[min(error, len(other) - 1)]
+        row = {"id": f"relations-{number}", "generator": "none"}
+        row |= {"problem": problem.prompt, "steps": steps, "label": error}
+        rows.append(json.dumps(row | {"final_answer_correct": error < 0}))
+    path.write_text("\n".join(rows))
+
+
+def test_a_verifier_without_rollouts(tmp_path, capsys):
+    _published(tmp_path / "relations.json")
+    folder, workdir = tmp_path / "imported", tmp_path / "run"
+    argv = [f"--input={tmp_path / 'relations.json'}", f"--output={folder}"]
+    assert main(["import", "--from=processbench", *argv]) == 0
+    argv = [f"--config={DEMO}:smoke", f"--workdir={workdir}", "--until=orm"]
+    assert main(["run", *argv, f"--config.labels.from={folder}"]) == 0
+    said = capsys.readouterr().err
+    assert "labels of 60 responses from processbench; that a prefix is right" in said
+    assert not (workdir / "rollouts").exists()
+    for name in ("prm", "orm"):
+        lines = (workdir / name / "metrics.jsonl").read_text().splitlines()
+        assert json.loads(lines[-1])["step"] == 20
+        assert (workdir / name / "params").is_dir()
+    responses, found = read_labels(workdir / "labels")
+    assert len({r.problem for r in responses}) == 60
+    for response, labels in zip(responses, found, strict=True):
+        assert labels.ends[-1] == len(response.tokens)
+        assert not np.any(np.diff(labels.correct) > 0)  # never right again
+        assert labels.correct[-1] == response.correct
