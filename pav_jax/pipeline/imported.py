@@ -17,21 +17,21 @@ from pav_jax.gemma.tokenizer import Tokenizer
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.storage import artifacts, buckets, imports, records
 from pav_jax.storage.imports import LabelledText, Meaning
-from pav_jax.tasks.problems import encode_prompt
 
 _ABOUT = "about.json"
 
-# What is done with labels that are no values, for the log. α and the provers of the
-# paper are of values of a policy, so that each says what Q is here.
+# What is done with the labels, for the log. Progress and provers are of values of a
+# policy, so each says what Q is here.
 _TRAINED_ON = {
     Meaning.MONTE_CARLO: "the value of a prefix is k/n",
-    Meaning.ANY_OF_N: "that any of n continuations is right is trained on as value 0 or"
-    " 1, so Q is the value of best-of-n of the policy that continued, and not its own",
+    Meaning.ANY_OF_N: "that any of n continuations is right is trained on as value 0"
+    " or 1, so Q is the value of best-of-n of the policy that continued, and not its"
+    " own",
     Meaning.PREFIX: "that a prefix is right is trained on as value 0 or 1, so Q is the"
     " chance that nothing is wrong so far, and not a value of the policy",
     Meaning.STEP: "that a step is right is turned into that of the prefix up to it (all"
-    " of its steps are), and trained on as value 0 or 1, so Q is the chance that nothing"
-    " is wrong so far, and not a value of the policy",
+    " of its steps are), and trained on as value 0 or 1, so Q is the chance that"
+    " nothing is wrong so far, and not a value of the policy",
 }
 
 
@@ -79,7 +79,7 @@ class _Reader:
     def __init__(self, context: StageContext, tokenizer: Tokenizer, meaning: Meaning):
         self._context, self._tokenizer, self._meaning = context, tokenizer, meaning
         self._shards = self._kept = self._labels = self._long = self._changed = 0
-        self._lines = self._unlabelled = self._foreign = 0
+        self._lines = self._unlabelled = self._foreign = self._prompts = 0
         self._first_foreign = ""
 
     def read(
@@ -94,17 +94,25 @@ class _Reader:
                 self._foreign += 1
                 self._first_foreign = self._first_foreign or str(error)
                 continue
-            if len(prompt) > limits.max_prompt_tokens or len(tokens) > limits.max_tokens:
+            too_long = len(prompt) > limits.max_prompt_tokens
+            if too_long or len(tokens) > limits.max_tokens:
                 self._long += 1
                 continue
             correct, count = of_prefixes(row, self._meaning)
-            self._changed += self._meaning is Meaning.STEP and correct != row.correct
-            found = _step_labels(row, ends, correct, count)
+            self._changed += correct[1:] != row.correct
+            chosen = (np.array(count) > 0) & (np.arange(len(count)) > row.first)
+            chosen[0] = count[0] > 0 and row.first == 0
+            found = StepLabels(
+                ends[chosen],
+                np.array(correct, np.int32)[chosen],
+                np.array(count, np.int32)[chosen],
+            )
             if not len(found.ends) and row.outcome is None:
                 self._unlabelled += 1
                 continue
             self._kept += 1
             self._labels += len(found.ends)
+            self._prompts += bool(chosen[0])
             self._lines += sum("\n" in step.strip("\n") for step in row.steps)
             response = Response(
                 problem=problems[row.prompt],
@@ -148,9 +156,14 @@ class _Reader:
         for reason in reasons:
             log(f"{reason}: left out")
         log(
-            f"{counted(self._labels, 'label')} of {counted(self._kept, 'response')} from"
-            f" {name}; {_TRAINED_ON[self._meaning]}"
+            f"{counted(self._labels, 'label')} of {counted(self._kept, 'response')}"
+            f" from {name}; {_TRAINED_ON[self._meaning]}"
         )
+        if not self._prompts:
+            log(
+                "no bare prompt has a label, so the progress of first steps is over a"
+                " value that is not trained"
+            )
         if self._changed:
             log(
                 f"in {counted(self._changed, 'response')} a right step follows a wrong"
@@ -158,8 +171,8 @@ class _Reader:
             )
         if self._lines:
             log(
-                f"{counted(self._lines, 'step')} of several lines kept whole; search and"
-                " pav score end a step at each newline"
+                f"{counted(self._lines, 'step')} of several lines kept whole; search"
+                " and pav score end a step at each newline"
             )
 
 
@@ -182,8 +195,7 @@ def encode(
     Raises:
       UserError: the vocabulary cannot represent a text.
     """
-    prompt = Problem(row.prompt.rstrip("\n") + "\n", "")
-    prompt_tokens = encode_prompt(tokenizer, prompt, max_tokens=len(row.prompt) * 8 + 8)
+    prompt = [tokenizer.bos_id, *tokenizer.encode(row.prompt.rstrip("\n") + "\n")]
     tokens, ends = [], [0]
     for number, step in enumerate(row.steps, start=1):
         # By itself, so that no token spans the end of a step. Where none would, these
@@ -193,20 +205,22 @@ def encode(
         else:
             tokens += tokenizer.encode(step.rstrip("\n") + "\n")
         ends.append(len(tokens))
-    return tuple(prompt_tokens), tuple(tokens), np.array(ends, np.int32)
+    return tuple(prompt), tuple(tokens), np.array(ends, np.int32)
 
 
 def of_prefixes(
     row: LabelledText, meaning: Meaning
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """`correct` and `count` of the prefix up to the end of each step.
+    """`correct` and `count` of each prefix, H + 1 each, the bare prompt first.
 
     A verdict on a step becomes one on the prefix: right if all of its steps are, wrong
-    if one is wrong, and else not known.
+    if one is wrong, and else not known. In a bare prompt no step is wrong.
     """
+    correct, count = [row.prompt_correct], [row.prompt_count]
+    if meaning in (Meaning.PREFIX, Meaning.STEP):
+        correct, count = [1], [1]
     if meaning is not Meaning.STEP:
-        return row.correct, row.count
-    correct, count = [], []
+        return (*correct, *row.correct), (*count, *row.count)
     all_right, none_wrong = True, True
     for good, known in zip(row.correct, row.count, strict=True):
         all_right &= bool(known and good)
@@ -214,17 +228,6 @@ def of_prefixes(
         correct.append(int(all_right))
         count.append(int(all_right or not none_wrong))
     return tuple(correct), tuple(count)
-
-
-def _step_labels(
-    row: LabelledText, ends: np.ndarray, correct: Sequence[int], count: Sequence[int]
-) -> StepLabels:
-    """The labels that count, the bare prompt first if it has one."""
-    places = np.arange(len(row.steps) + 1)
-    of_all = np.array([row.prompt_count, *count], np.int32)
-    chosen = (of_all > 0) & ((places > row.first) | (places == 0))
-    right = np.array([row.prompt_correct, *correct], np.int32)
-    return StepLabels(ends[chosen], right[chosen], of_all[chosen])
 
 
 def _outcomes_beside(path: Path) -> Path:

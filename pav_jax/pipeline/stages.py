@@ -62,8 +62,8 @@ def _training_stages(config: ConfigDict) -> list[Stage]:
 
 
 def _labels_stages(config: ConfigDict) -> list[Stage]:
-    """`rollouts` and `labels`; with `labels.from` only `labels`, and `rollouts` if RL or
-    other provers need them."""
+    """`rollouts` and `labels`; with `labels.from` only `labels`, and `rollouts` if RL
+    or other provers need them."""
     rollouts = Stage(
         "rollouts",
         run_rollouts,

@@ -99,8 +99,8 @@ def _is_int(value: Any) -> bool:
 def _prm800k(row: Row) -> list[LabelledText]:
     """The solution that was chosen, and each other completion after what is before it.
 
-    As in the paper (App. B), rows that check the labellers and those that these gave up
-    are left out. A rating of 0 is of a step that is right and makes no progress.
+    Rows that check the labellers, who all got the same, and those that they could not
+    finish are left out. A rating of 0 is of a step that is right but makes no progress.
     """
     for field in ("is_quality_control_question", "is_initial_screening_question"):
         if row.get(field) is True:

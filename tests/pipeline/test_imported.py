@@ -48,7 +48,7 @@ def test_no_token_spans_the_end_of_a_step():
     assert len(merging.encode("a\nb")) == 2  # so that this tokenizer would
     _, tokens, ends = imported.encode(merging, _row(["a", "b"], prompt="a"))
     assert [merging.decode(tokens[:end]) for end in ends] == ["", "a\n", "a\nb"]
-    learnt = train_tokenizer(["one and one and then"] * 9, vocab_size=290)
+    learnt = train_tokenizer(["one and one and then"] * 9, vocab_size=280)
     _, tokens, ends = imported.encode(learnt, _row(["one and", "then one"]))
     assert list(tokens[:-1]) == learnt.encode("one and\nthen one")
     assert learnt.decode(tokens[: ends[1]]) == "one and\n"
@@ -57,16 +57,17 @@ def test_no_token_spans_the_end_of_a_step():
 @pytest.mark.parametrize(
     ("correct", "count", "expected"),
     [
-        ((1, 1, 0, 1), (1, 1, 1, 1), ((1, 1, 0, 0), (1, 1, 1, 1))),
-        ((1, 0, 1, 0), (1, 0, 1, 1), ((1, 0, 0, 0), (1, 0, 0, 1))),  # one not known
-        ((0, 1), (1, 1), ((0, 0), (1, 1))),
+        ((1, 1, 0, 1), (1, 1, 1, 1), ((1, 1, 1, 0, 0), (1, 1, 1, 1, 1))),
+        ((1, 0, 1, 0), (1, 0, 1, 1), ((1, 1, 0, 0, 0), (1, 1, 0, 0, 1))),  # 2 unknown
+        ((0, 1), (1, 1), ((1, 0, 0), (1, 1, 1))),
     ],
 )
 def test_a_prefix_is_right_if_all_its_steps_are(correct, count, expected):
     row = _row("abcd"[: len(count)], correct=correct, count=count)
     assert imported.of_prefixes(row, Meaning.STEP) == expected
-    for other in (Meaning.PREFIX, Meaning.ANY_OF_N, Meaning.MONTE_CARLO):
-        assert imported.of_prefixes(row, other) == (correct, count)
+    for other, of_prompt in ((Meaning.PREFIX, 1), (Meaning.ANY_OF_N, 0)):
+        kept = (of_prompt, *correct), (of_prompt, *count)
+        assert imported.of_prefixes(row, other) == kept
 
 
 def _stage(tmp_path, rows, meaning=Meaning.MONTE_CARLO, outcome_field="outcome"):
@@ -97,9 +98,7 @@ def test_counts_are_kept_and_what_cannot_be_used_is_said(tmp_path):
     rows[2:2] = [_row(["a" * 20]), _row("abc", prompt="Why?", first=2)]
     out, said = _stage(tmp_path, rows)
     responses, found = read_labels(out)
-    table = [
-        (x.ends.tolist(), x.correct.tolist(), x.count.tolist()) for x in found
-    ]
+    table = [(x.ends.tolist(), x.correct.tolist(), x.count.tolist()) for x in found]
     assert table == [
         ([0, 2, 4], [5, 3, 0], [8, 4, 1]),
         ([2], [2], [2]),
@@ -122,6 +121,7 @@ def test_what_is_done_with_verdicts_is_said(tmp_path):
     assert "1 step of several lines kept whole" in said[2]
     _, said = _stage(tmp_path / "other", rows, Meaning.ANY_OF_N)
     assert "Q is the value of best-of-n" in said[0]
+    assert "no bare prompt has a label" in said[1]
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,7 @@ def test_no_response_of_use(tmp_path):
 def _config(**sections):
     config = config_lib.load([f"--config={DEMO}:smoke", "--config.labels.from=DIR"])
     with config.unlocked():
-        for name, value in sections.items():
-            config[name].update(value) if name in config else config.update({name: value})
+        config.update(sections)
     return config
 
 
@@ -171,31 +170,34 @@ def test_stages():
 
 
 def _published(path):
-    """Responses to the built-in task as ProcessBench has them, half with an error."""
+    """Responses to the built-in task as ProcessBench has them, half with an error.
+    Returns how many steps they have."""
     task = config_lib.load([f"--config={DEMO}:smoke"]).task
     problems = make_task(task).problems("train", 60)
     rng, rows = random.Random(0), []
     for number, problem in enumerate(problems):
         steps, error = problem.solution.split("\n"), -1
         if number % 2:
-            error = rng.randrange(len(steps))
+            error = rng.randrange(len(steps) - 1)  # the last one has the answer
             other = problems[number - 1].solution.split("\n")
-            steps[error] = other[min(error, len(other) - 1)]
+            steps[error] = other[min(error, len(other) - 2)]
         row = {"id": f"relations-{number}", "generator": "none"}
         row |= {"problem": problem.prompt, "steps": steps, "label": error}
         rows.append(json.dumps(row | {"final_answer_correct": error < 0}))
     path.write_text("\n".join(rows))
+    return sum(len(json.loads(row)["steps"]) for row in rows)
 
 
 def test_a_verifier_without_rollouts(tmp_path, capsys):
-    _published(tmp_path / "relations.json")
+    steps = _published(tmp_path / "relations.json")
     folder, workdir = tmp_path / "imported", tmp_path / "run"
     argv = [f"--input={tmp_path / 'relations.json'}", f"--output={folder}"]
     assert main(["import", "--from=processbench", *argv]) == 0
     argv = [f"--config={DEMO}:smoke", f"--workdir={workdir}", "--until=orm"]
     assert main(["run", *argv, f"--config.labels.from={folder}"]) == 0
     said = capsys.readouterr().err
-    assert "labels of 60 responses from processbench; that a prefix is right" in said
+    labelled = f"{steps + 60} labels of 60 responses from processbench"
+    assert f"labels: {labelled}; that a prefix is right" in said
     assert not (workdir / "rollouts").exists()
     for name in ("prm", "orm"):
         lines = (workdir / name / "metrics.jsonl").read_text().splitlines()

@@ -8,6 +8,7 @@ import pytest
 from pav_jax.main import main
 from pav_jax.storage import imports
 from pav_jax.storage.imports import LabelledText, Meaning
+from pav_jax.tools.step_formats import FORMATS
 
 # Of openai/prm800k: README.md, and phase 1 for the human completion.
 _PHASE_2 = {
@@ -159,7 +160,9 @@ def test_prm800k(tmp_path, capsys):
             outcome=True,
             line=3,
         ),
-        LabelledText("What is 1 + 1?", ("It is 3.",), (0,), (1,), 0, 0, 0, False, line=3),
+        LabelledText(
+            "What is 1 + 1?", ("It is 3.",), (0,), (1,), 0, 0, 0, False, line=3
+        ),
         LabelledText(
             "What is 1 + 1?",
             ("I add.", "So 4."),
@@ -243,7 +246,7 @@ _BAD = [
     ("prm800k", _SHEPHERD, "no field 'question'; it looks like --from=math_shepherd"),
     ("prm800k", _PHASE_2 | {"label": {"steps": []}}, "no list in field 'steps'"),
     ("prm800k", {"question": {"problem": " "}, "label": {}}, "no text in field 'prob"),
-    ("math_shepherd", _SHEPHERD | {"label": "A"}, "input and label differ before tag 1"),
+    ("math_shepherd", _SHEPHERD | {"label": "A"}, "label differ before tag 1"),
     (
         "math_shepherd",
         _SHEPHERD | {"label": _SHEPHERD["label"].replace("-", "?")},
@@ -297,7 +300,7 @@ def test_a_few_bad_lines_are_shown(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("form", "content", "words"),
     [
-        ("trl", json.dumps(_BENCH), "line 1: no field 'prompt'; it looks like --from=pr"),
+        ("trl", json.dumps(_BENCH), "no field 'prompt'; it looks like --from=processb"),
         ("prm800k", json.dumps(_CONTROL), "1 line with is_quality_control_question"),
         ("trl", "", "holds no lines"),
         ("trl", "PAR1\x15\x04", "looks like a Parquet file; --from=trl expects"),
@@ -331,7 +334,9 @@ def test_damaged_missing_and_refused(tmp_path, capsys):
         ),
     ]:
         assert main(["import", *flags, f"--output={tmp_path / 'out'}"]) == 2
-        assert words in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert words in said
+        assert "csv" not in flags[0] or all(name in said for name in FORMATS)
         assert not (tmp_path / "out").exists()
     there = ["--from=trl", f"--input={path}", f"--output={tmp_path / 'there'}"]
     assert main(["import", *there]) == 2
