@@ -72,14 +72,18 @@ def test_a_prefix_is_right_if_all_its_steps_are(correct, count, expected):
 
 def _stage(tmp_path, rows, meaning=Meaning.MONTE_CARLO, outcome_field="outcome"):
     """The folder of stage `labels`, and what it said."""
-    source, data, out = (tmp_path / name for name in ("source", "data", "labels"))
+    about = {"format": "jsonl", "meaning": meaning.value}
+    imports.write(tmp_path / "source", rows)
+    imports.write_about(tmp_path / "source", about | {"outcome_field": outcome_field})
+    return _tokenized(tmp_path, tmp_path / "source")
+
+
+def _tokenized(tmp_path, source, size=20):
+    data, out = tmp_path / "data", tmp_path / "labels"
     for folder in (data, out):
         folder.mkdir(parents=True, exist_ok=True)
-    about = {"format": "jsonl", "meaning": meaning.value}
-    imports.write(source, rows)
-    imports.write_about(source, about | {"outcome_field": outcome_field})
     byte_tokenizer().save(data / "tokenizer.model")
-    config = ConfigDict(dict(limits=dict(max_prompt_tokens=12, max_tokens=20)))
+    config = ConfigDict(dict(limits=dict(max_prompt_tokens=12, max_tokens=size)))
     config.labels = {"from": str(source), "shard": 2}
     said = []
     context = StageContext("labels", config, out, {"data": data})
@@ -122,6 +126,55 @@ def test_what_is_done_with_verdicts_is_said(tmp_path):
     _, said = _stage(tmp_path / "other", rows, Meaning.ANY_OF_N)
     assert "Q is the value of best-of-n" in said[0]
     assert "no bare prompt has a label" in said[1]
+
+
+_LISTED = ["Step 1: 1+1=3", "Step 2: so\n4", "Step 3: 4"]  # the second is wrong
+_TAGGED = "Why? Step 1: 1+1=3 ки\nStep 2: so\n4 ки\nStep 3: 4 ки"
+_SIGNED = "Why? Step 1: 1+1=3 +\nStep 2: so\n4 -\nStep 3: 4 -"
+_RATED = [
+    {"completions": [{"text": text, "rating": rating}], "chosen_completion": 0}
+    for text, rating in zip(_LISTED, (1, -1, 1), strict=True)
+]
+
+
+@pytest.mark.parametrize(
+    ("form", "row"),
+    [
+        (
+            "prm800k",
+            {
+                "question": {"problem": "Why?"},
+                "label": {"steps": _RATED, "finish_reason": "solution"},
+            },
+        ),
+        ("math_shepherd", {"input": _TAGGED, "label": _SIGNED}),
+        ("trl", {"prompt": "Why?", "completions": _LISTED, "labels": [1, 0, 1]}),
+        ("processbench", {"problem": "Why?", "steps": _LISTED, "label": 1}),
+        (
+            "jsonl",
+            {
+                "prompt": "Why?",
+                "steps": _LISTED,
+                "correct": [1, 0, 0],
+                "count": [1] * 3,
+            },
+        ),
+    ],
+)
+def test_all_formats_of_one_response_train_alike(tmp_path, form, row):
+    source = tmp_path / "in.jsonl"
+    source.write_text(json.dumps(row))
+    argv = [f"--input={source}", f"--output={tmp_path / 'source'}"]
+    assert main(["import", f"--from={form}", *argv]) == 0
+    out, _ = _tokenized(tmp_path, tmp_path / "source", size=60)
+    (response,), (found,) = read_labels(out)
+    text = "Step 1: 1+1=3\nStep 2: so\n4\nStep 3: 4"
+    tokenizer = byte_tokenizer()
+    assert response.tokens == (*tokenizer.encode(text), tokenizer.eos_id)
+    of_steps = {e: q for e, q in zip(found.ends, found.q, strict=True) if e}
+    assert of_steps == {14: 1, 27: 0, 37: 0}  # characters, and the end token
+    # What is known of the bare prompt: nothing, or that no step of it is wrong.
+    assert (0 in found.ends) is (form in ("prm800k", "trl", "processbench"))
 
 
 @pytest.mark.parametrize(
