@@ -64,6 +64,7 @@ def get_config(variant: str = "") -> ConfigDict:
         n_mc=2,  # continuations of every step prefix
         shard=500,  # problems or rollouts in a file; a killed run repeats at most one
     )
+    config.labels["from"] = ""  # or labels of others: a folder that pav import wrote
     config.verifier = dict(
         prm=optimizer(steps=800, learning_rate=1e-3),
         orm=optimizer(steps=800, learning_rate=1e-3),  # as many as the PRM

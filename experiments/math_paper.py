@@ -102,6 +102,7 @@ def get_config(
     # App. D. More than 300,000 prefixes with four rollouts of a problem.
     config.rollouts = dict(n_cov=4, n_orm=16, temperature=1.0)  # silent
     config.labels = dict(n_mc=20, shard=100)
+    config.labels["from"] = ""  # or labels of others: a folder that pav import wrote
     config.verifier = dict(
         prm=optimizer(20_000, 5e-7, warmup_steps=2_000),
         orm=optimizer(20_000, 5e-7, warmup_steps=2_000),

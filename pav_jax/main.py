@@ -89,6 +89,7 @@ def _make_parser() -> argparse.ArgumentParser:
         _add_report,
         _add_score,
         _add_show,
+        _add_import,
         _add_export,
         _add_lab,
         _add_plan,
@@ -178,6 +179,43 @@ def _add_score(commands) -> None:
     )
     _add_coordinator(parser)
     parser.set_defaults(command="score", takes_changes=False)
+
+
+def _add_import(commands) -> None:
+    parser = commands.add_parser(
+        "import",
+        help="take step labels that others have published",
+        description="Reads a published file of step labels into a folder of which"
+        " verifiers are trained: pav run --config.labels.from=DIR. Bad lines are named"
+        " and left out.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--from",
+        dest="format",
+        required=True,
+        choices=("prm800k", "math_shepherd", "trl", "processbench", "jsonl"),
+        help="the format of the file; jsonl is our own: prompt, steps, and correct and"
+        " count of each step",
+    )
+    parser.add_argument(
+        "--input",
+        required=True,
+        metavar="FILE",
+        help="as published: a JSON object a line, or a JSON list; may be gzipped",
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="a folder that does not exist"
+    )
+    parser.add_argument(
+        "--meaning",
+        metavar="WHAT",
+        help="of the labels, where the format does not say: monte_carlo (k of n"
+        " continuations are right; default of jsonl), any_of_n (one of several is),"
+        " prefix (nothing is wrong so far), or step (the step is right; default of"
+        " trl)",
+    )
+    parser.set_defaults(command="import_labels", takes_changes=False)
 
 
 def _add_export(commands) -> None:

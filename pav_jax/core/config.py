@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import hashlib
 import json
+import keyword
 import math
 import os
 import runpy
@@ -217,9 +218,12 @@ def _override(config: ConfigDict, argument: str) -> None:
         raise UserError(f"{flag} needs a value; write {flag}=value")
 
     parsed = flags.FlagValues()  # Not the global ones: a load leaves nothing behind.
+    target = config
+    if keyword.iskeyword(last):  # labels.from, which config_flags read as Python
+        target, argument = ConfigDict({"value": old}), f"--config.value={text}"
     try:
         config_flags.DEFINE_config_dict(
-            "config", config, flag_values=parsed, sys_argv=["pav", argument]
+            "config", target, flag_values=parsed, sys_argv=["pav", argument]
         )
         parsed(["pav", argument])
     except config_flags.UnsupportedOperationError:
@@ -229,6 +233,8 @@ def _override(config: ConfigDict, argument: str) -> None:
         ) from None
     except (flags.Error, TypeError, ValueError):
         raise UserError(_wrong_type(field, kind, old, text)) from None
+    if target is not config:
+        section[last] = target.value
     if kind is tuple and not _same_kinds(old, section[last]):
         raise UserError(_wrong_type(field, kind, old, text))
 

@@ -89,7 +89,7 @@ def _results(context: StageContext) -> dict[str, Any]:
     if "improvement" in context.inputs:
         path = context.input("improvement") / "improvement.json"
         results["improvement"] = artifacts.read_json(path)
-    if config.rollouts.n_cov > 1:
+    if config.rollouts.n_cov > 1 and not config.labels.get("from"):
         results["theory"] = _theory(context)
     return results
 
@@ -102,6 +102,8 @@ def _describe(config: ConfigDict) -> str:
     else:
         layers = counted(model.num_layers, "layer")
         policy = f"a policy of {layers} of width {model.embed_dim}"
+    if folder := config.labels.get("from"):
+        return f"{policy}, step labels of {Path(folder).name}, which others made"
     number, extra = config.problems.labels, ""
     if n_mc := config.labels.get("first_pit", {}).get("n_mc"):
         extra = f", {counted(n_mc, 'continuation')} of those up to first pits"

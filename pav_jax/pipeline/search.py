@@ -338,7 +338,10 @@ def beam_config(
 
 
 def _fit_oracle(context: StageContext, problems: Problems) -> Oracle | None:
-    """The oracle of the labelled training rollouts; None without a step checker."""
+    """The oracle of the labelled training rollouts; None without these, or without a
+    step checker."""
+    if "rollouts" not in context.inputs:
+        return None
     responses = records.read_seed_rollouts(
         context.input("rollouts"), context.config.rollouts.n_cov
     )

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
 from pav_jax.pipeline.data import run_data, run_pretraining, run_sft
+from pav_jax.pipeline.imported import run_imported_labels
 from pav_jax.pipeline.labelling import run_labels, run_rollouts
 from pav_jax.pipeline.on_search import run_beams
 from pav_jax.pipeline.other_provers import Prover, run_policy, run_prover_labels
@@ -54,23 +55,41 @@ def _training_stages(config: ConfigDict) -> list[Stage]:
     return [
         Stage("data", run_data, (), ("task", "problems", "limits", "tokenizer")),
         *_policy_stages(config),
-        Stage(
-            "rollouts",
-            run_rollouts,
-            ("data", "sft"),
-            (*_SAMPLED, "rollouts", "labels.shard"),
-            collective=True,
-        ),
-        Stage(
-            "labels",
-            run_labels,
-            ("data", "sft", "rollouts"),
-            (*_SAMPLED, "labels", "rollouts"),
-            collective=True,
-        ),
+        *_labels_stages(config),
         *_prm_stages(config),
         *_prover_stages(config),
     ]
+
+
+def _labels_stages(config: ConfigDict) -> list[Stage]:
+    """`rollouts` and `labels`; with `labels.from` only `labels`, and `rollouts` if RL
+    or other provers need them."""
+    rollouts = Stage(
+        "rollouts",
+        run_rollouts,
+        ("data", "sft"),
+        (*_SAMPLED, "rollouts", "labels.shard"),
+        collective=True,
+    )
+    if _labels_own(config):
+        # Not labels.from, so that these labels are the same as before there was one.
+        fields = tuple(f"labels.{name}" for name in config.labels if name != "from")
+        needs = ("data", "sft", "rollouts")
+        fields = (*_SAMPLED, *fields, "rollouts")
+        return [rollouts, Stage("labels", run_labels, needs, fields, collective=True)]
+    if config.labels.get("first_pit", {}).get("n_mc"):
+        raise UserError(
+            "config.labels.first_pit continues rollouts of one's own, whose place"
+            " config.labels.from takes; leave out either"
+        )
+    fields = ("limits", "labels.from", "labels.shard")
+    imported = Stage("labels", run_imported_labels, ("data",), fields)
+    return [rollouts, imported] if "rl" in config or _provers(config) else [imported]
+
+
+def _labels_own(config: ConfigDict) -> bool:
+    """Whether the labels are of rollouts of this run's policy."""
+    return not config.labels.get("from")
 
 
 def _policy_stages(config: ConfigDict) -> list[Stage]:
@@ -118,10 +137,11 @@ def _provers(config: ConfigDict) -> list[Prover]:
 def _prm_stages(config: ConfigDict) -> list[Stage]:
     """`prm`; with `verifier.on_search` first `prm-0`, then rounds on what it finds on
     training problems: `beams-1`, `prm-1`, and so on; the last of these is `prm`."""
+    needs, fields = ("labels",), ()
+    if _labels_own(config):
+        needs, fields = ("rollouts", "labels"), ("rollouts.n_cov",)
     rounds = [
-        _verifier_stage(
-            config, "prm", run_prm, ("rollouts", "labels"), ("rollouts.n_cov",), number
-        )
+        _verifier_stage(config, "prm", run_prm, needs, fields, number)
         for number in range(_rounds(config) + 1)
     ]
     found = rounds[:1]
@@ -132,8 +152,9 @@ def _prm_stages(config: ConfigDict) -> list[Stage]:
 
 def _orm_stages(config: ConfigDict) -> list[Stage]:
     """`orm`; with `verifier.on_search` first `orm-0`, `orm-1`, and so on."""
+    needs = ("rollouts",) if _labels_own(config) else ("labels",)
     return [
-        _verifier_stage(config, "orm", run_orm, ("rollouts",), (), number)
+        _verifier_stage(config, "orm", run_orm, needs, (), number)
         for number in range(_rounds(config) + 1)
     ]
 
@@ -182,6 +203,9 @@ def _comparison_stages(config: ConfigDict, improved: list[Stage]) -> list[Stage]
         *_prover_stages(config),
         *_orm_stages(config),
     ]
+    labels, of_labels = (), ()  # that searches by exact values are fitted on
+    if _labels_own(config):
+        labels, of_labels = ("rollouts", "labels"), ("rollouts.n_cov",)
     return [
         *_orm_stages(config),
         Stage(
@@ -200,15 +224,15 @@ def _comparison_stages(config: ConfigDict, improved: list[Stage]) -> list[Stage]
         Stage(
             "search",
             run_search,
-            ("data", "sft", "rollouts", "labels", "prm", "orm")
+            ("data", "sft", *labels, "prm", "orm")
             + tuple(f"prm-{prover.name}" for prover in _provers(config)),
-            (*_MODEL, "search", "rollouts.n_cov"),
+            (*_MODEL, "search", *of_labels),
         ),
         Stage(
             "report",
             run_report,
-            ("data", "rollouts", "labels")
-            + tuple(stage.name for stage in trained)
+            ("data",)
+            + tuple(stage.name for stage in (*_labels_stages(config), *trained))
             + ("evaluation", "samples", "search")
             + tuple(stage.name for stage in improved[-1:]),
             tuple(config.keys()),  # it prints them all

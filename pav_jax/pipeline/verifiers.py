@@ -17,7 +17,7 @@ from pav_jax.core.progress_bar import progress
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Params, Response, StepLabels
 from pav_jax.distributed import sharding
-from pav_jax.pipeline import first_pit, on_search, other_provers
+from pav_jax.pipeline import first_pit, imported, on_search, other_provers
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
 from pav_jax.pipeline.training import HeldOut, run_training, together
@@ -66,12 +66,16 @@ def run_prm(
       beams: the stage whose responses are half of each batch, if there is a `start`.
     """
     config = context.config
-    responses = records.read_seed_rollouts(
-        context.input("rollouts"), config.rollouts.n_cov
-    )
-    of_rollouts = records.read_all_labels(context.input("labels"))
-    to_pits, of_pits = first_pit.read_pits(context.input("labels"))
-    data = [Labelled.of_steps([*responses, *to_pits], [*of_rollouts, *of_pits])]
+    if "rollouts" in context.inputs:
+        responses = records.read_seed_rollouts(
+            context.input("rollouts"), config.rollouts.n_cov
+        )
+        found = records.read_all_labels(context.input("labels"))
+        to_pits, of_pits = first_pit.read_pits(context.input("labels"))
+        data = [Labelled.of_steps([*responses, *to_pits], [*found, *of_pits])]
+    else:  # config.labels.from
+        found = other_provers.read_labels(context.input("labels"))
+        data = [Labelled.of_steps(*found)]
     if beams:
         settings = config.verifier.on_search
         found = on_search.read_labels(context.input(beams), settings)
@@ -95,7 +99,10 @@ def run_orm(
 
     Arguments are those of `run_prm`.
     """
-    responses = [records.read_all_responses(context.input("rollouts"))]
+    if "rollouts" in context.inputs:
+        responses = [records.read_all_responses(context.input("rollouts"))]
+    else:  # config.labels.from
+        responses = [imported.read_outcomes(context.input("labels"))]
     if beams:
         responses.append(records.read_all_responses(context.input(beams)))
     data = [Labelled.of_outcomes(some) for some in responses]

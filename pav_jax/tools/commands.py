@@ -127,6 +127,22 @@ def score(arguments: argparse.Namespace, _: list[str]) -> None:
     print(f"{arguments.output}: {tally}")
 
 
+def import_labels(arguments: argparse.Namespace, _: list[str]) -> None:
+    from pav_jax.storage import buckets, imports
+    from pav_jax.tools import importing
+
+    if buckets.exists(arguments.output):
+        raise UserError(f"{arguments.output} exists; give another --output")
+    with (
+        buckets.to_read(arguments.input) as source,
+        buckets.to_write(arguments.output, last=imports.ABOUT) as target,
+    ):
+        said = importing.import_labels(
+            arguments.format, source, target, arguments.meaning
+        )
+    print(f"{arguments.output}: {said}")
+
+
 def export(arguments: argparse.Namespace, _: list[str]) -> None:
     from pav_jax.storage import buckets
     from pav_jax.tools import export

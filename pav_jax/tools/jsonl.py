@@ -44,8 +44,12 @@ class Survey(NamedTuple):
     digest: str
 
 
-def survey(path: Path) -> Survey:
+def survey(path: Path, layout: str = _LAYOUT) -> Survey:
     """Reads a whole file, without holding it.
+
+    Args:
+      path: of the file.
+      layout: what would be right, for messages.
 
     Raises:
       UserError: at once, if the file is of another kind, such as CSV; or it is damaged.
@@ -53,7 +57,7 @@ def survey(path: Path) -> Survey:
     try:
         with opened(path) as file:
             if kind := _other_kind(file):
-                raise UserError(f"{path} {kind}; {_LAYOUT}")
+                raise UserError(f"{path} {kind}; {layout}")
             file.seek(0)
             count = sum(1 for _ in lines(file))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

@@ -65,6 +65,20 @@ def test_variant_and_changes():
     assert config.seed == 2
 
 
+def test_a_field_with_the_name_of_a_keyword(experiments):
+    """`labels.from`, which Python would not read as an attribute."""
+    (experiments / "keyword.py").write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config(variant=''):\n"
+        "    return ConfigDict(dict(name='x', labels={'from': '', 'shard': 3}))\n"
+    )
+    argument = f"--config={experiments / 'keyword.py'}"
+    config = config_lib.load([argument, "--config.labels.from=runs/a b"])
+    assert config.labels.to_dict() == {"from": "runs/a b", "shard": 3}
+    with pytest.raises(UserError, match="did you mean 'labels.from'"):
+        config_lib.load([argument, "--config.labels.form=a"])
+
+
 def test_loaded_config_is_locked_and_the_next_load_is_fresh():
     config = config_lib.load([FILE, "--config.seed=5"])
     with pytest.raises(AttributeError):

@@ -120,27 +120,13 @@ def stages(
     problems = {
         split: _problems(config, split) for split in ("labels", "validation", "test")
     }
-    rollouts, limits = config.rollouts, config.limits
     search, most = config.search, config.limits.max_tokens
-    responses = problems["labels"] * rollouts.n_orm
     work.trains("sft", "sft", config.sft.steps)
-    work.samples("rollouts", f"{responses:,} responses", responses * most)
-    prefixes = problems["labels"] * rollouts.n_cov * limits.max_steps
-    # A continuation of the h-th of H prefixes has the rest of the response left.
-    rest = (limits.max_steps + 1) / (2 * limits.max_steps)
-    work.samples(
-        "labels",
-        f"{prefixes * config.labels.n_mc:,} continuations of {prefixes:,} prefixes",
-        prefixes * config.labels.n_mc * most * rest,
-    )
-    if n_mc := config.labels.get("first_pit", {}).get("n_mc"):
-        # The states of a seed rollout, and prefixes of the wrong responses from them.
-        prefixes *= 1 + config.labels.first_pit.responses
-        work.samples(
-            "labels: first pits",
-            f"{prefixes * n_mc:,} continuations of {prefixes:,} prefixes",
-            prefixes * n_mc * most * rest,
-        )
+    if not config.labels.get("from") or "rl" in config or "provers" in config:
+        responses = problems["labels"] * config.rollouts.n_orm
+        work.samples("rollouts", f"{responses:,} responses", responses * most)
+    if not config.labels.get("from"):
+        _label(work, config, problems["labels"])
     work.trains("prm", "verifier", config.verifier.prm.steps)
     work.trains("orm", "verifier", config.verifier.orm.steps)
     samples = problems["test"] * search.samples
@@ -156,6 +142,27 @@ def stages(
         work.samples("rl: sampling", f"{drawn:,} responses", drawn * most)
         work.trains("rl: updates", "rl", runs)
     return work.stages
+
+
+def _label(work: _Work, config: ConfigDict, problems: int) -> None:
+    """Adds what the labels of seed rollouts of so many problems take."""
+    limits, most = config.limits, config.limits.max_tokens
+    prefixes = problems * config.rollouts.n_cov * limits.max_steps
+    # A continuation of the h-th of H prefixes has the rest of the response left.
+    rest = (limits.max_steps + 1) / (2 * limits.max_steps)
+    work.samples(
+        "labels",
+        f"{prefixes * config.labels.n_mc:,} continuations of {prefixes:,} prefixes",
+        prefixes * config.labels.n_mc * most * rest,
+    )
+    if n_mc := config.labels.get("first_pit", {}).get("n_mc"):
+        # The states of a seed rollout, and prefixes of the wrong responses from them.
+        prefixes *= 1 + config.labels.first_pit.responses
+        work.samples(
+            "labels: first pits",
+            f"{prefixes * n_mc:,} continuations of {prefixes:,} prefixes",
+            prefixes * n_mc * most * rest,
+        )
 
 
 def _problems(config: ConfigDict, split: str) -> int:

@@ -1,0 +1,250 @@
+"""`pav import`: published step labels, into a folder that a run can be trained on.
+
+Lines are read and written one at a time. The folder has its name only when it is whole.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import gzip
+import hashlib
+import json
+import shutil
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from pav_jax.core.counts import counted
+from pav_jax.core.errors import UserError
+from pav_jax.core.progress_bar import progress
+from pav_jax.storage import imports
+from pav_jax.storage.imports import LabelledText, Meaning
+from pav_jax.tools import jsonl
+from pav_jax.tools.step_formats import FORMATS, LeftOut, looks_like
+
+_SHOWN_ERRORS = 20  # bad lines that each get a message
+
+
+def import_labels(
+    name: str, source: Path, target: Path, meaning: str | None = None
+) -> str:
+    """Imports a file of step labels.
+
+    Args:
+      name: of its format, one of `FORMATS`.
+      source: the file; gzipped or not. A JSON object a line, or one JSON list of them.
+      target: a folder that does not exist.
+      meaning: what the labels mean, one of `Meaning`, where the format does not say.
+
+    Returns:
+      What was imported, and what not, in a sentence.
+
+    Raises:
+      UserError: a file cannot be used, no line of it can, `target` exists, or labels of
+        this format do not mean that. Nothing is written.
+    """
+    form = FORMATS[name]
+    means = form.meanings[0]
+    if meaning is not None:
+        known = [found.value for found in form.meanings]
+        if meaning not in known:
+            raise UserError(
+                f"--meaning={meaning!r} is not what labels of --from={name} can mean,"
+                f" which is {' or '.join(known)}"
+            )
+        means = Meaning(meaning)
+    if target.exists():
+        raise UserError(f"{target} exists; give another --output")
+    layout = (
+        f"--from={name} expects a JSON object a line, or a JSON list of them, in UTF-8,"
+        f" each with {form.layout}; the file may be gzipped, but not Parquet (the"
+        " package datasets writes JSON lines with to_json)"
+    )
+    reader = _Reader(name, means, source, layout)
+    new = target.with_name(f"{target.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        imports.write(new, reader.read())
+        if not reader.tally.responses:
+            raise UserError(f"{source}: {reader.nothing()}; {layout}")
+        imports.write_about(new, reader.about())
+        new.rename(target)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return str(reader.tally)
+
+
+@dataclasses.dataclass
+class _Tally:
+    """What was found in a file so far."""
+
+    lines: int = 0
+    bad: int = 0
+    left_out: collections.Counter = dataclasses.field(
+        default_factory=collections.Counter
+    )
+    responses: int = 0
+    labels: int = 0
+    outcomes: list[int] = dataclasses.field(default_factory=lambda: [0, 0])
+    problems: set[bytes] = dataclasses.field(default_factory=set)
+
+    def add(self, row: LabelledText) -> None:
+        self.responses += 1
+        self.labels += sum(n > 0 for n in row.count[row.first :])
+        self.problems.add(hashlib.blake2b(row.prompt.encode(), digest_size=16).digest())
+        if row.outcome is not None:
+            self.outcomes[row.outcome] += 1
+
+    def __str__(self) -> str:
+        parts = [
+            f"{counted(self.responses, 'response')} to"
+            f" {counted(len(self.problems), 'problem')}, with"
+            f" {counted(self.labels, 'step label')}, of {counted(self.lines, 'line')}",
+            *(
+                f"{counted(n, 'line')} {what} left out"
+                for what, n in self.left_out.items()
+            ),
+        ]
+        if self.bad:
+            parts.append(f"{counted(self.bad, 'bad line')} left out")
+        return "; ".join(parts)
+
+
+class _Reader:
+    """Reads a file of a format, and counts what is in it.
+
+    Args:
+      name: of the format.
+      meaning: of its labels.
+      source: the file.
+      layout: what would be right, for messages.
+    """
+
+    def __init__(self, name: str, meaning: Meaning, source: Path, layout: str):
+        self._name, self._meaning = name, meaning
+        self._source, self._layout = source, layout
+        self._first_error, self._digest = "", ""
+        self.tally = _Tally()
+
+    def read(self) -> Iterator[LabelledText]:
+        """The responses of all good rows."""
+        try:
+            total, rows = self._rows()
+            with progress(total=total, unit="line", desc="import") as bar:
+                for self.tally.lines, row in enumerate(rows, start=1):
+                    yield from self._responses(row)
+                    bar.update(1)
+        except OSError as error:
+            raise UserError(
+                f"cannot read {self._source}: {error.strerror or error}"
+            ) from error
+
+    def _rows(self) -> tuple[int, Iterator[Any]]:
+        """How many rows there are, and each: bytes, or an object of a JSON list."""
+        with jsonl.opened(self._source) as file, self._undamaged():
+            start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+            is_list = start.startswith(b"[") and not start.startswith(b"[[")
+            if is_list:
+                file.seek(0)
+                content = file.read()
+        if not is_list:
+            survey = jsonl.survey(self._source, self._layout)
+            self._digest = survey.digest
+            return survey.lines, self._lines()
+        try:
+            rows = json.loads(content.decode("utf-8-sig"))
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{self._source} starts as a JSON list, but is not JSON ({error});"
+                f" {self._layout}"
+            ) from error
+        self._digest = hashlib.sha256(self._source.read_bytes()).hexdigest()
+        return len(rows), iter(rows)
+
+    def _lines(self) -> Iterator[bytes | None]:
+        with jsonl.opened(self._source) as file:
+            yield from jsonl.lines(file)
+
+    @contextlib.contextmanager
+    def _undamaged(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise UserError(
+                f"the gzipped file {self._source} is damaged: {error}"
+            ) from error
+
+    def _responses(self, row: Any) -> list[LabelledText]:
+        """The responses of a row; none, and it is counted, if it cannot be used."""
+        tally = self.tally
+        if isinstance(row, bytes) and not row.strip():
+            return []
+        try:
+            found = self._parse(row)
+        except LeftOut as reason:
+            tally.left_out[str(reason)] += 1
+            return []
+        except ValueError as error:
+            tally.bad += 1
+            message = f"line {tally.lines}: {error}"
+            self._first_error = self._first_error or message
+            _warn(message, tally.bad)
+            return []
+        for response in found:
+            tally.add(response)
+        return [dataclasses.replace(some, line=tally.lines) for some in found]
+
+    def _parse(self, row: Any) -> list[LabelledText]:
+        if row is None or isinstance(row, bytes):
+            row = jsonl.parse(row)
+        if not isinstance(row, dict):
+            raise ValueError("not a JSON object")
+        form = FORMATS[self._name]
+        if missing := [key for key in form.keys if key not in row]:
+            others = [f"--from={name}" for name in looks_like(row)]
+            like = f"; it looks like {' or '.join(others)}" if others else ""
+            raise ValueError(f"no field {missing[0]!r}{like}")
+        found = form.parse(row)
+        if self._meaning is not Meaning.MONTE_CARLO:
+            for response in found:
+                if max(*response.count, response.prompt_count) > 1:
+                    raise ValueError(
+                        f"a count above 1, where a label of --meaning="
+                        f"{self._meaning.value} is one verdict"
+                    )
+        return found
+
+    def nothing(self) -> str:
+        """Why there is nothing to import."""
+        if self._first_error:
+            return f"no line can be used; {self._first_error}"
+        return f"no line can be used: {self.tally}"
+
+    def about(self) -> dict[str, Any]:
+        """Of the import, as `imports.write_about` takes it."""
+        tally = self.tally
+        return {
+            "format": self._name,
+            "meaning": self._meaning.value,
+            "outcome_field": FORMATS[self._name].outcome_field,
+            "responses": tally.responses,
+            "problems": len(tally.problems),
+            "labels": tally.labels,
+            "outcomes": dict(zip(("wrong", "right"), tally.outcomes, strict=True)),
+            "lines": tally.lines,
+            "bad_lines": tally.bad,
+            "left_out": dict(tally.left_out),
+            "source": {"name": self._source.name, "sha256": self._digest},
+        }
+
+
+def _warn(message: str, number: int) -> None:
+    """Prints why a line is bad, if it is among the first of these."""
+    if number <= _SHOWN_ERRORS:
+        more = "; more such lines are not shown" if number == _SHOWN_ERRORS else ""
+        text = f"{message}; left out{more}"
+        tqdm.write(" ".join(text.split()), file=sys.stderr)
