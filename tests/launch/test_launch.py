@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
 
 # A cloud in a folder: each line of the file "states" is what one look at the TPU shows,
-# the last one again and again; so does "progress" for the run.
+# the last one again and again; so do "progress" for the run, and "create_error".
 FAKE = """#!{python} -IS
 import pathlib, shlex, sys
 here = pathlib.Path({folder!r})
@@ -42,8 +42,8 @@ def fail(text):
 words = " ".join(arguments)
 if " create " in f" {{words}} ":
     error = here / "create_error"
-    if error.exists():
-        fail(error.read_text())
+    if error.exists() and (text := next_line("create_error")) != "OK":
+        fail(text)
     (here / "made").touch()
 elif " delete " in f" {{words}} ":
     (here / "made").unlink(missing_ok=True)
@@ -178,15 +178,15 @@ def test_mistakes(cloud, script, arguments, words):
 
 
 def test_tpu_vm(cloud):
-    cloud.set(states="ABSENT\nWAITING_FOR_RESOURCES\nACTIVE", progress="none\n0")
+    cloud.set(states="ABSENT\nCREATING\nREADY", progress="none\n0")
     done = cloud.run("tpu_vm.sh", *TPU, "--spot", "--nfs=h:/s", *RUN)
     assert done.returncode == 0, done.stderr
     assert cloud.verbs == ["create", *"ssh ssh scp ssh ssh ssh ssh ssh delete".split()]
     create = next(call for call in cloud.calls if "create" in call)
     assert create == [
-        *"gcloud compute tpus queued-resources create demo-1 --node-id=demo-1".split(),
+        *"gcloud compute tpus tpu-vm create demo-1".split(),
         "--accelerator-type=v5litepod-16",
-        "--runtime-version=v2-alpha-tpuv5-lite",
+        "--version=v2-alpha-tpuv5-lite",
         "--spot",
         *PLACE,
     ]
@@ -195,13 +195,13 @@ def test_tpu_vm(cloud):
     assert "mount -t nfs h:/s /mnt/pav" in everywhere[1]
     assert "pav devices --coordinator=auto --expect=16 --timeout=300" in everywhere[2]
     assert everywhere[3].count("JAX_COORDINATOR_PORT=8476") == 1
-    assert "is WAITING_FOR_RESOURCES; waits" in done.stderr
+    assert "is CREATING; waits" in done.stderr
     assert not cloud.made
 
 
 def test_what_the_workers_are_told_to_run_is_what_was_asked_for(cloud, tmp_path):
     """The command goes through two shells; here it does too."""
-    cloud.set(states="ACTIVE", progress="none\n0")
+    cloud.set(states="READY", progress="none\n0")
     assert cloud.run("tpu_vm.sh", *TPU, *RUN).returncode == 0
     start = next(c[7] for c in cloud.calls if "nohup" in c[-3] or "nohup" in str(c))
     home = tmp_path / "home"
@@ -235,37 +235,50 @@ def test_tpu_vm_without_quota(cloud):
 
 
 def test_tpu_vm_cleans_up_what_a_failed_request_left(cloud):
-    cloud.set(states="ABSENT\nFAILED", create_error="ERROR: something else")
+    cloud.set(states="ABSENT\nREPAIRING", create_error="ERROR: something else")
     done = cloud.run("tpu_vm.sh", *TPU, *RUN)
     assert done.returncode == 2 and "could not create demo-1" in done.stderr
     assert cloud.verbs == ["create", "delete"]
 
 
+def test_tpu_vm_waits_for_capacity(cloud):
+    full = 'ERROR: {"code": 8, "message": "There is no more capacity in the zone"}'
+    cloud.set(
+        states="\n".join(["ABSENT"] * 5 + ["READY"]),
+        create_error=f"{full}\n{full}\nOK",
+        progress="none\n0",
+    )
+    done = cloud.run("tpu_vm.sh", *TPU, "--attempts=1", *RUN)
+    assert done.returncode == 0, done.stderr
+    assert cloud.verbs[:4] == ["create", "create", "create", "ssh"]
+    assert done.stderr.count("there is no v5litepod-16 in us-central1-a") == 2
+
+
 def test_tpu_vm_preempted_while_it_is_made(cloud):
     """It is deleted and asked for again; a second one comes up."""
-    states = ["ABSENT", "PROVISIONING", "SUSPENDED", "SUSPENDED", "ABSENT", "ACTIVE"]
+    states = ["ABSENT", "CREATING", "PREEMPTED", "ABSENT", "READY"]
     cloud.set(states="\n".join(states), progress="none\n0")
     done = cloud.run("tpu_vm.sh", *TPU, *RUN)
     assert done.returncode == 0, done.stderr
-    assert "demo-1 is SUSPENDED: it was preempted" in done.stderr
+    assert "demo-1 is PREEMPTED: it was preempted" in done.stderr
     assert cloud.verbs[:3] == ["create", "delete", "create"]
     assert not cloud.made
 
 
 def test_tpu_vm_that_is_never_to_be_had(cloud):
-    cloud.set(states="\n".join(["ABSENT", "FAILED", "FAILED"] * 2 + ["ABSENT"]))
+    cloud.set(states="\n".join(["ABSENT", "PREEMPTED"] * 2 + ["ABSENT"]))
     done = cloud.run("tpu_vm.sh", *TPU, "--attempts=2", *RUN)
     assert done.returncode == 75, done.stderr
     assert cloud.verbs == ["create", "delete"] * 2
     assert not cloud.made
     # A rerun goes on.
-    cloud.set(states="ABSENT\nACTIVE", progress="none\n0")
+    cloud.set(states="ABSENT\nREADY", progress="none\n0")
     assert cloud.run("tpu_vm.sh", *TPU, *RUN).returncode == 0
 
 
 def test_tpu_vm_preempted_while_it_runs(cloud):
     cloud.set(
-        states="ACTIVE\nSUSPENDED\nSUSPENDED\nSUSPENDED\nABSENT\nACTIVE",
+        states="READY\nPREEMPTED\nPREEMPTED\nABSENT\nREADY",
         progress="none\nrunning\nunreachable\nnone\n0",
     )
     done = cloud.run("tpu_vm.sh", *TPU, *RUN)
@@ -275,7 +288,7 @@ def test_tpu_vm_preempted_while_it_runs(cloud):
 
 
 def test_tpu_vm_follows_a_run_that_is_at_work(cloud):
-    cloud.set(states="ACTIVE", progress="running\nrunning\n0")
+    cloud.set(states="READY", progress="running\nrunning\n0")
     done = cloud.run("tpu_vm.sh", *TPU, "--keep", *RUN)
     assert done.returncode == 0
     assert not {"create", "scp", "delete"} & set(cloud.verbs)
@@ -283,7 +296,7 @@ def test_tpu_vm_follows_a_run_that_is_at_work(cloud):
 
 @pytest.mark.parametrize("code, starts", [("2", 1), ("75", 3), ("143", 3)])
 def test_tpu_vm_runs_again_what_was_stopped_from_outside(cloud, code, starts):
-    cloud.set(states="ACTIVE", progress=code)
+    cloud.set(states="READY", progress=code)
     done = cloud.run("tpu_vm.sh", *TPU, *RUN)
     assert done.returncode == int(code)
     assert sum("nohup" in str(call) for call in cloud.calls) == starts
@@ -291,7 +304,7 @@ def test_tpu_vm_runs_again_what_was_stopped_from_outside(cloud, code, starts):
 
 
 def test_tpu_vm_whose_devices_do_not_answer(cloud):
-    cloud.set(states="ACTIVE", progress="none", devices_error="pav: no answer")
+    cloud.set(states="READY", progress="none", devices_error="pav: no answer")
     done = cloud.run("tpu_vm.sh", *TPU, *RUN)
     assert done.returncode == 2
     assert "pav: no answer" in done.stderr and "could not be started" in done.stderr
@@ -300,7 +313,7 @@ def test_tpu_vm_whose_devices_do_not_answer(cloud):
 
 
 def test_tpu_vm_down(cloud):
-    cloud.set(states="ACTIVE")
+    cloud.set(states="READY")
     arguments = ["--name=demo-1", *PLACE, "--down"]
     assert cloud.run("tpu_vm.sh", *arguments).returncode == 0
     assert cloud.verbs == ["delete"]
@@ -308,7 +321,7 @@ def test_tpu_vm_down(cloud):
 
 def test_dry_run_prints_the_commands_that_a_run_gives(cloud):
     """To a fresh cloud, where nothing goes wrong."""
-    cloud.set(states="ABSENT\nACTIVE", progress="none\n0")
+    cloud.set(states="ABSENT\nREADY", progress="none\n0")
     printed = cloud.run("tpu_vm.sh", *TPU, "--dry_run", *RUN)
     assert printed.returncode == 0 and not cloud.calls
     printed = [shlex.split(line) for line in printed.stdout.splitlines()]

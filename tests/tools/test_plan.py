@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import topologies
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from pav_jax import main
@@ -346,6 +347,18 @@ def test_without_libtpu(config):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not has_libtpu, reason="needs libtpu: pip install 'pav_jax[plan]'")
+@pytest.mark.parametrize("name", ["v5e:4x4", "v5p:2x2x2", "v6e:4x8", "tpu7x:2x2x4"])
+def test_the_compiler_knows_each_chip(name):
+    """Without compiling anything, its devices and hosts."""
+    target = topology.parse(name)
+    devices = topologies.get_topology_desc(
+        platform="tpu", topology_name=name, chips_per_host_bounds=[2, 2, 1]
+    ).devices
+    assert len(devices) == target.devices
+    assert len({device.process_index for device in devices}) == target.hosts
+
+
 @pytest.mark.skipif(not has_libtpu, reason="needs libtpu: pip install 'pav_jax[plan]'")
 def test_the_demo_compiles_for_a_tpu():
     config = runpy.run_path(str(DEMO))["get_config"]("smoke")
