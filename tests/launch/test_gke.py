@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,10 @@ elif words[:2] == ["get", "pods"]:
 elif words[0] == "apply":
     (here / "applied").write_text(sys.stdin.read())
 elif words[0] == "logs":
-    print("a line of the log")
+    print("a line of the log", flush=True)
+    if (here / "long").exists():
+        import time
+        time.sleep(30)
 """
 
 
@@ -77,18 +81,23 @@ class Cluster:
         items.append({"status": {}})  # one that never got a node
         self.set(pods=json.dumps({"items": items}))
 
-    def run(self, *arguments):
+    def start(self, *arguments):
         self._folder.joinpath("calls").write_text("")
         path = os.pathsep.join(
             [str(self._folder), str(Path(sys.executable).parent), os.environ["PATH"]]
         )
-        return subprocess.run(
-            [LAUNCH / "gke.py", "--poll=0", *arguments],
-            capture_output=True,
+        return subprocess.Popen(
+            [sys.executable, LAUNCH / "gke.py", "--poll=0", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             env=os.environ | {"PATH": path},
-            timeout=60,
         )
+
+    def run(self, *arguments):
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     @property
     def calls(self):
@@ -177,6 +186,17 @@ def test_kubectl_refuses(cluster, verb):
     assert done.returncode == 2
     assert "error: no JobSet here" in done.stderr
     assert f"kubectl {verb} failed (see above)" in done.stderr
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_run_goes_on_without_its_follower(cluster, number, code):
+    cluster.set(states="Running", long="")
+    process = cluster.start(*FLAGS, *RUN)
+    assert process.stdout.readline() == "a line of the log\n"
+    process.send_signal(number)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == code and cluster.verbs == []
+    assert "the run goes on; the same command follows it" in said
 
 
 def test_down(cluster):
