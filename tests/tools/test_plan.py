@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import topologies
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from pav_jax import main
@@ -33,6 +34,7 @@ GIB = 2**30
         ("v5p-8", "v5p:2x2x1", 4),
         ("v6e-256", "v6e:16x16", 256),
         ("v5p:8x8x16", "v5p:8x8x16", 1024),
+        ("tpu7x:2x2x1", "tpu7x:2x2x1", 4),
     ],
 )
 def test_names_of_slices(said, meant, chips):
@@ -43,15 +45,34 @@ def test_names_of_slices(said, meant, chips):
 
 @pytest.mark.parametrize(
     "said",
-    ["v7x-8", "v5p:3x3x3", "v5e:4x4x4", "v5litepod-512", "v5p-3", "v6e", "", "v5e:"],
+    ["tpu7x-8", "v5p:3x3x3", "v5e:4x4x4", "v5litepod-512", "v5p-3", "v6e", "", "v5e:"],
 )
 def test_names_of_no_slice(said):
     with pytest.raises(UserError, match="--topology="):
         topology.parse(said)
 
 
+@pytest.mark.parametrize(
+    ("said", "devices", "hosts"),
+    [
+        ("v5litepod-1", 1, 1),
+        ("v5litepod-8", 8, 1),
+        ("v6e-16", 16, 4),
+        ("v5p-8", 4, 1),
+        ("v5p-16", 8, 2),
+        ("tpu7x:2x2x1", 8, 1),
+        ("tpu7x:4x4x4", 128, 16),
+    ],
+)
+def test_devices_and_hosts_of_slices(said, devices, hosts):
+    """As in the tables of the maker's pages on each TPU."""
+    found = topology.parse(said)
+    assert (found.devices, found.hosts) == (devices, hosts)
+
+
 def test_the_next_larger_slice():
     assert topology.parse("v5p:4x4x4").larger() == topology.parse("v5p:4x4x8")
+    assert topology.parse("tpu7x:4x4x4").larger() == topology.parse("tpu7x:4x4x8")
     assert topology.parse("v6e-256").larger() is None
 
 
@@ -326,6 +347,18 @@ def test_without_libtpu(config):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not has_libtpu, reason="needs libtpu: pip install 'pav_jax[plan]'")
+@pytest.mark.parametrize("name", ["v5e:4x4", "v5p:2x2x2", "v6e:4x8", "tpu7x:2x2x4"])
+def test_the_compiler_knows_each_chip(name):
+    """Without compiling anything, its devices and hosts."""
+    target = topology.parse(name)
+    devices = topologies.get_topology_desc(
+        platform="tpu", topology_name=name, chips_per_host_bounds=[2, 2, 1]
+    ).devices
+    assert len(devices) == target.devices
+    assert len({device.process_index for device in devices}) == target.hosts
+
+
 @pytest.mark.skipif(not has_libtpu, reason="needs libtpu: pip install 'pav_jax[plan]'")
 def test_the_demo_compiles_for_a_tpu():
     config = runpy.run_path(str(DEMO))["get_config"]("smoke")

@@ -56,7 +56,7 @@ def step_seconds(answer: dict[str, Any], topology: Topology) -> Range:
     if "optimizer" in answer["parts"]:
         moved += answer["parts"]["weights"] + answer["parts"]["optimizer"]
     times = {
-        "flops": answer["flops"] / topology.chips / chip.flops,
+        "flops": answer["flops"] / topology.devices / chip.flops,
         "bandwidth": moved / chip.bandwidth,
         # Both directions of one ring.
         "link": sum(answer["collectives"].values()) / (2 * chip.link),

@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""One run on TPU slices of a GKE cluster, as a JobSet.
+
+    launch/gke.py --name=NAME --type=v6e-16 --image=IMAGE [OPTIONS] -- ARGUMENTS
+
+Applies a JobSet whose pods, one a host, do `pav run ARGUMENTS` together; follows the
+log of process 0; and exits as the run does. Kubernetes starts it again when a node is
+lost or a pod was stopped from outside, but not after what you have to mend. The same
+command follows a JobSet that is there already, and replaces one that has ended.
+
+ARGUMENTS name a config and a --workdir: gs://BUCKET/NAME, or a folder below --mount,
+which is the volume of --claim. Several hosts need --claim, as all work in one folder.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+PYTHON = HERE.parent / ".venv" / "bin" / "python"
+if __name__ == "__main__" and PYTHON.exists() and Path(sys.prefix) != PYTHON.parents[1]:
+    # As for the other launchers, what `make setup` made comes before what is active.
+    os.execv(PYTHON, [str(PYTHON), __file__, *sys.argv[1:]])
+sys.path.insert(0, str(HERE.parent))  # a checkout need not be installed
+
+import yaml  # noqa: E402
+
+from pav_jax.core.errors import UserError  # noqa: E402
+from pav_jax.distributed.signals import (  # noqa: E402
+    AGAIN,
+    INTERRUPTED,
+    TERMINATED,
+    Terminated,
+    terminable,
+)
+from pav_jax.tools import jobset  # noqa: E402
+
+_JOBSET = "jobset.sigs.k8s.io/jobset-name"
+_POD_INDEX = "batch.kubernetes.io/job-completion-index"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command line; returns its exit code.
+
+    It is that of the run; 2 for a mistake of the user; 75 if the same command goes on.
+    """
+    arguments, rest = _parse(sys.argv[1:] if argv is None else argv)
+    try:
+        with terminable():
+            return _launch(arguments, rest)
+    except UserError as error:
+        _say(" ".join(str(error).split()))
+        return 2
+    except (Terminated, KeyboardInterrupt) as stop:
+        _say("the run goes on; the same command follows it, --down deletes it")
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+
+
+def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    place = argv.index("--") if "--" in argv else len(argv)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--name", required=True, help="of the JobSet")
+    add("--type", help="of a slice: v6e-16, v5p-128, v5litepod-8, tpu7x:4x4x4")
+    add("--image", help="with pav_jax in it; see Dockerfile")
+    add("--slices", type=int, default=1)
+    add("--claim", help="a PersistentVolumeClaim, such as one of a Filestore")
+    add("--mount", default="/mnt/pav", help="of --claim; default: /mnt/pav")
+    add("--bucket", help=f"mounted at {jobset.BUCKET_MOUNT}, to read from")
+    add("--service_account", help="of Kubernetes, which may use the buckets")
+    add("--spot", action="store_true", help="take capacity that may be preempted")
+    add("--queue", help="a LocalQueue, where the cluster has Kueue")
+    add("--restarts", type=int, default=20, help="at most; default: 20")
+    add("--timeout", type=int, default=600, help="seconds that devices may take")
+    add("--context", help="of kubectl; default: its current one")
+    add("--namespace", default="default")
+    add("--poll", type=float, default=10, help="seconds between looks at the JobSet")
+    add("--down", action="store_true", help="only delete the JobSet")
+    add("--dry_run", action="store_true", help="print the manifest instead")
+    return parser.parse_args(argv[:place]), argv[place + 1 :]
+
+
+def _launch(arguments: argparse.Namespace, rest: list[str]) -> int:
+    cluster = _Cluster(arguments)
+    if arguments.down:
+        cluster.delete()
+        return 0
+    fields = [field.name for field in dataclasses.fields(jobset.Options)]
+    options = jobset.Options(**{name: getattr(arguments, name) for name in fields})
+    manifest = jobset.render(options, rest)
+    text = yaml.dump(manifest, Dumper=_Dumper, sort_keys=False, width=10**6)
+    if arguments.dry_run:
+        command = shlex.join([*cluster.kubectl, "apply", "--filename=-"])
+        print(f"---\n# {command}\n{text}", end="")
+        return 0
+    state = cluster.look()
+    if state is not None and _ended(state):
+        cluster.delete()
+        state = None
+    if state is None:
+        _say(f"applies the JobSet {arguments.name}")
+        cluster.apply(text)
+    else:
+        _say(f"{arguments.name} is there already; follows it")
+    return cluster.follow()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes the script of a pod line by line."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="|" if "\n" in text else None
+    ),
+)
+
+
+# The cluster.
+
+
+def _ended(state: dict[str, Any]) -> str:
+    """Completed or Failed; empty if the JobSet has not ended."""
+    return state.get("status", {}).get("terminalState", "")
+
+
+class _Cluster:
+    """What kubectl does with the one JobSet."""
+
+    def __init__(self, arguments: argparse.Namespace):
+        self._name, self._poll = arguments.name, arguments.poll
+        context = [f"--context={arguments.context}"] if arguments.context else []
+        self.kubectl = ["kubectl", *context, f"--namespace={arguments.namespace}"]
+
+    def _ask(self, *words: str, text: str | None = None) -> str:
+        """What kubectl prints; its errors go to stderr."""
+        command = [*self.kubectl, *words]
+        try:
+            done = subprocess.run(
+                command, input=text, stdout=subprocess.PIPE, text=True
+            )
+        except FileNotFoundError:
+            raise UserError("there is no kubectl on this machine") from None
+        if done.returncode:
+            raise UserError(f"kubectl {words[0]} failed (see above)")
+        return done.stdout
+
+    def look(self) -> dict[str, Any] | None:
+        """The JobSet as the cluster has it; None if it has none."""
+        found = self._ask("get", "jobset", self._name, "--ignore-not-found", "-o=json")
+        return json.loads(found) if found.strip() else None
+
+    def apply(self, text: str) -> None:
+        self._ask("apply", "--filename=-", text=text)
+
+    def delete(self) -> None:
+        """Returns when its pods are gone."""
+        _say(f"deletes the JobSet {self._name}")
+        self._ask(
+            "delete", "jobset", self._name, "--ignore-not-found", "--cascade=foreground"
+        )
+
+    def follow(self) -> int:
+        """Prints the log of process 0 until the JobSet ends; returns its exit code."""
+        pods = f"{_JOBSET}={self._name}"
+        _say(f"follows {self._name}; kubectl get pods -l {pods} says what it waits for")
+        since, restarts = [], 0
+        while True:
+            logs = ["logs", f"--selector={pods},{jobset.JOB_INDEX}=0,{_POD_INDEX}=0"]
+            logs += [f"--container={jobset.CONTAINER}", "--follow", "--tail=-1", *since]
+            # Fails while there is no such pod.
+            done = subprocess.run([*self.kubectl, *logs], stderr=subprocess.DEVNULL)
+            if done.returncode == 0:
+                now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+                since = [f"--since-time={now}"]
+            try:
+                state = self.look()
+            except UserError as error:
+                _say(f"{error}; the run goes on, and the same command follows it")
+                return AGAIN
+            if state is None:
+                _say(f"{self._name} was deleted; the same command goes on")
+                return AGAIN
+            if ended := _ended(state):
+                return 0 if ended == "Completed" else self._code()
+            if (count := state.get("status", {}).get("restarts", 0)) != restarts:
+                restarts = count
+                _say(f"{self._name} was started again, for the {restarts}. time")
+            time.sleep(self._poll)
+
+    def _code(self) -> int:
+        """The exit code of a JobSet that failed: what stopped it, if that is known."""
+        found = self._ask(
+            "get", "pods", f"--selector={_JOBSET}={self._name}", "-o=json"
+        )
+        codes = [
+            status["state"]["terminated"]["exitCode"]
+            for pod in json.loads(found)["items"]
+            for status in pod["status"].get("containerStatuses", [])
+            if status["name"] == jobset.CONTAINER and "terminated" in status["state"]
+        ]
+        stopped = [code for code in codes if code and code not in jobset.RETRIED]
+        if stopped:
+            _say(f"{self._name} failed, with exit code {stopped[0]}")
+            return stopped[0]
+        _say(f"{self._name} was stopped once too often; the same command goes on")
+        return AGAIN
+
+
+def _say(text: str) -> None:
+    print(f"gke.py: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
