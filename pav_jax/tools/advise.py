@@ -122,8 +122,8 @@ def _as_written(path: str, command: str) -> Iterator[None]:
         yield
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is not as this version writes it ({type(error).__name__}: {error});"
-            f" run again what makes it: {command}"
+            f"{path} is not as this version writes it ({type(error).__name__}:"
+            f" {error}); run again what makes it: {command}"
         ) from error
 
 

@@ -119,13 +119,13 @@ def noise_lines(labelled: Labelled, found: Noise | None) -> Iterator[Line]:
     now, *others = found.splits
     for split in others:
         gain = split.reliability.value / max(now.reliability.value, 1e-12)
-        low, high = sorted((gain, gain * split.responses))
         reason = (
             f"reliability then ({now.reliability.value:.1%} now), of"
             f" {split.responses:g} times the responses for {split.tokens:.2f} times the"
-            f" tokens: worth {low:.2f} (responses to a problem all alike) to"
-            f" {high:.2f} (unlike) times these labels"
+            f" tokens: worth {gain * split.responses:.2f} times these labels"
         )
+        if split.responses * labelled.n_cov >= 1:  # else it has fewer problems
+            reason += f", or {gain:.2f} if responses to a problem are all alike"
         yield Line(f"with n_mc={split.n_mc}", split.reliability, reason, True)
 
 
@@ -248,7 +248,8 @@ def versus_lines(found: Sequence[Versus]) -> Iterator[Line]:
         else:
             reason = f"{at.method} less best-of-N: {_buy(at.points)}"
             if at.beam and at.reference:
-                reason += f" ({at.beam.value:.1%} to {at.reference.value:.1%})"
+                found = f"{at.beam.value:.1%} to {at.reference.value:.1%}"
+                reason += f" ({found})"
             yield Line(f"points, {tokens}", at.points, reason, True)
         if at.points is None and at.reference:
             yield Line(f"best-of-N, {tokens}", at.reference, "as measured", True)
@@ -268,9 +269,10 @@ def bound_lines(bound: Bound) -> Iterator[Line]:
         reason = "the budget is less than one response, read by a verifier"
         yield Line("best-of-N", None, reason)
         return
+    cost = counted(bound.tokens, "token")
     reason = (
-        f"a bound, since the run has no search: best-of-{bound.n} (about"
-        f" {counted(bound.tokens, 'token')}) is right at most as often as Pass@{bound.n}"
+        f"a bound, since the run has no search: best-of-{bound.n} (about {cost}) is"
+        f" right at most as often as Pass@{bound.n}"
     )
     if bound.n > bound.samples:
         reason += f", itself bounded from {counted(bound.samples, 'response')} each"

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pav_jax.core.progress_bar import progress
 from pav_jax.core.types import StepLabels
 from pav_jax.prover import Terms, prover_terms
 from pav_jax.tools.advice.estimates import Estimate, mean_of
@@ -61,10 +62,13 @@ def _candidate(
     labelled: Labelled, name: str, theirs: Sequence[StepLabels | None], k: int
 ) -> Candidate | None:
     terms: dict[int, Terms] = {}
-    for places in labelled.by_problem():
-        places = [i for i in places if theirs[i] is not None]
-        if len(places) < 2:
-            continue
+    groups = [
+        [i for i in places if theirs[i] is not None] for places in labelled.by_problem()
+    ]
+    groups = [places for places in groups if len(places) > 1]
+    for places in progress(
+        iterable=groups, desc=name, unit="problem", leave=False, delay=5
+    ):
         terms[labelled.responses[places[0]].problem] = prover_terms(
             [labelled.responses[i] for i in places],
             [labelled.labels[i] for i in places],
