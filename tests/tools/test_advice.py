@@ -12,7 +12,7 @@ from pav_jax.prover import prover_terms
 from pav_jax.tools.advice import budget, estimates, lines, siblings
 from pav_jax.tools.advice.labelled import Labelled
 from pav_jax.tools.advice.noise import noise
-from pav_jax.tools.advice.provers import candidates, preference
+from pav_jax.tools.advice.provers import Candidate, candidates, preference
 from pav_jax.tools.advice.sparsity import sparsity
 
 
@@ -122,6 +122,20 @@ def test_the_sum_prefers_what_is_clearly_best():
     same = candidates(tree(60, 2, 8, values=np.full(3, 0.3)))
     assert not preference(same).margin.above_zero
     assert preference(found[:1]) is None
+
+
+def test_the_closest_of_the_others_decides():
+    def made(name, *totals):
+        nothing = estimates.Estimate(0.0, None)
+        return Candidate(name, nothing, nothing, dict(enumerate(totals)))
+
+    ours = made("a", 3.0, 4.0, 5.0)
+    # The second is further behind, but not clearly.
+    others = [made("b", 2.0, 3.1, 3.9), made("c", 9.0, -9.0, 0.0)]
+    choice = preference([others[0], ours, others[1]])
+    assert (choice.best, choice.second) == ("a", "c")
+    assert not choice.margin.above_zero
+    assert preference([ours, others[0]]).margin.above_zero
 
 
 def test_without_pairs_there_are_no_terms():
@@ -363,8 +377,13 @@ def test_pass_at_n_bounds_best_of_n():
         assert _near(found.accuracy, np.mean(1 - (1 - rates) ** n))
     far = budget.pass_bound(labelled, 2 * (2 + 3 * 50))
     assert far.n == 50
+    # Of the mean power of six that the samples have, not of the truth.
+    six = budget.pass_bound(labelled, None).accuracy
+    assert far.accuracy.value == pytest.approx(1 - (1 - six.value) ** (50 / 6))
+    assert far.accuracy.interval[0] == pytest.approx(
+        1 - (1 - six.interval[0]) ** (50 / 6)
+    )
     assert far.accuracy.value > np.mean(1 - (1 - rates) ** 50)
-    assert far.accuracy.value <= 1
     assert budget.pass_bound(labelled, None).n == 6
     assert budget.pass_bound(labelled, 5).n == 0
     (said,) = lines.bound_lines(budget.pass_bound(labelled, 5))

@@ -1,5 +1,6 @@
 """The command `pav advise`: what it reads, prints and refuses."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -90,6 +91,18 @@ def test_json_is_what_the_text_says(workdir, capsys):
     assert (order["name"], order["value"]) == ("order, siblings", 0.75)
     assert "told apart" in order["reason"]
     assert "a bound, since the run has no search" in found["budget"][0]["reason"]
+
+
+def test_responses_without_labels_count_for_the_base_rate(tmp_path, capsys):
+    """As with config.rollouts.n_orm above n_cov."""
+    labelled = tree(30, 2, 2)
+    few = dataclasses.replace(labelled, labels=labelled.labels[::2])
+    _write(tmp_path / "run", few, 1)
+    found = _json(capsys, f"--labels={tmp_path}/run")
+    assert found["n_cov"] == 1
+    rate = np.mean([response.correct for response in labelled.rollouts])
+    assert found["sparsity"][0]["value"] == pytest.approx(rate)
+    assert found["budget"][0]["name"] == "best-of-2, at most"
 
 
 def test_the_folder_labels_is_its_workdir(workdir, capsys, monkeypatch):

@@ -211,12 +211,16 @@ def verifier_lines(
         yield Line(f"order, {name}", order, f"{reason} Carlo: {_verdict(order)}", True)
     auc = evaluation["auc_within_problem"]
     for key, reason in (
-        ("error_so_far_same_step", "AUC against no error so far, with as many steps"),
-        ("last", "AUC of whole responses, which best-of-N follows"),
+        (
+            "error_so_far_same_step",
+            "AUC against no error so far, with as many steps; stage evaluation"
+            " writes no interval",
+        ),
+        ("last", "AUC of whole responses, which best-of-N follows; likewise"),
     ):
         if auc.get(key) is not None:
             yield Line(key, Estimate(auc[key], None), reason)
-    reason = "error of Q (root mean square) against near-exact values"
+    reason = "error of Q (root mean square) against near-exact values; likewise"
     yield Line("q_rmse", Estimate(evaluation["q_rmse"], None), reason)
 
 
