@@ -90,6 +90,7 @@ def _make_parser() -> argparse.ArgumentParser:
         _add_score,
         _add_show,
         _add_import,
+        _add_advise,
         _add_export,
         _add_lab,
         _add_plan,
@@ -258,6 +259,41 @@ def _add_show(commands) -> None:
         help="responses to show, from the first; default: 200",
     )
     parser.set_defaults(command="show", takes_changes=False)
+
+
+def _add_advise(commands) -> None:
+    parser = commands.add_parser(
+        "advise",
+        help="say what the labels of a run advise: prover, n_mc, beams or best-of-N",
+        description="Says what the labels of a run advise, with intervals over"
+        " problems: which prover, how noisy the labels are, whether they teach, whether"
+        " a verifier tells steps apart, and whether best-of-N is the better buy. Runs"
+        " no model.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--labels",
+        required=True,
+        metavar="DIR",
+        help="workdir of a run with the stages rollouts and labels, or its folder"
+        " labels",
+    )
+    parser.add_argument(
+        "--verifier",
+        metavar="DIR",
+        help="workdir of a run with the stage evaluation, or its folder prm",
+    )
+    parser.add_argument(
+        "--tokens",
+        type=float,
+        metavar="N",
+        help="tokens a problem that you would pay at test time; default: every width"
+        " of beams that the run measured",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the same as one JSON object"
+    )
+    parser.set_defaults(command="advise", takes_changes=False)
 
 
 def _add_lab(commands) -> None:

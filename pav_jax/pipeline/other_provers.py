@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from pav_jax import labels, policy
 from pav_jax.core.errors import UserError
 from pav_jax.core.seeds import Stream, derive
-from pav_jax.core.types import Params, Response, StepLabels
+from pav_jax.core.types import Params, Response
 from pav_jax.gemma import sizes
 from pav_jax.pipeline.data import OWN, fine_tune_as, with_changes
 from pav_jax.pipeline.runner import StageContext
@@ -187,10 +187,3 @@ def run_prover_labels(context: StageContext, *, prover: Prover) -> None:
             advance()
 
     in_shards(context, range(len(problems)), config.labels.shard, "problem", work)
-
-
-def read_labels(directory: Path) -> tuple[list[Response], list[StepLabels]]:
-    """The responses of a stage `labels-NAME`, and the labels of their steps."""
-    paths = [records.labels_beside(path) for path in records.shards(directory)]
-    found = [x for path in paths for x in records.read_labels(path)]
-    return records.read_all_responses(directory), found

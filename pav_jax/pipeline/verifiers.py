@@ -17,7 +17,7 @@ from pav_jax.core.progress_bar import progress
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Params, Response, StepLabels
 from pav_jax.distributed import sharding
-from pav_jax.pipeline import first_pit, imported, on_search, other_provers
+from pav_jax.pipeline import first_pit, imported, on_search
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
 from pav_jax.pipeline.training import HeldOut, run_training, together
@@ -86,7 +86,7 @@ def run_prm(
 @together
 def run_prover_prm(context: StageContext, *, name: str) -> None:
     """The verifier of `Q^μ` of a prover that is another policy, as `run_prm`."""
-    found = other_provers.read_labels(context.input(f"labels-{name}"))
+    found = records.read_labelled(context.input(f"labels-{name}"))
     optimizer = context.config.verifier.prm
     _train_verifier(context, [Labelled.of_steps(*found)], optimizer, None)
 

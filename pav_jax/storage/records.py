@@ -119,3 +119,10 @@ def read_seed_rollouts(directory: Path, n_cov: int) -> list[Response]:
 def read_all_labels(directory: Path) -> list[StepLabels]:
     """The labels of all shards, in the order of `read_seed_rollouts`."""
     return [x for path in shards(directory) for x in read_labels(path)]
+
+
+def read_labelled(directory: Path) -> tuple[list[Response], list[StepLabels]]:
+    """The responses of a stage that has their labels beside them, and the labels."""
+    paths = [labels_beside(path) for path in shards(directory)]
+    found = [x for path in paths for x in read_labels(path)]
+    return read_all_responses(directory), found

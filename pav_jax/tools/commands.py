@@ -167,3 +167,18 @@ def show(arguments: argparse.Namespace, _: list[str]) -> None:
     with buckets.to_read(arguments.input) as source, buckets.to_write(name) as target:
         steps_page.write(source, target, count=arguments.count)
     print(name)
+
+
+def advise(arguments: argparse.Namespace, _: list[str]) -> None:
+    from pav_jax.tools import advise
+
+    if arguments.tokens is not None and not 0 < arguments.tokens < float("inf"):
+        raise UserError(
+            f"--tokens={arguments.tokens:g} must be a number above 0: tokens that a"
+            " problem may cost"
+        )
+    found = advise.advise(arguments.labels, arguments.verifier, arguments.tokens)
+    if arguments.json:
+        print(json.dumps(found.as_json(), allow_nan=False))
+    else:
+        print(found.text())

@@ -13,7 +13,7 @@ import pytest
 from pav_jax.core import config
 from pav_jax.core.errors import UserError
 from pav_jax.metrics import pass_at_n
-from pav_jax.pipeline import other_provers, rl, rl_comparison, stages
+from pav_jax.pipeline import rl, rl_comparison, stages
 from pav_jax.storage import records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -197,7 +197,7 @@ def test_every_stage_at_the_smallest_size(tmp_path):
 def _check_the_prover(workdir):
     """μ labels what π wrote, and it; its verifier guides searches of its own."""
     of_policy = records.read_seed_rollouts(workdir / "rollouts", 1)
-    responses, found = other_provers.read_labels(workdir / "labels-both")
+    responses, found = records.read_labelled(workdir / "labels-both")
     mine = [i for i, response in enumerate(responses) if response in of_policy]
     assert [responses[i] for i in mine] == of_policy
     assert len(responses) == 2 * len(of_policy)
