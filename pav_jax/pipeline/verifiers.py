@@ -74,7 +74,7 @@ def run_prm(
         to_pits, of_pits = first_pit.read_pits(context.input("labels"))
         data = [Labelled.of_steps([*responses, *to_pits], [*found, *of_pits])]
     else:  # config.labels.from
-        found = other_provers.read_labels(context.input("labels"))
+        found = records.read_labelled(context.input("labels"))
         data = [Labelled.of_steps(*found)]
     if beams:
         settings = config.verifier.on_search
