@@ -14,10 +14,9 @@ from pav_jax.core.errors import UserError
 from pav_jax.gemma.tokenizer import train_tokenizer
 from pav_jax.main import main
 from pav_jax.pipeline import imported
-from pav_jax.pipeline.other_provers import read_labels
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.stages import stages
-from pav_jax.storage import imports
+from pav_jax.storage import imports, records
 from pav_jax.storage.imports import LabelledText, Meaning
 from pav_jax.tasks import make_task
 
@@ -101,7 +100,7 @@ def test_counts_are_kept_and_what_cannot_be_used_is_said(tmp_path):
     ]
     rows[2:2] = [_row(["a" * 20]), _row("abc", prompt="Why?", first=2)]
     out, said = _stage(tmp_path, rows)
-    responses, found = read_labels(out)
+    responses, found = records.read_labelled(out)
     table = [(x.ends.tolist(), x.correct.tolist(), x.count.tolist()) for x in found]
     assert table == [
         ([0, 2, 4], [5, 3, 0], [8, 4, 1]),
@@ -167,7 +166,7 @@ def test_all_formats_of_one_response_train_alike(tmp_path, form, row):
     argv = [f"--input={source}", f"--output={tmp_path / 'source'}"]
     assert main(["import", f"--from={form}", *argv]) == 0
     out, _ = _tokenized(tmp_path, tmp_path / "source", size=60)
-    (response,), (found,) = read_labels(out)
+    (response,), (found,) = records.read_labelled(out)
     text = "Step 1: 1+1=3\nStep 2: so\n4\nStep 3: 4"
     tokenizer = byte_tokenizer()
     assert response.tokens == (*tokenizer.encode(text), tokenizer.eos_id)
@@ -256,7 +255,7 @@ def test_a_verifier_without_rollouts(tmp_path, capsys):
         lines = (workdir / name / "metrics.jsonl").read_text().splitlines()
         assert json.loads(lines[-1])["step"] == 20
         assert (workdir / name / "params").is_dir()
-    responses, found = read_labels(workdir / "labels")
+    responses, found = records.read_labelled(workdir / "labels")
     assert len({r.problem for r in responses}) == 60
     for response, labels in zip(responses, found, strict=True):
         assert labels.ends[-1] == len(response.tokens)
