@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from pav_jax.tools import judging
-from pav_jax.tools.judging import Examples
+from pav_jax.tools.judging import measures
+from pav_jax.tools.judging.measures import Examples
 
 
 def _random(rng, count, problems):
@@ -52,26 +52,26 @@ HAND = Examples(
     ],
 )
 def test_measures_by_hand(threshold, flagged, expected):
-    assert judging.first_below(HAND.values, threshold).tolist() == flagged
-    np.testing.assert_allclose(judging.measure(HAND, threshold), expected)
+    assert measures.first_below(HAND.values, threshold).tolist() == flagged
+    np.testing.assert_allclose(measures.measure(HAND, threshold), expected)
 
 
 def test_the_threshold_by_hand():
-    assert judging.choose_threshold(HAND) == pytest.approx(0.35)
+    assert measures.choose_threshold(HAND) == pytest.approx(0.35)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_no_threshold_has_a_higher_f1(seed):
     examples = _random(np.random.default_rng(seed), count=30, problems=9)
-    chosen = judging.choose_threshold(examples)
+    chosen = measures.choose_threshold(examples)
     best = max(_f1(examples, t) for t in np.arange(-0.5, 13) / 11)
     assert _f1(examples, chosen) == pytest.approx(best)
-    assert judging.measure(examples, chosen)[2] == pytest.approx(best)
+    assert measures.measure(examples, chosen)[2] == pytest.approx(best)
 
 
 def test_a_verifier_that_says_the_same_of_all_has_no_f1():
     same = Examples([np.ones(3), np.ones(3)], np.array([-1, 1]), np.arange(2))
-    assert judging.measure(same, judging.choose_threshold(same))[2] == 0
+    assert measures.measure(same, measures.choose_threshold(same))[2] == 0
 
 
 def test_intervals_are_over_problems():
@@ -80,9 +80,9 @@ def test_intervals_are_over_problems():
     one = _random(rng, count=60, problems=60)
     one = Examples(one.values, one.errors, np.arange(60))
     many = Examples(one.values * 4, np.tile(one.errors, 4), np.tile(one.problems, 4))
-    value, low, high = judging.estimates({"a": one}, 0.5)["a"]["f1"]
+    value, low, high = measures.estimates({"a": one}, 0.5)["a"]["f1"]
     # Copies of an example to the same problem add nothing.
-    assert judging.estimates({"a": many}, 0.5)["a"]["f1"] == [value, low, high]
+    assert measures.estimates({"a": many}, 0.5)["a"]["f1"] == [value, low, high]
     draws = []
     for _ in range(4000):
         drawn = rng.integers(0, 60, 60)
@@ -97,10 +97,10 @@ def test_intervals_are_over_problems():
 def test_the_average_is_of_the_subsets():
     rng = np.random.default_rng(1)
     subsets = {name: _random(rng, 80, 80) for name in "ab"}
-    found = judging.estimates(subsets, 0.4)
+    found = measures.estimates(subsets, 0.4)
     assert list(found) == ["a", "b", "average"]
     widths = {}
-    for key in judging.MEASURES:
+    for key in measures.MEASURES:
         values = [found[name][key][0] for name in "ab"]
         assert found["average"][key][0] == pytest.approx(np.mean(values))
         for name, (_, low, high) in ((name, row[key]) for name, row in found.items()):
@@ -108,11 +108,11 @@ def test_the_average_is_of_the_subsets():
         # Of two independent ones.
         expected = np.hypot(widths["a"], widths["b"]) / 2
         assert widths["average"] == pytest.approx(expected, rel=0.15)
-    assert "average" not in judging.estimates({"a": subsets["a"]}, 0.4)
+    assert "average" not in measures.estimates({"a": subsets["a"]}, 0.4)
 
 
 def test_aggregation_by_hand():
-    found = judging.aggregate([np.array([0.5, 0.25, 1.0]), np.array([0.75])])
+    found = measures.aggregate([np.array([0.5, 0.25, 1.0]), np.array([0.75])])
     assert {name: scores.tolist() for name, scores in found.items()} == {
         "last": [1.0, 0.75],
         "min": [0.25, 0.75],
@@ -125,7 +125,7 @@ def test_best_of_n_is_the_mean_over_all_subsets():
     rng = np.random.default_rng(2)
     correct = [rng.random(m) < 0.4 for m in (5, 4, 6)]
     scores = [rng.permutation(len(c)) / 7 for c in correct]
-    rows = judging.best_of_each_n({"rule": scores}, correct)
+    rows = measures.best_of_each_n({"rule": scores}, correct)
     assert [row["n"] for row in rows] == [1, 2, 4]
     for row in rows:
         best, some = [], []
