@@ -60,8 +60,9 @@ def choose_threshold(examples: Examples) -> float:
 
     An example is right where the threshold is above some value and not above another:
     of its least value up to the first error, and of its least before that. So F1
-    changes only at these, and one threshold between each two of them is enough. The
-    lowest of equally good ones is taken.
+    changes only at these, and one threshold between each two of them is enough: beyond
+    them no error is found, or every right response is flagged. The lowest of equally
+    good ones is taken.
 
     Args:
       examples: of both kinds, with an error and without.
