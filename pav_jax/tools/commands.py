@@ -151,7 +151,7 @@ def judge(arguments: argparse.Namespace, _: list[str]) -> None:
         )
     load = functools.partial(_verifier, arguments) if arguments.verifier else None
     in_bucket = buckets.is_remote(source)
-    is_run = in_bucket and buckets.exists(f"{source}/{RUN[0]}")
+    is_run = in_bucket and buckets.exists(f"{source.rstrip('/')}/{RUN[0]}")
     parts = RUN if is_run else ("",)
     with buckets.to_read(source, parts) as folder:
         found = judge.judge(arguments.on, folder, load, arguments.threshold_on)
