@@ -5,6 +5,7 @@ exit code, or None for 0; `main.py` reports what they raise.
 """
 
 import argparse
+import functools
 import json
 import os
 
@@ -93,17 +94,11 @@ def report(arguments: argparse.Namespace, _: list[str]) -> None:
             buckets.upload(page, place)
 
 
-def score(arguments: argparse.Namespace, _: list[str]) -> None:
-    from pav_jax.distributed import mesh, processes
-    from pav_jax.storage import buckets
-    from pav_jax.tools import score_file, scoring
+def _verifier(arguments: argparse.Namespace, prover_k: int | None = None):
+    """The verifier of `--verifier`, on the mesh of `--mesh`, which becomes active."""
+    from pav_jax.distributed import mesh
+    from pav_jax.tools import scoring
 
-    joined = processes.join(_coordinator(arguments))
-    if joined.count > 1 and buckets.is_remote(arguments.output):
-        raise UserError(
-            f"several processes need a place that all see, which {arguments.output} is"
-            " not; give an --output there"
-        )
     with scoring.fetched(arguments.verifier) as folder:
         if arguments.mesh is None:
             try:
@@ -114,7 +109,21 @@ def score(arguments: argparse.Namespace, _: list[str]) -> None:
                 ) from error
         else:
             mesh.activate({"mesh": mesh.parse(arguments.mesh)})
-        verifier = scoring.Verifier.load(folder, arguments.prover_k)
+        return scoring.Verifier.load(folder, prover_k)
+
+
+def score(arguments: argparse.Namespace, _: list[str]) -> None:
+    from pav_jax.distributed import processes
+    from pav_jax.storage import buckets
+    from pav_jax.tools import score_file
+
+    joined = processes.join(_coordinator(arguments))
+    if joined.count > 1 and buckets.is_remote(arguments.output):
+        raise UserError(
+            f"several processes need a place that all see, which {arguments.output} is"
+            " not; give an --output there"
+        )
+    verifier = _verifier(arguments, arguments.prover_k)
     with (
         buckets.to_read(arguments.input) as source,
         buckets.to_resume(arguments.output, score_file.PARTIAL) as target,
@@ -125,6 +134,31 @@ def score(arguments: argparse.Namespace, _: list[str]) -> None:
     if not tally.scored:
         raise UserError(f"{arguments.output}: {tally}")
     print(f"{arguments.output}: {tally}")
+
+
+def judge(arguments: argparse.Namespace, _: list[str]) -> None:
+    from pav_jax.storage import artifacts, buckets
+    from pav_jax.tools import judge
+    from pav_jax.tools.judging.sources import RUN
+
+    source, output = arguments.input, arguments.output
+    if output == source:
+        raise UserError(f"{output} is the input; give another --output")
+    if arguments.threshold_on and arguments.on != "processbench":
+        raise UserError(
+            f"--threshold_on={arguments.threshold_on} names a file of"
+            f" --on=processbench; leave it out for --on={arguments.on}"
+        )
+    load = functools.partial(_verifier, arguments) if arguments.verifier else None
+    in_bucket = buckets.is_remote(source)
+    is_run = in_bucket and buckets.exists(f"{source.rstrip('/')}/{RUN[0]}")
+    parts = RUN if is_run else ("",)
+    with buckets.to_read(source, parts) as folder:
+        found = judge.judge(arguments.on, folder, load, arguments.threshold_on)
+    if output:
+        with buckets.to_write(output) as target:
+            artifacts.write_json(target, found)
+    print(judge.text(found))
 
 
 def import_labels(arguments: argparse.Namespace, _: list[str]) -> None:

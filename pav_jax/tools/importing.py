@@ -4,14 +4,10 @@ Lines are read and written one at a time. The folder has its name only when it i
 """
 
 import collections
-import contextlib
 import dataclasses
-import gzip
 import hashlib
-import json
 import shutil
 import sys
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +20,7 @@ from pav_jax.core.progress_bar import progress
 from pav_jax.storage import imports
 from pav_jax.storage.imports import LabelledText, Meaning
 from pav_jax.tools import jsonl
-from pav_jax.tools.step_formats import FORMATS, LeftOut, looks_like
+from pav_jax.tools.step_formats import FORMATS, LeftOut, layout, parse
 
 _SHOWN_ERRORS = 20  # bad lines that each get a message
 
@@ -59,18 +55,13 @@ def import_labels(
         means = Meaning(meaning)
     if target.exists():
         raise UserError(f"{target} exists; give another --output")
-    layout = (
-        f"--from={name} expects a JSON object a line, or a JSON list of them, in UTF-8,"
-        f" each with {form.layout}; the file may be gzipped, but not Parquet (the"
-        " package datasets writes JSON lines with to_json)"
-    )
-    reader = _Reader(name, means, source, layout)
+    reader = _Reader(name, means, source)
     new = target.with_name(f"{target.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     try:
         imports.write(new, reader.read())
         if not reader.tally.responses:
-            raise UserError(f"{source}: {reader.nothing()}; {layout}")
+            raise UserError(f"{source}: {reader.nothing()}; {layout(name)}")
         imports.write_about(new, reader.about())
         new.rename(target)
     finally:
@@ -121,61 +112,25 @@ class _Reader:
       name: of the format.
       meaning: of its labels.
       source: the file.
-      layout: what would be right, for messages.
     """
 
-    def __init__(self, name: str, meaning: Meaning, source: Path, layout: str):
-        self._name, self._meaning = name, meaning
-        self._source, self._layout = source, layout
+    def __init__(self, name: str, meaning: Meaning, source: Path):
+        self._name, self._meaning, self._source = name, meaning, source
         self._first_error, self._digest = "", ""
         self.tally = _Tally()
 
     def read(self) -> Iterator[LabelledText]:
         """The responses of all good rows."""
         try:
-            total, rows = self._rows()
-            with progress(total=total, unit="line", desc="import") as bar:
-                for self.tally.lines, row in enumerate(rows, start=1):
+            rows = jsonl.rows(self._source, layout(self._name))
+            self._digest = rows.digest
+            with progress(total=rows.count, unit="line", desc="import") as bar:
+                for self.tally.lines, row in enumerate(rows.values, start=1):
                     yield from self._responses(row)
                     bar.update(1)
         except OSError as error:
             raise UserError(
                 f"cannot read {self._source}: {error.strerror or error}"
-            ) from error
-
-    def _rows(self) -> tuple[int, Iterator[Any]]:
-        """How many rows there are, and each: bytes, or an object of a JSON list."""
-        with jsonl.opened(self._source) as file, self._undamaged():
-            start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
-            is_list = start.startswith(b"[") and not start.startswith(b"[[")
-            if is_list:
-                file.seek(0)
-                content = file.read()
-        if not is_list:
-            survey = jsonl.survey(self._source, self._layout)
-            self._digest = survey.digest
-            return survey.lines, self._lines()
-        try:
-            rows = json.loads(content.decode("utf-8-sig"))
-        except (ValueError, RecursionError) as error:
-            raise UserError(
-                f"{self._source} starts as a JSON list, but is not JSON ({error});"
-                f" {self._layout}"
-            ) from error
-        self._digest = hashlib.sha256(self._source.read_bytes()).hexdigest()
-        return len(rows), iter(rows)
-
-    def _lines(self) -> Iterator[bytes | None]:
-        with jsonl.opened(self._source) as file:
-            yield from jsonl.lines(file)
-
-    @contextlib.contextmanager
-    def _undamaged(self) -> Iterator[None]:
-        try:
-            yield
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise UserError(
-                f"the gzipped file {self._source} is damaged: {error}"
             ) from error
 
     def _responses(self, row: Any) -> list[LabelledText]:
@@ -199,16 +154,7 @@ class _Reader:
         return [dataclasses.replace(some, line=tally.lines) for some in found]
 
     def _parse(self, row: Any) -> list[LabelledText]:
-        if row is None or isinstance(row, bytes):
-            row = jsonl.parse(row)
-        if not isinstance(row, dict):
-            raise ValueError("not a JSON object")
-        form = FORMATS[self._name]
-        if missing := [key for key in form.keys if key not in row]:
-            others = [f"--from={name}" for name in looks_like(row)]
-            like = f"; it looks like {' or '.join(others)}" if others else ""
-            raise ValueError(f"no field {missing[0]!r}{like}")
-        found = form.parse(row)
+        found = parse(self._name, row)
         if self._meaning is not Meaning.MONTE_CARLO:
             for response in found:
                 if max(*response.count, response.prompt_count) > 1:

@@ -1,5 +1,7 @@
 """Lines of JSONL files that others wrote: of any number, and perhaps not JSON.
 
+Or the rows of one JSON list, where `rows` reads it.
+
 A file may be gzipped. A byte order mark, which some programs put in front, is skipped.
 """
 
@@ -64,6 +66,46 @@ def survey(path: Path, layout: str = _LAYOUT) -> Survey:
         raise UserError(f"the gzipped file {path} is damaged: {error}") from error
     with path.open("rb") as file:
         return Survey(count, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+class Rows(NamedTuple):
+    """The number of rows of a file, the SHA-256 of its bytes, and the rows: of lines,
+    as `lines` gives them; of a JSON list, its values."""
+
+    count: int
+    digest: str
+    values: Iterator[Any]
+
+
+def rows(path: Path, layout: str) -> Rows:
+    """The rows of a file of JSON objects, one a line, or of one JSON list of them.
+
+    Arguments and errors are those of `survey`; a list is held as a whole.
+    """
+    try:
+        with opened(path) as file:
+            start = file.read(64).removeprefix(codecs.BOM_UTF8).lstrip()
+            is_list = start.startswith(b"[") and not start.startswith(b"[[")
+            if is_list:
+                file.seek(0)
+                content = file.read()
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"the gzipped file {path} is damaged: {error}") from error
+    if not is_list:
+        return Rows(*survey(path, layout), _lines_of(path))
+    try:
+        values = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} starts as a JSON list, but is not JSON ({error}); {layout}"
+        ) from error
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Rows(len(values), digest, iter(values))
+
+
+def _lines_of(path: Path) -> Iterator[bytes | None]:
+    with opened(path) as file:
+        yield from lines(file)
 
 
 def opened(path: Path) -> BinaryIO:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pav_jax.storage.imports import LabelledText, Meaning
+from pav_jax.tools import jsonl
 
 Row = dict[str, Any]
 
@@ -38,7 +39,35 @@ class Format:
     outcome_field: str | None
 
 
-def looks_like(row: Row) -> list[str]:
+def layout(name: str, flag: str = "--from") -> str:
+    """What a file of a format, asked for by a flag, is: for messages."""
+    return (
+        f"{flag}={name} expects a JSON object a line, or a JSON list of them, in UTF-8,"
+        f" each with {FORMATS[name].layout}; the file may be gzipped, but not Parquet"
+        " (the package datasets writes JSON lines with to_json)"
+    )
+
+
+def parse(name: str, row: Any) -> list[LabelledText]:
+    """The responses of a row of `jsonl.rows`, in a format.
+
+    Raises:
+      ValueError: the row is bad, or of another format.
+      LeftOut: the row is of no use.
+    """
+    if row is None or isinstance(row, bytes):
+        row = jsonl.parse(row)
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
+    form = FORMATS[name]
+    if missing := [key for key in form.keys if key not in row]:
+        others = [f"--from={name}" for name in _looks_like(row)]
+        like = f"; it looks like {' or '.join(others)}" if others else ""
+        raise ValueError(f"no field {missing[0]!r}{like}")
+    return form.parse(row)
+
+
+def _looks_like(row: Row) -> list[str]:
     """The formats whose fields a row has."""
     return [name for name, found in FORMATS.items() if row.keys() >= {*found.keys}]
 

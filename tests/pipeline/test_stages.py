@@ -19,8 +19,10 @@ from ml_collections import ConfigDict
 from pav_jax import verifier
 from pav_jax.core import config as config_lib
 from pav_jax.pipeline import on_search
-from pav_jax.storage import records
+from pav_jax.storage import artifacts, records
 from pav_jax.tasks.problems import Problems
+from pav_jax.tools.judging import sources
+from pav_jax.tools.scoring import Verifier
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "experiments" / "demo.py"
@@ -94,6 +96,22 @@ def test_results(finished):
     assert results["config"] and results["seeds"] and results["compute_efficiency"]
     page = (finished / "report" / "index.html").read_text()
     assert "<svg" in page
+
+
+def test_pav_judge_draws_the_samples_again(finished):
+    run = sources.Run.open(finished, "test")
+    judged, _ = sources.with_outcomes(run, Verifier.load(finished))
+    arrays = [
+        artifacts.read_arrays(path) for path in records.shards(finished / "samples")
+    ]
+    for name, found in (
+        ("correct", [row.correct for row in judged]),
+        ("prm", [row.values[-1] for row in judged]),
+        ("orm", [row.orm for row in judged]),
+    ):
+        kept = np.concatenate([part[name].ravel() for part in arrays])
+        np.testing.assert_allclose(found, kept, atol=1e-4)
+    assert len({row.orm for row in judged}) > len(judged) / 2
 
 
 def test_nothing_is_processed_twice(finished):

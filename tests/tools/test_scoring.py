@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from full_disk import FullFor, check_message, small_disk
-from ml_collections import ConfigDict
 from stand_in import Bucket, contents
 from tiny import byte_tokenizer
+from tiny_run import ARCHITECTURE, CONFIG, make_run, write_data
 
 from pav_jax import policy, verifier
 from pav_jax import scores as scores_lib
@@ -32,7 +32,6 @@ from pav_jax.core.ledger import Ledger
 from pav_jax.core.types import Response
 from pav_jax.distributed.processes import Processes
 from pav_jax.gemma import checkpoint as published
-from pav_jax.gemma import forward, sizes
 from pav_jax.main import main
 from pav_jax.pipeline import workers
 from pav_jax.pipeline.runner import Stage, run_stages
@@ -40,16 +39,6 @@ from pav_jax.scores import score_responses
 from pav_jax.storage import buckets, checkpoints
 from pav_jax.tools import jsonl, score_file, scoring
 
-CONFIG = ConfigDict(
-    dict(
-        name="tiny",
-        seed=0,
-        model=dict(num_layers=2, embed_dim=16, num_heads=2, mlp_dim=24, window=8),
-        limits=dict(max_prompt_tokens=30, max_tokens=70),
-        verifier=dict(prover_k=4),
-        mesh=dict(data=-1),
-    )
-).lock()
 # (prompt, response): rows of 27, 27, 62 and 100 tokens, the last the longest allowed.
 TEXTS = [
     ("What is 1 + 1?", "1 + 1\nis 2"),
@@ -59,43 +48,11 @@ TEXTS = [
 ]
 
 
-ARCHITECTURE = sizes.from_config(CONFIG.model, byte_tokenizer().vocab_size)
-
-
-def _data(context):
-    byte_tokenizer().save(context.directory / "tokenizer.model")
-
-
-def _network(context):
-    """Random parameters, large enough for values that differ."""
-    rng = np.random.default_rng(ord(context.stage[0]))
-
-    def init():
-        key = jax.random.key(0)
-        params = forward.init_params(key, ARCHITECTURE)
-        if context.stage == "sft":
-            return params
-        return verifier.init_verifier(key, params, ARCHITECTURE)
-
-    params = jax.tree.map(
-        lambda leaf: jnp.asarray(0.25 * rng.normal(size=leaf.shape), leaf.dtype),
-        jax.eval_shape(init),
-    )
-    checkpoints.save_params(context.directory / "params", params)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The workdir of a run whose verifiers are random."""
-    fields = ("model", "limits")
-    stages = [
-        Stage("data", _data, (), ("limits",)),
-        Stage("sft", _network, ("data",), fields),
-        Stage("prm", _network, ("data",), fields),
-        Stage("orm", _network, ("data",), fields),
-    ]
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
-    run_stages(stages, CONFIG, workdir)
+    make_run(workdir)
     return workdir
 
 
@@ -350,7 +307,7 @@ def test_what_holds_no_verifier_is_an_error(run, tmp_path):
     other = tmp_path / "run"
     limits = CONFIG.copy_and_resolve_references().unlock()
     limits.limits.max_tokens = 71
-    run_stages([Stage("data", _data, (), ("limits",))], limits, other)
+    run_stages([Stage("data", write_data, (), ("limits",))], limits, other)
     (other / "prm").symlink_to(run / "prm")
     with pytest.raises(UserError, match="not trained on the tokens"):
         scoring.Verifier.load(other)
