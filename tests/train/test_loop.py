@@ -370,7 +370,7 @@ class _Monitor(loop.Monitor):
     def __init__(self, stop=None):
         self.calls, self._stop = [], stop
 
-    def resume(self, state):
+    def resume(self, state, scalars):
         self.calls.append(("resume", int(state.step)))
 
     def check(self, metrics):
