@@ -16,6 +16,7 @@ from tiny import random_params
 from pav_jax import rollout
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
+from pav_jax.core.profile import Profile
 from pav_jax.core.types import Params
 from pav_jax.gemma import decode_loop as grid_lib
 from pav_jax.gemma import forward
@@ -480,3 +481,35 @@ def test_the_host_waits_once_a_segment(monkeypatch):
     firsts = sum(len(request.prefixes) for request in requests)
     steps = (ledger.slots - firsts) // (SAMPLING.trunks * SAMPLING.rows)
     assert counts["segments"] <= len(requests) < steps / 2
+
+
+class _Counting(Profile):
+    """Counts the steps, by the name of what they run."""
+
+    def __init__(self):
+        self.steps = []
+
+    def step(self, function, *args, **kwargs):
+        self.steps.append(function.__name__)
+        return super().step(function, *args, **kwargs)
+
+
+def test_a_profile_sees_every_segment():
+    """With a slot for all requests but one: one segment until the first is done, and
+    one for the rest."""
+    requests, profile = _labelling_job(SAMPLING.trunks + 1), _Counting()
+    found = rollout.sample(
+        PARAMS,
+        requests,
+        architecture=ARCHITECTURE,
+        sampling=SAMPLING,
+        ledger=Ledger(),
+        profile=profile,
+    )
+    samples = dict(found)
+    assert len(samples) == len(requests)
+    assert set(profile.steps) == {"run_segment"} and len(profile.steps) >= 2
+    # It is the same program, and gives the same samples.
+    wanted, _ = _sample(requests)
+    for index, one in samples.items():
+        np.testing.assert_array_equal(one.tokens, wanted[index].tokens)

@@ -1,7 +1,8 @@
 """What a run shows of its loops while it runs: profiles, and scalars of trainings.
 
-Both are files with times in them, beside the stages and not within: the files of a
-finished stage are part of its fingerprint, and equal runs must have equal ones.
+Both are files of times, which belong to no result. So they are beside the stages, in
+`profiles/` and `events/`, and not within: the files of a finished stage are hashed in
+its manifest, and what later stages depend on.
 """
 
 import dataclasses
@@ -17,8 +18,6 @@ from pav_jax.train import wandb_runs
 from pav_jax.train.events import Events
 from pav_jax.train.scalars import OpenLog, open_none
 
-LOGS = ("tensorboard", "wandb", "none")
-
 
 @dataclasses.dataclass(frozen=True)
 class Watch:
@@ -26,7 +25,7 @@ class Watch:
 
     Attributes:
       profile: steps to trace of the loop of each stage that runs; 0 traces none.
-      log_to: where the scalars of trainings go, one of `LOGS`.
+      log_to: where the scalars of trainings go: "tensorboard", "wandb" or "none".
     """
 
     profile: int = 0

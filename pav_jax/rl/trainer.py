@@ -3,9 +3,8 @@
 An iteration is a function of the state and of its number: its problems are a row of a
 permutation, and the sampler's keys come from a seed of the iteration. So
 `train.loop.fit` resumes it bit for bit. Processes that train as one
-(`distributed/collectives.py`) draw
-what a single one would: each samples and scores a slice of the problems, and then all
-of them do the update.
+(`distributed/collectives.py`) draw what a single one would: each samples and scores a
+slice of the problems, and then all of them do the update.
 """
 
 import dataclasses
@@ -124,13 +123,10 @@ class Trainer:
           PeerStopped: another process got SIGTERM; likewise.
         """
         self._check_slices()
-        optimizers = self._optimizers()
-        architecture = self.train.architecture
+        optimizers, architecture = self._optimizers(), self.train.architecture
+        samples = self.settings.samples
         update = rl.make_update(
-            self.objective,
-            optimizers,
-            architecture=architecture,
-            group=self.settings.samples,
+            self.objective, optimizers, architecture=architecture, group=samples
         )
         return loop.fit(
             rl.init_state(

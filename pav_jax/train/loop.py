@@ -101,22 +101,14 @@ def fit(
       UserError: a metric is not finite, or the monitor stopped the training.
       Terminated, PeerStopped: on SIGTERM, here or elsewhere; all steps are saved.
     """
-    with (
-        Checkpoints(directory / "checkpoints") as checkpoints,
-        contextlib.ExitStack() as stack,
-    ):
+    with Checkpoints(directory / "checkpoints") as checkpoints:
         state = checkpoints.restore(state) or state
-        scalars = open_log(int(state.step))
-        stack.callback(scalars.close)
-        log = _Log(directory / "metrics.jsonl", int(state.step), scalars)
-        monitor.resume(state, scalars)
+        log = _Log(directory / "metrics.jsonl", int(state.step), open_log)
+        monitor.resume(state, log.scalars)
         saver = _Saver(checkpoints, log.done, ahead)
+        quiet = not is_primary()
         bar = progress(
-            total=steps,
-            initial=log.done,
-            unit=unit,
-            desc=description,
-            disable=not is_primary(),
+            total=steps, initial=log.done, unit=unit, desc=description, disable=quiet
         )
 
         def after(state: State, metrics: Mapping[str, Any]) -> bool:
@@ -130,7 +122,7 @@ def fit(
                     raise UserError(f"{description}: {trouble}. {monitor.advice}")
             return saver.leaves(log.done, state, asked=stopped())
 
-        with bar, signals.deferred() as stopped:
+        with bar, contextlib.closing(log.scalars), signals.deferred() as stopped:
             state = run_steps(state, step_fn, steps=steps, ahead=ahead, after=after)
         if saver.has_left:  # for another process: else `deferred` raised Terminated
             raise signals.PeerStopped("another process was terminated; all have saved")
@@ -201,11 +193,11 @@ class _Saver:
 
 
 class _Log:
-    """`metrics.jsonl`, and the metrics of the steps since its last line."""
+    """`metrics.jsonl`, a log of the same, and metrics since their last line."""
 
-    def __init__(self, path: pathlib.Path, first: int, scalars: ScalarLog):
-        self._path, self._scalars, self._window, self._covered = path, scalars, [], 0
-        self.done = first
+    def __init__(self, path: pathlib.Path, first: int, open_log: OpenLog):
+        self._path, self._window, self._covered = path, [], 0
+        self.done, self.scalars = first, open_log(first)
         if is_primary():
             forget_after(path, first)
 
@@ -234,7 +226,7 @@ class _Log:
         if trouble := monitor.check(means):
             return trouble
         append_row(self._path, {"step": self.done, **means})
-        self._scalars.scalars(self.done, means)
+        self.scalars.scalars(self.done, means)
         return monitor.after(state, means)
 
     def where(self, unit: str) -> str:
