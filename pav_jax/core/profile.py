@@ -84,6 +84,6 @@ class Trace(Profile):
         jax.profiler.stop_trace()
         self._say(
             f"a profile of steps {LEFT_OUT + 1} to {self._begun} of its loop is in"
-            f" {self._folder}; pip install xprof, and then xprof {self._folder}, shows"
-            " it in a browser"
+            f" {self._folder}; pip install xprof, and xprof --logdir={self._folder}"
+            " shows it in a browser"
         )

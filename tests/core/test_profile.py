@@ -45,7 +45,7 @@ def test_what_is_traced(tmp_path, steps, traced, words):
     assert x.tolist() == [2.0**steps] * 3
     assert _traced(tmp_path / "sft") == traced
     (line,) = said
-    assert line.startswith(words) and f"xprof {tmp_path}/sft" in line
+    assert line.startswith(words) and f"xprof --logdir={tmp_path}/sft " in line
 
 
 def test_a_loop_too_short(tmp_path):
