@@ -97,6 +97,6 @@ def _explained(wandb: ModuleType) -> Iterator[None]:
         yield
     except wandb.errors.Error as error:
         raise UserError(
-            f"--log_to=wandb: {error}; run wandb login, or set WANDB_API_KEY, or set"
-            " WANDB_MODE=offline and run wandb sync later"
+            f"--log_to=wandb: {str(error).rstrip('.')}; run wandb login, or set"
+            " WANDB_API_KEY, or set WANDB_MODE=offline and run wandb sync later"
         ) from error
