@@ -1,10 +1,11 @@
-"""Profiles: traces of a few steps of a hot loop, for xprof."""
+"""Profiles: traces of a few steps of a hot loop, for xprof.
+
+Only a trace imports jax, without which the runner of stages starts.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
-
-import jax
 
 T = TypeVar("T")
 
@@ -53,6 +54,8 @@ class Trace(Profile):
         self._begun += 1
         if not LEFT_OUT < self._begun <= LEFT_OUT + self._steps:
             return function(*args, **kwargs)
+        import jax
+
         if not self._is_open:
             jax.block_until_ready((args, kwargs))  # what earlier steps have dispatched
             self._start()
@@ -74,12 +77,16 @@ class Trace(Profile):
             )
 
     def _start(self) -> None:
+        import jax
+
         options = jax.profiler.ProfileOptions()
         options.python_tracer_level = 0
         jax.profiler.start_trace(self._folder, profiler_options=options)
         self._is_open = True
 
     def _stop(self) -> None:
+        import jax
+
         self._is_open = False
         jax.profiler.stop_trace()
         self._say(
