@@ -54,6 +54,7 @@ setup(
         "cuda": ["jax[cuda12]>=0.10"],
         "tpu": LIBTPU,
         "plan": LIBTPU,
+        "wandb": ["wandb>=0.31"],  # for pav run --log_to=wandb
         "dev": [
             "jsonschema>=4.23",
             "pytest>=8",

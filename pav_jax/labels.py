@@ -15,6 +15,7 @@ import numpy as np
 
 from pav_jax import rollout
 from pav_jax.core.ledger import Ledger
+from pav_jax.core.profile import Profile
 from pav_jax.core.types import Params, Response, StepLabels
 from pav_jax.distributed import mesh
 from pav_jax.gemma.sampling import SamplingConfig
@@ -78,6 +79,7 @@ def sample_responses(
     sampling: SamplingConfig,
     ledger: Ledger,
     advance: Callable[[], Any] = lambda: None,
+    profile: Profile = Profile(),  # noqa: B008
 ) -> list[Response]:
     """Samples responses: seed rollouts, best-of-N, RL.
 
@@ -90,6 +92,7 @@ def sample_responses(
       sampling: how they are drawn.
       ledger: counts are added to it.
       advance: called whenever all responses to a problem are sampled.
+      profile: of the engine's segments.
 
     Returns:
       `count` responses to the first of `indices`, then to the second, and so on.
@@ -112,6 +115,7 @@ def sample_responses(
         architecture=problems.architecture,
         sampling=sampling,
         ledger=ledger,
+        profile=profile,
     ):
         responses[place] = _graded(problems, indices[place], samples)
         advance()
@@ -162,6 +166,7 @@ def continue_prefixes(
     seed: int,
     sampling: SamplingConfig,
     ledger: Ledger,
+    profile: Profile = Profile(),  # noqa: B008
 ) -> Iterator[tuple[int, Continued]]:
     """Samples `n_mc` continuations of prefixes, and grades them.
 
@@ -178,6 +183,7 @@ def continue_prefixes(
       seed: of the stream of continuations.
       sampling: how they are drawn.
       ledger: counts are added to it.
+      profile: of the engine's segments.
 
     Yields:
       (index of a response, its continuations), in the order in which they finish.
@@ -192,6 +198,7 @@ def continue_prefixes(
         architecture=problems.architecture,
         sampling=sampling,
         ledger=ledger,
+        profile=profile,
     ):
         response, inner = responses[place], stops[place]
         wholes = [
@@ -221,6 +228,7 @@ def label_steps(
     sampling: SamplingConfig,
     ledger: Ledger,
     advance: Callable[[], Any] = lambda: None,
+    profile: Profile = Profile(),  # noqa: B008
 ) -> list[StepLabels]:
     """Labels every step prefix by `n_mc` continuations (Sec. 4.2).
 
@@ -233,6 +241,7 @@ def label_steps(
       sampling: how they are drawn.
       ledger: counts are added to it.
       advance: called whenever a response is labelled.
+      profile: of the engine's segments.
 
     Returns:
       The labels of each response, in order.
@@ -248,6 +257,7 @@ def label_steps(
         seed=seed,
         sampling=sampling,
         ledger=ledger,
+        profile=profile,
     ):
         labels[place] = _with_outcome(responses[place], continued.labels())
         advance()

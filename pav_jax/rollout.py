@@ -21,6 +21,7 @@ import numpy as np
 
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
+from pav_jax.core.profile import Profile
 from pav_jax.core.types import Params
 from pav_jax.gemma import cached_attention
 from pav_jax.gemma import decode_loop as grid_lib
@@ -112,6 +113,7 @@ def sample(
     architecture: TransformerConfig,
     sampling: SamplingConfig,
     ledger: Ledger,
+    profile: Profile = Profile(),  # noqa: B008
 ) -> Iterator[tuple[int, Samples]]:
     """Samples every branch of every request.
 
@@ -121,6 +123,7 @@ def sample(
       architecture: of the network.
       sampling: how tokens are drawn, and the sizes of the grid.
       ledger: counts are added to it.
+      profile: of the segments.
 
     Yields:
       (index of a request, its samples), in the order in which they finish.
@@ -144,8 +147,8 @@ def sample(
             ledger.prefilled += sum(len(requests[index].trunk) for _, index in pairs)
             ledger.decoded += branches  # the first token of each
             ledger.slots += branches
-        grid, *counts = grid_lib.run_segment(
-            for_steps, grid, slots.patience(), **static
+        grid, *counts = profile.step(
+            grid_lib.run_segment, for_steps, grid, slots.patience(), **static
         )
         has_work, decoded, row_steps = jax.device_get(counts)
         ledger.decoded += int(decoded)

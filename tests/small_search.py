@@ -88,9 +88,7 @@ def prover_params():
     return params | {"head": head}
 
 
-def search(
-    scorer, *, beam=BEAM, alpha=0.5, which=(0, 1, 2), seed=SEED, prover_scorer=None
-):
+def search(scorer, *, beam=BEAM, alpha=0.5, which=(0, 1, 2), seed=SEED, **more):
     return list(
         beam_search(
             policy(),
@@ -102,7 +100,7 @@ def search(
             seed=seed,
             architecture=CONFIG,
             beam=beam,
-            prover_scorer=prover_scorer,
+            **more,
         )
     )
 

@@ -60,7 +60,7 @@ def _append_lines(folder):
 def _write_events(folder):
     events = Events(folder, 0)
     for step in range(1000):
-        events.write(step, {"a" * 40: 1.0, "b" * 40: 2.0})
+        events.scalars(step, {"a" * 40: 1.0, "b" * 40: 2.0})
     events.close()
 
 

@@ -16,6 +16,7 @@ from tiny import random_params
 from pav_jax import rollout
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
+from pav_jax.core.profile import Profile
 from pav_jax.core.types import Params
 from pav_jax.gemma import decode_loop as grid_lib
 from pav_jax.gemma import forward
@@ -480,3 +481,33 @@ def test_the_host_waits_once_a_segment(monkeypatch):
     firsts = sum(len(request.prefixes) for request in requests)
     steps = (ledger.slots - firsts) // (SAMPLING.trunks * SAMPLING.rows)
     assert counts["segments"] <= len(requests) < steps / 2
+
+
+class _Counting(Profile):
+    """Counts the steps, by the name of what they run."""
+
+    def __init__(self):
+        self.steps = []
+
+    def step(self, function, *args, **kwargs):
+        self.steps.append(function.__name__)
+        return super().step(function, *args, **kwargs)
+
+
+def test_a_profile_sees_every_segment():
+    """One until the first of three slots is free, and one for each that is filled."""
+    requests, profile = _labelling_job(), _Counting()
+    found = rollout.sample(
+        PARAMS,
+        requests,
+        architecture=ARCHITECTURE,
+        sampling=SAMPLING,
+        ledger=Ledger(),
+        profile=profile,
+    )
+    wanted, _ = _labelling_samples()
+    for index, samples in found:
+        np.testing.assert_array_equal(samples.tokens, wanted[index].tokens)
+    assert set(profile.steps) == {"run_segment"}
+    waiting = len(requests) - SAMPLING.trunks
+    assert 2 <= len(profile.steps) <= 1 + waiting  # several may end in one

@@ -64,6 +64,7 @@ def label_to_pits(
             ),
             ledger=ledger,
             advance=context.worker.check,
+            profile=context.profile,
         )
         rows = _label_pits(config, policy, problems, rollouts, explored, ledger)
         if rows:

@@ -36,6 +36,7 @@ def run_rollouts(context: StageContext) -> None:
             ),
             ledger=ledger,
             advance=advance,
+            profile=context.profile,
         )
         records.write_responses(path, responses)
 
@@ -70,6 +71,7 @@ def run_labels(context: StageContext) -> None:
             ),
             ledger=ledger,
             advance=advance,
+            profile=context.profile,
         )
         records.write_labels(path, found)
 

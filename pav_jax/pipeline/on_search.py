@@ -53,7 +53,7 @@ def run_beams(context: StageContext, *, prm: str, number: int) -> None:
     )
 
     def work(part, path, ledger, advance):
-        found = _search(config, problems, part, policy, scorer, number)
+        found = _search(context, problems, part, policy, scorer, number)
         for result in found:
             ledger += result.ledger
         responses = _responses(problems, part, found)
@@ -80,7 +80,7 @@ def run_beams(context: StageContext, *, prm: str, number: int) -> None:
 
 
 def _search(
-    config: ConfigDict,
+    context: StageContext,
     problems: Problems,
     part: Sequence[int],
     policy: Params,
@@ -88,6 +88,7 @@ def _search(
     number: int,
 ) -> list[SearchResult]:
     """Beams by `Q^π` on some of the problems."""
+    config = context.config
     beam = beam_config(
         config,
         config.verifier.on_search.beams,
@@ -104,6 +105,7 @@ def _search(
         seed=derive(config.seed, Stream.ON_SEARCH, number),
         architecture=problems.architecture,
         beam=beam,
+        profile=context.profile,
     )
     return list(found)
 

@@ -171,6 +171,7 @@ def run_prover_labels(context: StageContext, *, prover: Prover) -> None:
                 seed=seed(Stream.PROVER_ROLLOUTS, prover.stream),
                 sampling=sampling(prover.from_prover),
                 ledger=ledger,
+                profile=context.profile,
             )
         found = labels.label_steps(
             params,
@@ -180,6 +181,7 @@ def run_prover_labels(context: StageContext, *, prover: Prover) -> None:
             seed=seed(Stream.PROVER_LABELS, prover.stream),
             sampling=sampling(config.limits.max_steps * prover.n_mc),
             ledger=ledger,
+            profile=context.profile,
         )
         records.write_labels(records.labels_beside(path), found)
         records.write_responses(path, responses)

@@ -44,6 +44,7 @@ def run_provers(context: StageContext) -> None:
         seed=derive(config.seed, Stream.PROVER_RESPONSES),
         sampling=labels.sampling_for(problems, 1.0, branches=wanted.responses),
         ledger=ledger,
+        profile=context.profile,
     )
     label = functools.partial(
         labels.label_steps,
@@ -53,6 +54,7 @@ def run_provers(context: StageContext) -> None:
             problems, 1.0, branches=config.limits.max_steps * wanted.n_mc
         ),
         ledger=ledger,
+        profile=context.profile,
     )
     seed = functools.partial(derive, config.seed)
     own = label(policy, problems, seed=seed(Stream.PROVER_OWN))

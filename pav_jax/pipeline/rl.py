@@ -67,7 +67,7 @@ def run_rl(context: StageContext, *, method: str, seed: int) -> None:
         name=context.stage,
         refresh=config.rl.get("refresh"),
     )
-    state = trainer.fit()
+    state = trainer.fit(open_log=context.open_log, profile=context.profile)
     if context.worker.is_primary:
         ledger = Ledger()
         for row in artifacts.read_jsonl(context.directory / "metrics.jsonl"):

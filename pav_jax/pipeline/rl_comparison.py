@@ -100,6 +100,7 @@ def _draw(context: StageContext, problems: Problems, prm: Params, name: str) -> 
         range(len(problems)),
         seed=derive(config.seed, Stream.RL_FINAL),
         ledger=ledger,
+        profile=context.profile,
     )
     sampling = functools.partial(labels.sampling_for, problems)
     count = final.unsolved if name == "sft" else final.samples

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
+from pav_jax.core.profile import Profile
 from pav_jax.distributed.processes import Processes
 from pav_jax.pipeline import reuse
 from pav_jax.pipeline.manifest import (
@@ -39,8 +40,10 @@ from pav_jax.pipeline.manifest import (
     make_manifest,
     read_manifest,
 )
+from pav_jax.pipeline.watch import Watch
 from pav_jax.pipeline.workers import Worker, open_workdir
 from pav_jax.storage import artifacts
+from pav_jax.train.scalars import OpenLog, open_none
 
 _TICK_SECONDS = 5.0  # A kill loses at most so much of the time that is recorded.
 
@@ -79,6 +82,8 @@ class StageContext:
       directory: the folder to write into; renamed when the stage is complete.
       inputs: the folders of the stages that this one needs.
       worker: this process among those of the run.
+      profile: runs the steps of the stage's hot loop, and may trace some.
+      open_log: opens the log of a training's scalars.
     """
 
     stage: str
@@ -86,6 +91,8 @@ class StageContext:
     directory: Path
     inputs: Mapping[str, Path]
     worker: Worker = Worker()
+    profile: Profile = Profile()
+    open_log: OpenLog = open_none
 
     def input(self, stage: str) -> Path:
         """The finished folder of a stage that this one needs."""
@@ -109,6 +116,7 @@ def run_stages(
     until: str | None = None,
     processes: Processes = Processes(),  # noqa: B008
     reuse_from: Collection[str | os.PathLike[str]] = (),
+    watch: Watch = Watch(),  # noqa: B008
 ) -> None:
     """Runs the stages in order, except those whose results are there.
 
@@ -120,10 +128,12 @@ def run_stages(
       processes: those of the run; all call this with the same arguments.
       reuse_from: workdirs, and folders of workdirs, of which finished stages with equal
         terms are taken.
+      watch: what is shown of the loops of stages.
 
     Raises:
       UserError: the folder belongs to another experiment or is in use, or the config
-        lacks a field, or there is no stage `until`, or no folder in `reuse_from`.
+        lacks a field, or there is no stage `until`, or no folder in `reuse_from`, or
+        `watch` asks for what cannot be.
       PeerStopped: another process of the run failed or was stopped.
     """
     _check(stages)
@@ -137,14 +147,9 @@ def run_stages(
         fingerprints: dict[str, str] = {}
         if worker.is_primary:
             reuse.check(reuse_from)
+            watch.check()
         for stage in stages:
-            context = StageContext(
-                stage=stage.name,
-                config=config_lib.select(config, stage.fields),
-                directory=_new(root / stage.name),
-                inputs={need: root / need for need in stage.needs},
-                worker=worker,
-            )
+            context = _context(stage, config, root, worker, watch)
             if worker.is_primary:
                 terms = {
                     "fields": fields_of[stage.name],
@@ -171,6 +176,27 @@ def _check(stages: Sequence[Stage]) -> None:
         if missing := set(stage.needs) - before:
             raise ValueError(f"{stage.name} comes before {missing}, which it needs")
         before.add(stage.name)
+
+
+def _context(
+    stage: Stage, config: ConfigDict, root: Path, worker: Worker, watch: Watch
+) -> StageContext:
+    shown = {}
+    if worker.is_primary:
+        shown = dict(
+            profile=watch.profile_of(
+                stage.name, root, lambda text: log(f"{stage.name}: {text}")
+            ),
+            open_log=watch.log_of(stage.name, root, config),
+        )
+    return StageContext(
+        stage=stage.name,
+        config=config_lib.select(config, stage.fields),
+        directory=_new(root / stage.name),
+        inputs={need: root / need for need in stage.needs},
+        worker=worker,
+        **shown,
+    )
 
 
 def _fields_of(stage: Stage, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,9 +226,10 @@ def _bring_up_to_date(
     folder = new.with_name(stage.name)
     _settle(folder)
     why = _why_not_done(folder, terms)
+    unprofiled = "; it is not run again for a profile" * context.profile.is_on
     if not why:
         manifest = read_manifest(folder)
-        context.log(f"done already ({_duration(manifest['seconds'])})")
+        context.log(f"done already ({_duration(manifest['seconds'])}){unprofiled}")
         return manifest["fingerprint"]
     if found := reuse.find(folder, terms, reuse_from):
         source, manifest = found
@@ -210,7 +237,8 @@ def _bring_up_to_date(
             _discard(new)
         if reuse.take(source, manifest, new):
             _settle(folder)
-            context.log(f"taken from {source} ({_duration(manifest['seconds'])})")
+            seconds = _duration(manifest["seconds"])
+            context.log(f"taken from {source} ({seconds}){unprofiled}")
             return manifest["fingerprint"]
 
     seconds, obstacle = _resumable_seconds(new, terms)
@@ -227,7 +255,8 @@ def _bring_up_to_date(
 
     with _Clock(new / STARTED, terms, seconds or 0.0) as clock:
         context.worker.open_stage(stage.name)
-        stage.run(context)
+        with contextlib.closing(context.profile):
+            stage.run(context)
     manifest = make_manifest(stage.name, terms, new, clock.seconds)
     artifacts.write_json(new / MANIFEST, manifest)
     _settle(folder)

@@ -46,6 +46,7 @@ def run_samples(context: StageContext) -> None:
             problems,
             part,
             seed=derive(config.seed, Stream.SAMPLES),
+            profile=context.profile,
         )
         count = config.search.samples
         responses = draw(
@@ -260,6 +261,7 @@ class _Searcher:
                 architecture=problems.architecture,
                 beam=beam,
                 prover_scorer=prover_scorer,
+                profile=self.context.profile,
             )
             bar = progress(
                 iterable=found, total=len(problems), unit="problem", desc=name

@@ -128,15 +128,18 @@ def run_training(
         monitor = held_out and BestByValidation(
             held_out.loss, steps=config.steps, directory=context.directory
         )
+
+        def step_fn(state, step):
+            return train_step(state, sharding.place_batch(mixed(batches, step)))
+
         state = loop.fit(
             init_state(params, optimizer),
-            lambda state, step: train_step(
-                state, sharding.place_batch(mixed(batches, step))
-            ),
+            functools.partial(context.profile.step, step_fn),
             steps=config.steps,
             directory=context.directory,
             description=context.stage,
             monitor=monitor or loop.Monitor(),
+            open_log=context.open_log,
         )
         if context.worker.is_primary:
             trained = sum(some.tokens_in(config.steps) for some in batches)

@@ -206,6 +206,7 @@ def run_evaluation(context: StageContext) -> None:
             problems, config.search.temperature, branches=config.evaluation.n
         ),
         ledger=ledger,
+        profile=context.profile,
     )
     ends = [labels.prefix_ends(r, problems.is_step_end) for r in responses]
     q, outcome = (
@@ -291,6 +292,7 @@ def _near_exact(
             ),
             ledger=ledger,
             advance=bar.update,
+            profile=context.profile,
         )
 
 

@@ -17,8 +17,8 @@ from pav_jax.core.errors import UserError
 from pav_jax.distributed.collectives import all_gather, is_primary
 from pav_jax.rl.update import RLState
 from pav_jax.train import loop
-from pav_jax.train.events import Events
 from pav_jax.train.loop import append_row, forget_after, read_rows
+from pav_jax.train.scalars import ScalarLog
 
 # state -> (accuracies by name, rows that show some responses)
 Measure = Callable[[RLState], tuple[dict[str, float], list[dict[str, Any]]]]
@@ -27,8 +27,7 @@ Measure = Callable[[RLState], tuple[dict[str, float], list[dict[str, Any]]]]
 class RLMonitor(loop.Monitor):
     """Measures an RL run every `measure_every` iterations, and stops it if it must.
 
-    The primary process writes `accuracy.jsonl`, `responses.jsonl` and TensorBoard
-    events.
+    The primary process writes `accuracy.jsonl` and `responses.jsonl`.
 
     Args:
       settings: has `steps`, `measure_every`, `max_kl` and `min_accuracy`.
@@ -44,19 +43,18 @@ class RLMonitor(loop.Monitor):
         self._directory = directory
         self._accuracy = directory / "accuracy.jsonl"
         self._responses = directory / "responses.jsonl"
-        self._events: Events | None = None
+        self._scalars: ScalarLog | None = None
         self._measured: list[float] = []  # the initial policy's first
 
-    def resume(self, state: RLState) -> None:
+    def resume(self, state: RLState, scalars: ScalarLog) -> None:
         """Drops what later iterations wrote, and does again a measurement that a kill
         interrupted. A new run first measures the initial policy.
 
         Raises:
           UserError: an earlier version began the run, and measured no validation.
         """
-        step = int(state.step)
+        step, self._scalars = int(state.step), scalars
         interrupted = all_gather(is_primary() and self._forget_after(step))[0]
-        self._events = Events(self._directory if is_primary() else None, step)
         rows = read_rows(self._accuracy)
         if any("validation" not in row for row in rows):
             raise UserError(
@@ -78,16 +76,10 @@ class RLMonitor(loop.Monitor):
         )
 
     def after(self, state: RLState, metrics: Mapping[str, float]) -> str:
-        step = int(state.step)
-        self._events.write(step, metrics)
-        if not self._is_measured(step):
+        if not self._is_measured(int(state.step)):
             return ""
         self._write_measurement(state)
         return self._fall()
-
-    def close(self) -> None:
-        if self._events:
-            self._events.close()
 
     def _is_measured(self, step: int) -> bool:
         return step % self._settings.measure_every == 0 or step == self._settings.steps
@@ -99,7 +91,7 @@ class RLMonitor(loop.Monitor):
             append_row(self._responses, {"step": step, **row})
         # Last: with it, the measurement is complete.
         append_row(self._accuracy, {"step": step, **accuracies})
-        self._events.write(step, accuracies)
+        self._scalars.scalars(step, accuracies)
         self._measured.append(accuracies["validation"])
 
     def _forget_after(self, step: int) -> bool:

@@ -3,12 +3,10 @@
 An iteration is a function of the state and of its number: its problems are a row of a
 permutation, and the sampler's keys come from a seed of the iteration. So
 `train.loop.fit` resumes it bit for bit. Processes that train as one
-(`distributed/collectives.py`) draw
-what a single one would: each samples and scores a slice of the problems, and then all
-of them do the update.
+(`distributed/collectives.py`) draw what a single one would: each samples and scores a
+slice of the problems, and then all of them do the update.
 """
 
-import contextlib
 import dataclasses
 import functools
 import time
@@ -23,6 +21,7 @@ from ml_collections import ConfigDict
 from pav_jax import labels
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
+from pav_jax.core.profile import Profile
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Params, Response
 from pav_jax.distributed import collectives, mesh
@@ -37,6 +36,7 @@ from pav_jax.scores import score_responses
 from pav_jax.tasks.problems import Problems
 from pav_jax.train import loop
 from pav_jax.train.batches import Batches
+from pav_jax.train.scalars import OpenLog, open_none
 from pav_jax.train.step import make_optimizer
 
 _SHOWN = 4  # problems for which a measurement saves one response
@@ -103,8 +103,17 @@ class Trainer:
     name: str
     refresh: ConfigDict | None = None
 
-    def fit(self) -> RLState:
+    def fit(
+        self,
+        *,
+        open_log: OpenLog = open_none,
+        profile: Profile = Profile(),  # noqa: B008
+    ) -> RLState:
         """Trains to the last iteration, from the newest checkpoint if there is one.
+
+        Args:
+          open_log: opens the log that gets metrics and accuracies too.
+          profile: of the iterations.
 
         Raises:
           UserError: the problems of an iteration cannot be split among the processes;
@@ -114,34 +123,30 @@ class Trainer:
           PeerStopped: another process got SIGTERM; likewise.
         """
         self._check_slices()
-        optimizers = self._optimizers()
-        architecture = self.train.architecture
+        optimizers, architecture = self._optimizers(), self.train.architecture
+        samples = self.settings.samples
         update = rl.make_update(
-            self.objective,
-            optimizers,
-            architecture=architecture,
-            group=self.settings.samples,
+            self.objective, optimizers, architecture=architecture, group=samples
         )
-        monitor = RLMonitor(self.settings, self.directory, self.measure)
-        with contextlib.closing(monitor):
-            return loop.fit(
-                rl.init_state(
-                    self.initial,
-                    self.objective,
-                    optimizers,
-                    architecture=architecture,
-                    verifier=self.verifier,
-                ),
-                functools.partial(self._iterate, update),
-                steps=self.settings.steps,
-                directory=self.directory,
-                description=self.name,
-                unit="iteration",
-                ahead=0,
-                log_every=1,
-                shown="accuracy",
-                monitor=monitor,
-            )
+        return loop.fit(
+            rl.init_state(
+                self.initial,
+                self.objective,
+                optimizers,
+                architecture=architecture,
+                verifier=self.verifier,
+            ),
+            functools.partial(profile.step, self._iterate, update),
+            steps=self.settings.steps,
+            directory=self.directory,
+            description=self.name,
+            unit="iteration",
+            ahead=0,
+            log_every=1,
+            shown="accuracy",
+            monitor=RLMonitor(self.settings, self.directory, self.measure),
+            open_log=open_log,
+        )
 
     def _check_slices(self) -> None:
         processes = collectives.process_count()

@@ -15,6 +15,7 @@ import numpy as np
 
 from pav_jax import rollout
 from pav_jax.core.ledger import Ledger
+from pav_jax.core.profile import Profile
 from pav_jax.core.types import Params
 from pav_jax.gemma import cached_attention
 from pav_jax.gemma.architecture import TransformerConfig
@@ -114,6 +115,7 @@ def beam_search(
     architecture: TransformerConfig,
     beam: BeamConfig,
     prover_scorer: Scorer | None = None,
+    profile: Profile = Profile(),  # noqa: B008
 ) -> Iterator[SearchResult]:
     """Searches for an answer to every problem, on the active mesh.
 
@@ -130,6 +132,7 @@ def beam_search(
       beam: how to search.
       prover_scorer: gives the prover's value of candidates, if the prover is not made
         of π.
+      profile: of the steps.
 
     Yields:
       The result of each problem, in order.
@@ -137,18 +140,22 @@ def beam_search(
     step_params = cached_attention.for_extend(params)
     static = dict(architecture=architecture, beam=beam)
     scorers = _Scorers(scorer, prover_scorer)
+
+    def step(beams, states):
+        beams = step_lib.sample_steps(step_params, beams, **static)
+        values, states = scorers.score(states, beams)
+        beams, parents, used, all_done = step_lib.select(
+            beams, *values, np.float32(alpha), prover_k=prover_k, beam=beam
+        )
+        return beams, scorers.keep(states, parents, used), all_done
+
     for batch in _batches(prompts, problem_ids, seed, groups_per_batch(beam)):
         states, values = scorers.init(batch, beam.beams * beam.candidates)
         beams = step_lib.init_beams(
             params, batch.prompts, batch.lengths, batch.keys, *values, **static
         )
         for _ in range(beam.max_steps):
-            beams = step_lib.sample_steps(step_params, beams, **static)
-            values, states = scorers.score(states, beams)
-            beams, parents, used, all_done = step_lib.select(
-                beams, *values, np.float32(alpha), prover_k=prover_k, beam=beam
-            )
-            states = scorers.keep(states, parents, used)
+            beams, states, all_done = profile.step(step, beams, states)
             if all_done:
                 break
         yield from _results(batch, beams, scorers.tokens_read(states), beam)

@@ -45,6 +45,22 @@ def _add_run(commands) -> None:
         help="take stages that another run has finished with equal fields and inputs;"
         " its workdir, or a folder of workdirs; may be given several times",
     )
+    parser.add_argument(
+        "--profile",
+        type=int,
+        default=0,
+        metavar="N",
+        help="trace N steps of the loop of each stage that runs, for xprof, into"
+        " profiles/STAGE of the workdir; stages that are done are not run again",
+    )
+    parser.add_argument(
+        "--log_to",
+        choices=("tensorboard", "wandb", "none"),
+        default="tensorboard",
+        help="where the scalars of trainings go, besides metrics.jsonl: events/STAGE of"
+        " the workdir for TensorBoard, Weights & Biases (pip install wandb), or"
+        " nowhere; default: tensorboard",
+    )
     _add_coordinator(parser)
     parser.set_defaults(command="run", takes_changes=True)
 

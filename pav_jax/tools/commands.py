@@ -33,6 +33,7 @@ def run(arguments: argparse.Namespace, changes: list[str]) -> None:
     # After the config, so that a mistake in it is reported before jax loads.
     from pav_jax.distributed import mesh, processes
     from pav_jax.pipeline import runner, stages
+    from pav_jax.pipeline.watch import Watch
 
     joined = processes.join(coordinator)
     mesh.activate(config)
@@ -43,6 +44,7 @@ def run(arguments: argparse.Namespace, changes: list[str]) -> None:
         until=arguments.until,
         processes=joined,
         reuse_from=arguments.reuse,
+        watch=Watch(arguments.profile, arguments.log_to),
     )
 
 

@@ -33,6 +33,7 @@ from pav_jax.distributed.agreement import Agreement, Decision
 from pav_jax.distributed.collectives import is_primary
 from pav_jax.storage import artifacts
 from pav_jax.storage.checkpoints import Checkpoints
+from pav_jax.train.scalars import OpenLog, ScalarLog, open_none
 
 _SAVE_EVERY = 30.0  # seconds: what a kill may cost
 
@@ -50,8 +51,13 @@ class Monitor:
 
     advice = "Lower the learning rate"  # what the user can do if training was stopped
 
-    def resume(self, state: Any) -> None:
-        """Before the first step of an attempt, from a checkpoint or from the start."""
+    def resume(self, state: Any, scalars: ScalarLog) -> None:
+        """Before the first step of an attempt, from a checkpoint or from the start.
+
+        Args:
+          state: that of the checkpoint.
+          scalars: gets what the monitor measures; the loop closes it.
+        """
 
     def check(self, metrics: Mapping[str, float]) -> str:
         """Why training must stop, before metrics are logged; "" if it need not."""
@@ -74,6 +80,7 @@ def fit(
     log_every: int = 50,
     shown: str = "loss",
     monitor: Monitor = Monitor(),  # noqa: B008
+    open_log: OpenLog = open_none,
 ) -> State:
     """Trains to `steps`, from the newest checkpoint in `directory` if there is one.
 
@@ -88,6 +95,7 @@ def fit(
       log_every: steps between lines of metrics, each a mean over those steps.
       shown: the metric on the progress bar.
       monitor: what else to do.
+      open_log: opens the log that, in this process, gets the same metrics.
 
     Raises:
       UserError: a metric is not finite, or the monitor stopped the training.
@@ -95,15 +103,12 @@ def fit(
     """
     with Checkpoints(directory / "checkpoints") as checkpoints:
         state = checkpoints.restore(state) or state
-        log = _Log(directory / "metrics.jsonl", int(state.step))
-        monitor.resume(state)
+        log = _Log(directory / "metrics.jsonl", int(state.step), open_log)
+        monitor.resume(state, log.scalars)
         saver = _Saver(checkpoints, log.done, ahead)
+        quiet = not is_primary()
         bar = progress(
-            total=steps,
-            initial=log.done,
-            unit=unit,
-            desc=description,
-            disable=not is_primary(),
+            total=steps, initial=log.done, unit=unit, desc=description, disable=quiet
         )
 
         def after(state: State, metrics: Mapping[str, Any]) -> bool:
@@ -117,7 +122,7 @@ def fit(
                     raise UserError(f"{description}: {trouble}. {monitor.advice}")
             return saver.leaves(log.done, state, asked=stopped())
 
-        with bar, signals.deferred() as stopped:
+        with bar, contextlib.closing(log.scalars), signals.deferred() as stopped:
             state = run_steps(state, step_fn, steps=steps, ahead=ahead, after=after)
         if saver.has_left:  # for another process: else `deferred` raised Terminated
             raise signals.PeerStopped("another process was terminated; all have saved")
@@ -188,11 +193,11 @@ class _Saver:
 
 
 class _Log:
-    """`metrics.jsonl`, and the metrics of the steps since its last line."""
+    """`metrics.jsonl`, a log of the same, and metrics since their last line."""
 
-    def __init__(self, path: pathlib.Path, first: int):
+    def __init__(self, path: pathlib.Path, first: int, open_log: OpenLog):
         self._path, self._window, self._covered = path, [], 0
-        self.done = first
+        self.done, self.scalars = first, open_log(first)
         if is_primary():
             forget_after(path, first)
 
@@ -221,6 +226,7 @@ class _Log:
         if trouble := monitor.check(means):
             return trouble
         append_row(self._path, {"step": self.done, **means})
+        self.scalars.scalars(self.done, means)
         return monitor.after(state, means)
 
     def where(self, unit: str) -> str:

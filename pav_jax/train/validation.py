@@ -9,6 +9,7 @@ from typing import Any
 from pav_jax.distributed.collectives import all_gather, is_primary
 from pav_jax.storage import checkpoints
 from pav_jax.train import loop
+from pav_jax.train.scalars import ScalarLog
 
 _MEASUREMENTS = 8  # of a training, evenly spread; each may write the parameters
 
@@ -41,10 +42,11 @@ class BestByValidation(loop.Monitor):
         self._log = directory / "validation.jsonl"
         self._best = math.inf
         self._kept: pathlib.Path | None = None
+        self._scalars: ScalarLog | None = None
 
-    def resume(self, state: Any) -> None:
+    def resume(self, state: Any, scalars: ScalarLog) -> None:
         """Drops what later steps measured: they will be done again."""
-        step = int(state.step)
+        step, self._scalars = int(state.step), scalars
         if is_primary():
             loop.forget_after(self._log, step)
         all_gather(True)  # wait for that
@@ -65,6 +67,7 @@ class BestByValidation(loop.Monitor):
             self._best = loss
         # Last: with it, the measurement is complete.
         loop.append_row(self._log, {"step": step, "loss": loss})
+        self._scalars.scalars(step, {"validation_loss": loss})
         return ""
 
     def finish(self, path: pathlib.Path) -> None:

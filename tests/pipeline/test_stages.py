@@ -133,9 +133,12 @@ def test_a_rerun_skips_what_is_done(finished):
 def test_a_changed_field_runs_again_what_depends_on_it(finished, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
-    said = _run(workdir, "--config.search.beams=(1,)")
+    said = _run(workdir, "--config.search.beams=(1,)", "--profile=2")
     assert "search: runs again, since search.beams changed from [1, 2] to [1]" in said
     assert said.count("done already") == 8
+    # Of the loops that run: the page has none.
+    assert "search: a profile of steps 3 to 4 of its loop is in" in said
+    assert [path.name for path in (workdir / "profiles").iterdir()] == ["search"]
     beams = [r for r in _numbers(workdir)["search"] if r["method"] == "beam_q"]
     assert [row["n"] for row in beams] == [1]
 

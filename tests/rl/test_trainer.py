@@ -28,6 +28,7 @@ from pav_jax.rl import update as rl
 from pav_jax.tasks.problems import Problems
 from pav_jax.train import loop
 from pav_jax.train.batches import pad_rows
+from pav_jax.train.scalars import NoLog
 
 CONFIG = ml_collections.ConfigDict(
     dict(
@@ -539,7 +540,7 @@ def test_a_run_of_a_version_that_watched_test_problems(make, whole):
     (trainer.directory / "accuracy.jsonl").write_text(json.dumps(row) + "\n")
     watch = monitor.RLMonitor(SETTINGS, trainer.directory, trainer.measure)
     with pytest.raises(UserError, match=r"no accuracies on validation .* Remove .*run"):
-        watch.resume(whole[1])
+        watch.resume(whole[1], NoLog())
 
 
 def test_one_compilation_serves_all_runs(whole):

@@ -23,6 +23,7 @@ from small_search import (
     verifier_value,
 )
 
+from pav_jax.core.profile import Profile
 from pav_jax.search import beam_step as step_lib
 from pav_jax.search import verifier_scorer
 from pav_jax.search.oracle_scorer import OracleScorer
@@ -50,6 +51,21 @@ def test_equals_a_slow_search_without_caches(beams, candidates):
             assert ours.tokens == list(best.tokens)
             assert ours.q == pytest.approx(best.q, abs=1e-4)
             assert ours.ledger.decoded == decoded
+
+
+def test_a_profile_sees_every_step():
+    class Counting(Profile):
+        steps = 0
+
+        def step(self, function, *args, **kwargs):
+            self.steps += 1
+            return super().step(function, *args, **kwargs)
+
+    beam, profile = make_beam(2, 3), Counting()
+    found = search(make_scorer(), beam=beam, profile=profile)
+    results, recorder = recorded(0.5, beam)
+    assert profile.steps == len(recorder.steps)
+    assert [r.tokens for r in found] == [r.tokens for r in results]
 
 
 def _check_like_slow(results, *, beam, **slow):

@@ -21,8 +21,8 @@ import os, pathlib, sys, time
 from pav_jax.train.events import Events
 directory = pathlib.Path(sys.argv[1])
 events = Events(directory, 2)
-events.write(3, {"kl": 16.0})
-events.write(4, {"kl": 32.0})
+events.scalars(3, {"kl": 16.0})
+events.scalars(4, {"kl": 32.0})
 deadline = time.monotonic() + 60
 while sum(path.read_bytes().count(b"kl") for path in directory.iterdir()) < 5:
     assert time.monotonic() < deadline
@@ -35,15 +35,15 @@ os.kill(os.getpid(), 9)
 
 def test_events_of_three_attempts(tmp_path):
     first = Events(tmp_path, 0)
-    first.write(1, {"kl": 0.5})
-    first.write(2, {"kl": 0.25, "greedy": 1.0})
-    first.write(3, {"kl": 8.0})  # after the last checkpoint
+    first.scalars(1, {"kl": 0.5})
+    first.scalars(2, {"kl": 0.25, "greedy": 1.0})
+    first.scalars(3, {"kl": 8.0})  # after the last checkpoint
     first.close()
     command = [sys.executable, "-c", KILLED, tmp_path]
     killed = subprocess.run(command, capture_output=True, text=True)
     assert killed.stdout == "written\n", killed.stderr
     third = Events(tmp_path, 3)  # a checkpoint of step 3 was whole
-    third.write(4, {"kl": 0.125})
+    third.scalars(4, {"kl": 0.125})
     third.close()
     assert len(list(tmp_path.iterdir())) == 3
     found = subprocess.run(
@@ -53,11 +53,3 @@ def test_events_of_three_attempts(tmp_path):
         "greedy [(2, 1.0)]",
         "kl [(1, 0.5), (2, 0.25), (3, 16.0), (4, 0.125)]",
     ], found.stderr
-
-
-def test_a_process_that_is_not_primary_writes_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    events = Events(None, 0)
-    events.write(1, {"kl": 0.5})
-    events.close()
-    assert not list(tmp_path.iterdir())

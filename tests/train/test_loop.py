@@ -370,7 +370,7 @@ class _Monitor(loop.Monitor):
     def __init__(self, stop=None):
         self.calls, self._stop = [], stop
 
-    def resume(self, state):
+    def resume(self, state, scalars):
         self.calls.append(("resume", int(state.step)))
 
     def check(self, metrics):
@@ -380,6 +380,43 @@ class _Monitor(loop.Monitor):
     def after(self, state, metrics):
         self.calls.append(("after", int(state.step), metrics["loss"]))
         return "it has fallen" if self._stop == ("after", len(self.calls)) else ""
+
+
+class _Scalars:
+    """Writes down what is logged."""
+
+    def __init__(self, first):
+        self.first, self.rows, self.is_open = first, [], True
+
+    def scalars(self, step, values):
+        assert self.is_open
+        self.rows.append({"step": step, **values})
+
+    def close(self):
+        self.is_open = False
+
+
+def test_a_log_gets_every_line_and_goes_on_with_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
+    logs = []
+
+    def open_log(first):
+        logs.append(_Scalars(first))
+        return logs[-1]
+
+    for steps in (5, STEPS):
+        _fit(tmp_path / "run", steps=steps, log_every=2, open_log=open_log)
+    assert [log.first for log in logs] == [0, 5]
+    assert [row["step"] for row in logs[0].rows] == [2, 4, 5]
+    assert logs[0].rows + logs[1].rows == _metrics(tmp_path / "run")
+    assert not any(log.is_open for log in logs)
+
+
+def test_a_log_is_closed_when_a_training_fails(tmp_path):
+    log = _Scalars(0)
+    with pytest.raises(UserError, match="it looks bad"):
+        _fit(tmp_path, monitor=_Monitor(("check", 2)), open_log=lambda first: log)
+    assert not log.is_open and not log.rows
 
 
 def test_a_monitor_sees_every_line(tmp_path):
