@@ -3,22 +3,18 @@
 import doctest
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
-from tiny import byte_tokenizer
+from tiny import random_verifier
 
 from pav_jax import UserError, step_rewards, verifier
 from pav_jax.core.types import Response
-from pav_jax.gemma import forward, sizes
 from pav_jax.rl import rewards as rl_rewards
 from pav_jax.rl.rewards import Objective
 from pav_jax.tools import step_credit
 from pav_jax.tools.scoring import Verifier
 from pav_jax.tools.step_credit import StepRewards
 
-MODEL = ConfigDict(dict(num_layers=2, embed_dim=16, num_heads=2, mlp_dim=24, window=8))
 ALPHA, K = 3.0, 4
 PROMPTS = ["What is 1 + 1?", "And 2 + 2\n", "Say it."]
 RESPONSES = ["1 + 1\nis 2", "x", "one\ntwo is longer\n\n  \nthree\n"]
@@ -31,28 +27,7 @@ SPANS = [
 
 @pytest.fixture(scope="module")
 def judge():
-    """A verifier with random parameters, large enough for values that differ."""
-    tokenizer = byte_tokenizer()
-    architecture = sizes.from_config(MODEL, tokenizer.vocab_size)
-    key, rng = jax.random.key(0), np.random.default_rng(0)
-    shapes = jax.eval_shape(
-        lambda: verifier.init_verifier(
-            key, forward.init_params(key, architecture), architecture
-        )
-    )
-    return Verifier(
-        prm=jax.tree.map(
-            lambda leaf: jnp.asarray(0.25 * rng.normal(size=leaf.shape), leaf.dtype),
-            shapes,
-        ),
-        orm=None,
-        architecture=architecture,
-        tokenizer=tokenizer,
-        is_step_end=tokenizer.step_end_mask(),
-        max_tokens=100,
-        prover_k=2,
-        fingerprint="",
-    )
+    return random_verifier()
 
 
 _step_values = jax.jit(verifier.step_values, static_argnames="architecture")
