@@ -90,6 +90,7 @@ def _make_parser() -> argparse.ArgumentParser:
         _add_score,
         _add_show,
         _add_import,
+        _add_labels,
         _add_export,
         _add_lab,
         _add_plan,
@@ -216,6 +217,24 @@ def _add_import(commands) -> None:
         " trl)",
     )
     parser.set_defaults(command="import_labels", takes_changes=False)
+
+
+def _add_labels(commands) -> None:
+    parser = commands.add_parser("labels", help="write a run's step labels for others")
+    parser = parser.add_subparsers(metavar="COMMAND", required=True).add_parser(
+        "export",
+        help="as Parquet and JSONL, with a data card",
+        description="Writes the step labels of a run as Parquet and JSONL, with a data"
+        " card, for pandas and datasets.load_dataset.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--labels", required=True, metavar="RUN", help="the workdir of a run"
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="a folder that does not exist"
+    )
+    parser.set_defaults(command="export_labels", takes_changes=False)
 
 
 def _add_export(commands) -> None:

@@ -168,15 +168,7 @@ def step_rewards(
       UserError: from `Verifier.encode`; or these arguments do not go together.
     """
     _check(prompts, responses, alpha, prover_k, step_ends, outcomes)
-    cut = []
-    for place, pair in enumerate(zip(prompts, responses, strict=True)):
-        try:
-            if step_ends is None:
-                cut.append(_by_newlines(verifier, *pair))
-            else:
-                cut.append(_by_spans(verifier, *pair, step_ends[place]))
-        except UserError as error:
-            raise UserError(f"response {place}: {error}") from error
+    cut = _cut(verifier, prompts, responses, step_ends)
     values = verifier.values([encoded for encoded, _, _ in cut])
     found = []
     for place, (q, (_, spans, after)) in enumerate(zip(values, cut, strict=True)):
@@ -210,6 +202,25 @@ def _check(prompts, responses, alpha, prover_k, step_ends, outcomes) -> None:
 # How a response is cut into steps: its tokens, with the ends of all its pieces; the
 # spans of steps, [H, 2]; and int [H], which of the ends is that of each step.
 _Cut = tuple[Encoded, np.ndarray, np.ndarray]
+
+
+def _cut(
+    verifier: Verifier,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    step_ends: Sequence[Sequence[Span]] | None,
+) -> list[_Cut]:
+    """Each response cut into steps, where the caller says, or at newlines."""
+    found = []
+    for place, pair in enumerate(zip(prompts, responses, strict=True)):
+        try:
+            if step_ends is None:
+                found.append(_by_newlines(verifier, *pair))
+            else:
+                found.append(_by_spans(verifier, *pair, step_ends[place]))
+        except UserError as error:
+            raise UserError(f"response {place}: {error}") from error
+    return found
 
 
 def _by_newlines(verifier: Verifier, prompt: str, response: str) -> _Cut:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny import random_verifier
 
-REASON = "trl is not in requirements.lock; pip install trl, and run this again"
+REASON = "trl is not in requirements.lock; make peers installs it in .venv-peers"
 pytest.importorskip("trl", reason=REASON)
 
 import torch  # noqa: E402
