@@ -33,9 +33,8 @@ class StepRewards:
     of its tokens, and Eq. 4 multiplies it by the reward.
 
     A token is in the step in which it starts, also if it ends in the next one. A token
-    of no characters (the end token; all but one of those that spell a character) is
-    where the token before it is. Between steps, which `step_ends` may leave to others,
-    such as a tool, tokens are paid 0.
+    of no characters, such as the end token, is where the token before it is. Between
+    steps, which `step_ends` may leave to others, such as a tool, tokens are paid 0.
 
     Attributes:
       spans: int32 `[H, 2]`, where each step starts and ends, in characters of the
@@ -98,23 +97,27 @@ class StepRewards:
           UserError: the tokens do not decode to the response.
         """
         tokens = list(tokens)
+        if (total := len(decode(tokens))) != self.length:
+            raise UserError(
+                f"the tokens decode to {total} characters, and the response has"
+                f" {self.length}; leave out padding, and decode without special tokens,"
+                " as for the response"
+            )
 
         def length(count: int) -> int:
             return len(decode(tokens[:count]))
 
-        if length(len(tokens)) != self.length:
-            raise UserError(
-                f"the tokens decode to {length(len(tokens))} characters, and the"
-                f" response has {self.length}; leave out padding, and decode without"
-                " special tokens, as for the response"
-            )
-
-        counts = range(len(tokens) + 1)
+        def whole(count: int) -> int:
+            # A character of which only some bytes are there decodes to this, or more.
+            return len(decode(tokens[:count]).rstrip("\ufffd"))
 
         def first_from(place: int) -> int:
             """The first token with characters that starts at a place or after it."""
-            start = length(bisect.bisect_left(counts, place, key=length))
-            return bisect.bisect_right(counts, start, key=length) - 1
+            first = bisect.bisect_left(range(len(tokens)), place, key=whole)
+            before = length(first)
+            while first < len(tokens) and length(first + 1) == before:
+                first += 1
+            return first
 
         paid = np.zeros(len(tokens), np.float32)
         for (start, stop), reward in zip(self.spans, self.rewards, strict=True):

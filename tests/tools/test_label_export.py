@@ -299,9 +299,9 @@ def test_from_a_bucket_to_a_bucket(run, exported, bucket, capsys):
     assert _export("gs://bucket/run", "gs://bucket/out") == 2
     assert "out exists; give another --output" in capsys.readouterr().err
     made = {
-        name.removeprefix("out/"): data
+        name.removeprefix("/bucket/out/"): data
         for name, data in bucket().items()
-        if name.startswith("out/")
+        if name.startswith("/bucket/out/")
     }
     assert made == {
         name: (exported / name).read_bytes() for name in buckets.files(exported)

@@ -141,12 +141,13 @@ def test_any_tokens():
 
 def test_a_character_of_several_tokens(judge):
     """Bytes decode to a character only together, which is of the step it is in."""
-    (paid,) = step_rewards(["?"], ["ab\n日 2"], judge, ALPHA, K)
-    tokens = judge.tokenizer.encode("ab\n日 2")
-    assert len(tokens) == 8
-    first, second = paid.rewards
+    steps = ["ab\n", "\u65e5 2\u65e5\n", "\u00e9\n", "\u65e5"]
+    (paid,) = step_rewards(["?"], ["".join(steps)], judge, ALPHA, K)
+    tokens = judge.tokenizer.encode("".join(steps))
+    assert len(tokens) == len("".join(steps).encode())
     found = paid.on_tokens(tokens, judge.tokenizer.decode)
-    np.testing.assert_array_equal(found, [first] * 3 + [second] * 5)
+    expected = np.repeat(paid.rewards, [len(step.encode()) for step in steps])
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_an_empty_response_is_the_end_token(judge):
