@@ -41,6 +41,7 @@ _PUBLIC = {
     "pass_at_n": "metrics",
     "prover_terms": "prover",
     "sample_responses": "labels",
+    "step_rewards": "tools.step_credit",
 }
 __all__ = sorted(_PUBLIC)
 

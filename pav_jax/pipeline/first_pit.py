@@ -147,9 +147,16 @@ def read_pits(directory: Path) -> tuple[list[Response], list[StepLabels]]:
     """
     rows = []
     for path in records.shards(directory):
-        if _beside(path, _RESPONSES).exists():
-            responses = records.read_responses(_beside(path, _RESPONSES))
-            found = records.read_labels(_beside(path, _LABELS))
-            rows += zip(responses, found, strict=True)
+        rows += zip(*read_pits_beside(path), strict=True)
     rows.sort(key=lambda row: row[0].problem)
     return [response for response, _ in rows], [found for _, found in rows]
+
+
+def read_pits_beside(path: Path) -> tuple[list[Response], list[StepLabels]]:
+    """As `read_pits`, of one shard's file alone."""
+    if not _beside(path, _RESPONSES).exists():
+        return [], []
+    return (
+        records.read_responses(_beside(path, _RESPONSES)),
+        records.read_labels(_beside(path, _LABELS)),
+    )

@@ -13,6 +13,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         _add_show,
         _add_judge,
         _add_import,
+        _add_labels,
         _add_advise,
         _add_export,
         _add_lab,
@@ -193,6 +194,24 @@ def _add_import(commands) -> None:
         " trl)",
     )
     parser.set_defaults(command="import_labels", takes_changes=False)
+
+
+def _add_labels(commands) -> None:
+    parser = commands.add_parser("labels", help="write a run's step labels for others")
+    parser = parser.add_subparsers(metavar="COMMAND", required=True).add_parser(
+        "export",
+        help="as Parquet and JSONL, with a data card",
+        description="Writes the step labels of a run as Parquet and JSONL, with a data"
+        " card, for pandas and datasets.load_dataset.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--labels", required=True, metavar="RUN", help="the workdir of a run"
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="a folder that does not exist"
+    )
+    parser.set_defaults(command="export_labels", takes_changes=False)
 
 
 def _add_export(commands) -> None:

@@ -179,6 +179,26 @@ def import_labels(arguments: argparse.Namespace, _: list[str]) -> None:
     print(f"{arguments.output}: {said}")
 
 
+def export_labels(arguments: argparse.Namespace, _: list[str]) -> None:
+    from pav_jax.storage import buckets, workdir
+    from pav_jax.tools import label_export
+
+    if buckets.exists(arguments.output):
+        raise UserError(f"{arguments.output} exists; give another --output")
+    parts = {workdir.SETTINGS}
+    if buckets.is_remote(arguments.labels):
+        stages = {name.split("/")[0] for name in buckets.files(arguments.labels)}
+        parts |= {"data", "rollouts", *(x for x in stages if x.startswith("labels"))}
+        # What the labels were made with is known by its manifest.
+        parts |= {f"{stage}/manifest.json" for stage in stages}
+    with (
+        buckets.to_read(arguments.labels, parts=parts) as root,
+        buckets.to_write(arguments.output, last=label_export.CARD) as output,
+    ):
+        said = label_export.export_labels(root, output)
+    print(f"{arguments.output}: {said}")
+
+
 def export(arguments: argparse.Namespace, _: list[str]) -> None:
     from pav_jax.storage import buckets
     from pav_jax.tools import export

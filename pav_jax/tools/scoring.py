@@ -194,21 +194,25 @@ class Verifier:
 
     def score_encoded(self, encoded: Sequence[Encoded]) -> list[Scores]:
         """Scores what `encode` made, in order."""
+        outcomes = self._read(self.orm, encoded) if self.orm else [None] * len(encoded)
+        return [
+            self._scores(row, q, None if o is None else float(o[-1]))
+            for row, q, o in zip(encoded, self.values(encoded), outcomes, strict=True)
+        ]
+
+    def values(self, encoded: Sequence[Encoded]) -> list[np.ndarray]:
+        """`Q^π` at each of the `ends` of what is encoded, float32 `[H + 1]`, in order;
+        the ORM is not asked."""
+        found = self._read(self.prm, encoded)
+        return [q[row.ends - 1] for row, q in zip(encoded, found, strict=True)]
+
+    def _read(self, params: Params, encoded: Sequence[Encoded]) -> list[np.ndarray]:
+        """The predictions of either verifier after each token."""
         widths = [_NARROWEST]
         while widths[-1] < self.max_tokens:
             widths.append(min(2 * widths[-1], self.max_tokens))
         rows = [row.tokens for row in encoded]
-
-        def read(params: Params) -> list[np.ndarray]:
-            return score_rows(
-                params, rows, widths=widths, architecture=self.architecture
-            )
-
-        outcomes = read(self.orm) if self.orm else [None] * len(rows)
-        return [
-            self._scores(row, q[row.ends - 1], None if o is None else float(o[-1]))
-            for row, q, o in zip(encoded, read(self.prm), outcomes, strict=True)
-        ]
+        return score_rows(params, rows, widths=widths, architecture=self.architecture)
 
     def _scores(self, row: Encoded, q: np.ndarray, orm: float | None) -> Scores:
         progress = advantages(best_of_k(q, self.prover_k))
