@@ -165,7 +165,7 @@ def _alpha(context: StageContext, chosen: dict[str, Any]) -> dict[str, Any]:
         "chosen": chosen["alpha"],
         "prover_k": chosen["prover_k"],
         "pick": chosen["pick"],
-        "provers": chosen["provers"],
+        "provers": chosen.get("provers", {}),  # none before there were any
         "grid": [
             cell
             for cell in cells
