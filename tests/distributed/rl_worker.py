@@ -61,6 +61,7 @@ def config(sizes=None, **changes) -> ConfigDict:
                 num_layers=2, embed_dim=16, num_heads=2, num_kv_heads=2, mlp_dim=16
             ),
             sampling=dict(trunks=4, rows=2),
+            labels={},
             verifier={},
             rl=dict(
                 rft={},
