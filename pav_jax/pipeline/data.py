@@ -21,6 +21,8 @@ from pav_jax.tasks.problems import encode_prompt, fits
 from pav_jax.tasks.stored import StoredTask
 
 OWN = ("task", "model", "sft")  # sections that another policy may change
+# Fields of these that a config may have.
+_OPTIONAL = {"model": ("checkpoint", "dtype"), "sft": ("short_first",)}
 
 
 def run_data(context: StageContext) -> None:
@@ -122,9 +124,9 @@ def with_changes(
     with changed.unlocked():
         for key in changed:
             for field, value in (changes.get(key) or {}).items():
-                # A task may be given what it has a default for, and training what
-                # only some have.
-                if field not in changed[key] and key == "model":
+                # A task knows its own fields, and refuses others.
+                known = key == "task" or field in (*changed[key], *_OPTIONAL[key])
+                if not known:
                     raise UserError(
                         f"{where}.{key} has {field!r}, which config.{key} has not"
                     )

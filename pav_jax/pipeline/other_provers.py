@@ -91,6 +91,7 @@ class Prover:
                 f"{where}.policy={made.policy!r} is a policy as it is; task and sft are"
                 " of one that is fine-tuned, so leave out either"
             )
+        made.changed(config)  # raises where a field is misspelt
         return made
 
     @property

@@ -7,7 +7,7 @@ modules named after the paper's parts.
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -116,10 +116,9 @@ def _prover_stages(config: ConfigDict) -> list[Stage]:
             name, needs = f"policy-{prover.name}", ("data",)
             needs += ("pretraining",) if "pretraining" in config else ()
             found.append(Stage(name, run, needs, fields, collective=True))
-    policies = ("sft", *(stage.name for stage in found))
     for prover in provers:
         run = functools.partial(run_prover_labels, prover=prover)
-        needs = ("data", "rollouts", *prover.needs(policies))
+        needs = ("data", "rollouts", *prover.needs(_policies(provers)))
         fields = (*_SAMPLED, "rollouts", "labels.shard", f"provers.{prover.name}")
         name = f"labels-{prover.name}"
         found.append(Stage(name, run, needs, fields, collective=True))
@@ -132,6 +131,11 @@ def _prover_stages(config: ConfigDict) -> list[Stage]:
 
 def _provers(config: ConfigDict) -> list[Prover]:
     return [Prover.of(config, name) for name in config.get("provers", ())]
+
+
+def _policies(provers: Sequence[Prover]) -> tuple[str, ...]:
+    """The stages that a prover's `policy` may name."""
+    return ("sft", *(f"policy-{p.name}" for p in provers if not p.policy))
 
 
 def _prm_stages(config: ConfigDict) -> list[Stage]:
@@ -243,8 +247,7 @@ def _comparison_stages(config: ConfigDict, improved: list[Stage]) -> list[Stage]
 def _terms_stage(config: ConfigDict) -> Stage:
     """Theorem 3.1's terms of BoK of the SFT policy, and of other policies."""
     provers = _provers(config)
-    policies = ("sft", *(f"policy-{p.name}" for p in provers if not p.policy))
-    own = {need for prover in provers for need in prover.needs(policies)}
+    own = {need for prover in provers for need in prover.needs(_policies(provers))}
     needs = ("data", "sft", "rft", *sorted(own - {"sft"}))
     fields = [*_SAMPLED, "rl.provers"]
     if provers:
@@ -256,8 +259,8 @@ def _rl_stages(config: ConfigDict) -> list[Stage]:
     """RFT, the choice of a prover if the config has one, a stage `rl-METHOD-SEED` for
     each run, and their comparison."""
     refresh = ("rl.refresh",) if "refresh" in config.rl else ()
+    known = [prover.name for prover in _provers(config)]
     for method, settings in config.rl.methods.items():
-        known = [prover.name for prover in _provers(config)]
         if (name := settings.get("prover")) and name not in known:
             raise UserError(
                 f"config.rl.methods.{method}.prover={name!r} is no entry of"

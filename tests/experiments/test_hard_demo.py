@@ -8,12 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from limits import check_limits
 
 from pav_jax.core import config as config_lib
-from pav_jax.gemma import tokenizer as tokenizers
-from pav_jax.labels import step_ends
-from pav_jax.tasks import make_task
-from pav_jax.tasks.problems import Problems, encode_prompt
+from pav_jax.tasks.problems import Problems
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "experiments" / "hard_demo.py"
@@ -26,17 +24,7 @@ def test_the_verifiers_are_trained_alike():
 
 def test_the_limits_hold_every_problem():
     config = config_lib.load([f"--config={CONFIG}"])
-    task, limits = make_task(config.task), config.limits
-    problems = task.problems("train", 400)
-    texts = [problem.prompt + problem.solution for problem in problems]
-    tokenizer = tokenizers.from_config(config.tokenizer, texts, task.vocabulary())
-    is_step_end = tokenizer.step_end_mask()
-    for problem in problems:
-        # One that were longer would raise.
-        encode_prompt(tokenizer, problem, max_tokens=limits.max_prompt_tokens)
-        solution = tokenizer.encode(problem.solution)
-        assert len(solution) < limits.max_tokens  # the end token comes after it
-        assert len(step_ends(solution, is_step_end)) <= limits.max_steps
+    check_limits(config, config.task)
 
 
 @pytest.mark.slow

@@ -4,14 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from limits import check_limits
 from ml_collections import ConfigDict
 
 from pav_jax.core import config as config_lib
-from pav_jax.gemma import tokenizer as tokenizers
-from pav_jax.labels import step_ends
 from pav_jax.pipeline.data import with_changes
 from pav_jax.tasks import make_task
-from pav_jax.tasks.problems import encode_prompt
 from pav_jax.tasks.puzzle import Puzzle
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
@@ -69,15 +67,4 @@ def test_success_is_sparse_on_all_problems_and_the_prover_has_it():
 
 @pytest.mark.parametrize("name", ["base", "pretraining", "prover"])
 def test_the_limits_hold_every_problem(name):
-    config = _load()
-    task, limits = make_task(_tasks()[name]), config.limits
-    problems = task.problems("train", 400)
-    texts = [problem.prompt + problem.solution for problem in problems]
-    tokenizer = tokenizers.from_config(config.tokenizer, texts, task.vocabulary())
-    is_step_end = tokenizer.step_end_mask()
-    for problem in problems:
-        # One that were longer would raise.
-        encode_prompt(tokenizer, problem, max_tokens=limits.max_prompt_tokens)
-        solution = tokenizer.encode(problem.solution)
-        assert len(solution) < limits.max_tokens  # the end token comes after it
-        assert len(step_ends(solution, is_step_end)) <= limits.max_steps
+    check_limits(_load(), _tasks()[name])

@@ -43,13 +43,12 @@ def _problems(config):
         (dict(n_mc=2, from_policy=3), "at most config.rollouts.n_orm=2"),
         (dict(n_mc=2, policy="sft", sft=dict(steps=3)), "leave out either"),
         (dict(n_mc=2, model=dict(width=3)), "'width', which config.model has not"),
+        (dict(n_mc=2, sft=dict(stepz=3)), "'stepz', which config.sft has not"),
     ],
 )
 def test_mistakes_are_told(entry, words):
     with pytest.raises(UserError, match=rf"config\.provers\.mu.*{words}"):
-        config = _config(mu=entry)
-        stages(config)
-        Prover.of(config, "mu").changed(config)
+        stages(_config(mu=entry))
 
 
 def test_a_name_is_one():

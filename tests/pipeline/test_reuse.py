@@ -3,12 +3,11 @@
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from kills import dies_at, run_here
 from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
@@ -212,7 +211,10 @@ def die_everywhere(root):
     point = 0
     while True:
         (root / "second").mkdir()
-        if not _dies_at(point, root):
+        stages, second = make_stages(), root / "second"
+        if not dies_at(
+            point, run_stages, stages, make_config(), second, reuse_from=[root]
+        ):
             break
         assert finals(root / "first") == expected, point
         for place in [[root], []]:
@@ -232,38 +234,12 @@ def die_everywhere(root):
     print(point)
 
 
-def _dies_at(point, root):
-    """Runs in a child that dies before its change number `point`; False if it ends."""
-    pid = os.fork()
-    if not pid:
-        changes = iter(range(point + 1))
-
-        def counted(function):
-            def call(*args, **kwargs):
-                if next(changes) == point:
-                    os._exit(9)
-                return function(*args, **kwargs)
-
-            return call
-
-        for name in ("link", "mkdir", "rename", "replace", "rmdir", "unlink"):
-            setattr(os, name, counted(getattr(os, name)))
-        run_stages(make_stages(), make_config(), root / "second", reuse_from=[root])
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
-
-
 def test_killed_at_every_change_to_the_file_system(root):
-    program = "import runpy, sys; runpy.run_path(sys.argv[1])[sys.argv[2]](sys.argv[3])"
-    done = subprocess.run(
-        [sys.executable, "-c", program, __file__, "die_everywhere", str(root)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr
+    with run_here(__file__, "die_everywhere", root) as process:
+        points = process.stdout.read()
+    assert process.returncode == 0
     # Of each stage: a folder, its files, its manifest in place and under its name.
-    assert int(done.stdout) > 10
+    assert int(points) > 10
 
 
 def test_find_passes_over_the_run_itself(root):

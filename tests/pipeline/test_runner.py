@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kills import dies_at, run_here
 from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
@@ -405,19 +406,6 @@ def test_two_at_once(workdir):
 # Kills. The programs below run in processes of their own, by `run_here`.
 
 
-def run_here(function, *args):
-    """Starts a Python that calls a function of this file with strings."""
-    program = (
-        "import runpy, sys; runpy.run_path(sys.argv[1])[sys.argv[2]](*sys.argv[3:])"
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", program, __file__, function, *map(str, args)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-
-
 def run_slowly(workdir):
     print("ready", flush=True)
     run_stages(make_stages(pause=0.2), make_config(), workdir)
@@ -429,7 +417,7 @@ def test_killed_at_random_until_done(workdir, tmp_path):
     rng = random.Random(0)
     kills = 0
     while True:
-        with run_here("run_slowly", target) as process:
+        with run_here(__file__, "run_slowly", target) as process:
             assert process.stdout.readline() == "ready\n"
             try:
                 # The first three are too short for the three pauses of 0.2 s.
@@ -461,7 +449,7 @@ def fork_off_and_die(workdir):
 
 
 def test_lock_of_a_killed_process_is_free_though_its_worker_lives(tmp_path):
-    process = run_here("fork_off_and_die", tmp_path)
+    process = run_here(__file__, "fork_off_and_die", tmp_path)
     process.stdout.readline()
     process.wait()
     run_stages(make_stages(), make_config(), tmp_path)
@@ -484,7 +472,7 @@ def kill_everywhere(finished, scratch):
         workdir = scratch / str(point)
         shutil.copytree(finished, workdir)
         _half_finish(workdir)
-        if not _die_at(point, configs["new"], workdir):
+        if not dies_at(point, run_stages, make_stages(), configs["new"], workdir):
             break
         for name in FINISHED:
             folders = workdir / name, workdir / f"{name}.new"
@@ -526,31 +514,12 @@ def _half_finish(workdir):
         run_stages(make_stages(labels=look_and_stop), make_config(n_mc=6), workdir)
 
 
-def _die_at(point, config, workdir):
-    """Runs in a child that dies before its change number `point`; False if it ends."""
-    pid = os.fork()
-    if not pid:
-        changes = iter(range(point + 1))
-
-        def counted(function):
-            def call(*args, **kwargs):
-                if next(changes) == point:
-                    os._exit(9)
-                return function(*args, **kwargs)
-
-            return call
-
-        for name in ("mkdir", "rename", "replace", "rmdir", "unlink"):
-            setattr(os, name, counted(getattr(os, name)))
-        run_stages(make_stages(), config, workdir)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
-
-
 @pytest.mark.slow
 def test_killed_at_every_change_to_the_file_system(workdir, tmp_path):
     (tmp_path / "scratch").mkdir()
-    with run_here("kill_everywhere", workdir, tmp_path / "scratch") as process:
+    with run_here(
+        __file__, "kill_everywhere", workdir, tmp_path / "scratch"
+    ) as process:
         points = process.stdout.read()
     assert process.returncode == 0
     assert int(points) > 40
