@@ -25,6 +25,14 @@ CONFIG = ConfigDict(
 ).lock()
 ARCHITECTURE = sizes.from_config(CONFIG.model, byte_tokenizer().vocab_size)
 
+# (prompt, response): rows of 27, 27, 62 and 100 tokens, the last the longest allowed.
+TEXTS = [
+    ("What is 1 + 1?", "1 + 1\nis 2"),
+    ("And is 2 + 2\n\n", "so = 4\n" + "= four\n\n"),
+    ("Say it.\n", "Step one\n\nstep two is longer than one\nand three."),
+    ("?", "x\n" * 47 + "yz"),
+]
+
 
 def write_data(context):
     byte_tokenizer().save(context.directory / "tokenizer.model")

@@ -84,7 +84,8 @@ class Trainer:
         `measured` if the curves are of them.
       initial: the policy to start from and stay near, on the mesh by `TRAIN` rules.
       verifier: predicts `Q^π`; None for a method that uses none. A frozen one is on
-        this process's own mesh by `DECODE` rules, one to refresh is where `initial` is.
+        this process's own mesh by `DECODE` rules; one to refresh, or for the baseline
+        to start from, is where `initial` is.
       seed: of the problems and the draws.
       directory: gets the files of `train.loop.fit` and of `RLMonitor`.
       name: of the run, in messages.
