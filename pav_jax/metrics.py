@@ -6,7 +6,7 @@ Shape letters: P problems, M samples of each, S seeds.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.special import gammaln, stdtrit
@@ -15,6 +15,14 @@ from pav_jax.core.types import Grade, Response, StepLabels
 
 _BINS = 10  # of a calibration curve
 _DEPTH = 10  # steps whose AUC is reported
+
+# The score of a response, of a verifier's values after its steps, `[H]`.
+AGGREGATIONS: dict[str, Callable[[np.ndarray], float]] = {
+    "last": lambda of_steps: of_steps[-1],
+    "min": np.min,
+    "product": np.prod,
+    "mean": np.mean,
+}
 
 
 def _log_binomial(n: np.ndarray, k: int) -> np.ndarray:
@@ -60,6 +68,18 @@ def best_of_n(scores: np.ndarray, correct: np.ndarray, n: int) -> np.ndarray:
         )
         out[p] = np.sum(np.diff(at_or_below, prepend=0.0) * right)
     return out
+
+
+def aggregate(values: Sequence[Sequence[float]]) -> dict[str, np.ndarray]:
+    """The scores of responses by each of `AGGREGATIONS`, float64 `[M]` each.
+
+    Args:
+      values: of each of M responses, float `[H]`.
+    """
+    return {
+        name: np.array([rule(np.asarray(row, float)) for row in values])
+        for name, rule in AGGREGATIONS.items()
+    }
 
 
 def majority_of_n(

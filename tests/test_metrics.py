@@ -38,6 +38,16 @@ def _over_subsets(n, value):
     )
 
 
+def test_aggregation_by_hand():
+    found = metrics.aggregate([[0.5, 0.25, 1.0], [0.75]])
+    assert {name: scores.tolist() for name, scores in found.items()} == {
+        "last": [1.0, 0.75],
+        "min": [0.25, 0.75],
+        "product": [0.125, 0.75],
+        "mean": [pytest.approx(7 / 12), 0.75],
+    }
+
+
 @pytest.mark.parametrize("n", range(1, SAMPLES + 1))
 def test_pass_at_n(n):
     expected = _over_subsets(n, lambda p, s: any(CORRECT[p, i] for i in s))

@@ -19,7 +19,7 @@ from pav_jax.metrics import (
     pass_at_n,
 )
 from pav_jax.pipeline.searched import Searched
-from pav_jax.search.pick import PICKS
+from pav_jax.search.pick import AGGREGATED
 
 _PAPERS = "best_of_n_orm"  # what the paper compares beam search with
 # Selection among independent samples, which costs the same tokens by each of them.
@@ -131,11 +131,46 @@ def pick_rows(
     """Accuracy by every rule of the final pick, and Pass@N of each beam ("any")."""
     rows = []
     for method, n, found in _searches(folder, beams, methods):
-        outcomes = {rule: found.outcomes(rule) for rule in PICKS}
-        for rule, correct in (outcomes | {"any": found.any_correct()}).items():
-            accuracy, interval = mean_interval(correct)
-            cell = {"method": method, "n": n, "pick": rule}
-            rows.append(cell | {"accuracy": accuracy, "ci": interval})
+        outcomes = {rule: found.outcomes(rule) for rule in found.rules}
+        rows += _pick_rows(method, n, outcomes | {"any": found.any_correct()})
+    return rows
+
+
+def sample_pick_rows(
+    samples: Mapping[str, np.ndarray],
+    answers: list[list[str | None]],
+    ns: Sequence[int],
+    seed: int,
+) -> list[dict[str, Any]]:
+    """The same of N independent samples, whose copies each have a vote.
+
+    Arguments are those of `sample_points`.
+    """
+    correct, rows = samples["correct"], []
+    for n in ns:
+        outcomes = {
+            rule: best_of_n(samples[rule], correct, n)
+            for rule in ("prm", "orm", *AGGREGATED)
+            if rule in samples  # older files lack some
+        }
+        for name in ("prm", "orm"):
+            outcomes[f"vote_{name}"] = majority_of_n(
+                answers, correct, n, seed=seed, weights=samples[name]
+            )
+        outcomes["any"] = pass_at_n(correct, n)
+        rows += _pick_rows("best_of_n", n, outcomes)
+    return rows
+
+
+def _pick_rows(
+    method: str, n: int, outcomes: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    """A row for each rule, from its accuracy on each problem, `[P]`."""
+    rows = []
+    for rule, correct in outcomes.items():
+        accuracy, interval = mean_interval(correct)
+        cell = {"method": method, "n": n, "pick": rule}
+        rows.append(cell | {"accuracy": accuracy, "ci": interval})
     return rows
 
 

@@ -67,7 +67,10 @@ def _results(context: StageContext) -> dict[str, Any]:
         "verifier": verifier,
         "search": [point.row() for point in points],
         "alpha": _alpha(context, chosen),
-        "picks": curves.pick_rows(folder, search.beams, chosen["pick"]),
+        "picks": [
+            *curves.sample_pick_rows(samples, answers, search.ns, config.seed),
+            *curves.pick_rows(folder, search.beams, chosen["pick"]),
+        ],
         "compute_efficiency": curves.efficiency(points),
         "stages": {
             name: read_manifest(folder)["seconds"]

@@ -15,11 +15,11 @@ from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.searched import Searched
 from pav_jax.pipeline.shards import in_shards, once
 from pav_jax.policy import load_policy
-from pav_jax.scores import score_outcomes
+from pav_jax.scores import score_outcomes, score_responses
 from pav_jax.search.beam import Scorer, SearchResult, beam_search
 from pav_jax.search.beam_step import BeamConfig
 from pav_jax.search.oracle_scorer import Oracle, OracleScorer
-from pav_jax.search.pick import PICKS
+from pav_jax.search.pick import PICKS, aggregated
 from pav_jax.search.verifier_scorer import VerifierScorer
 from pav_jax.storage import artifacts, records
 from pav_jax.tasks.problems import Problems
@@ -61,9 +61,14 @@ def run_samples(context: StageContext) -> None:
             sampling=labels.sampling_for(problems, 0.0, branches=1),
             ledger=Ledger(),  # for comparison only
         )
-        scores = {
-            name: score_outcomes(
-                params, responses, architecture=problems.architecture, ledger=ledger
+        ends = [labels.step_ends(r.tokens, problems.is_step_end) for r in responses]
+        of_steps = {
+            name: score_responses(
+                params,
+                responses,
+                ends,
+                architecture=problems.architecture,
+                ledger=ledger,
             )
             for name, params in verifiers.items()
         }
@@ -71,9 +76,12 @@ def run_samples(context: StageContext) -> None:
         arrays = {
             "correct": np.array([r.correct for r in responses]),
             "length": np.array([len(r.tokens) for r in responses]),
-            **scores,
+            **{name: [q[-1] for q in values] for name, values in of_steps.items()},
+            **aggregated(of_steps["prm"]),
         }
-        arrays = {name: array.reshape(shape) for name, array in arrays.items()}
+        arrays = {
+            name: np.asarray(array).reshape(shape) for name, array in arrays.items()
+        }
         arrays["prompt_length"] = np.array([len(problems.prompts[i]) for i in part])
         arrays["greedy"] = np.array([r.correct for r in greedy])
         arrays["greedy_length"] = np.array([len(r.tokens) for r in greedy])
@@ -287,6 +295,7 @@ class _Searcher:
         ).tolist()
         rows, first = [], 0
         for i, result in enumerate(found):
+            by_steps = aggregated(result.step_values)
             mine = slice(first, first := first + len(result.responses))
             distinct = {tuple(tokens) for tokens in result.responses}
             paid = result.ledger
@@ -298,6 +307,7 @@ class _Searcher:
                     "ended": result.ended,
                     "prm": result.values,
                     "orm": values[mine],
+                    **{rule: scores.tolist() for rule, scores in by_steps.items()},
                     "tokens": [paid.decoded, paid.prefilled, paid.scored],
                     "orm_tokens": len(problems.prompts[i]) + sum(map(len, distinct)),
                 }

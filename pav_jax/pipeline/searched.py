@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pav_jax.search.pick import Finals, pick
+from pav_jax.search.pick import AGGREGATED, PICKS, Finals, pick
 from pav_jax.storage import artifacts
 
 _USES_ORM = ("orm", "sum", "vote_orm")  # the picks that the outcome verifier reads for
@@ -19,8 +19,9 @@ class Searched:
 
     Attributes:
       rows: for each problem: `responses`, `answers`, `correct`, `ended`, `prm` and
-        `orm`, a list each; `tokens`, those decoded, prefilled and scored; and
-        `orm_tokens`, those that the outcome verifier reads of the responses.
+        `orm`, and those of `AGGREGATED`, a list each; `tokens`, those decoded,
+        prefilled and scored; and `orm_tokens`, those that the outcome verifier reads of
+        the responses.
     """
 
     rows: Sequence[dict[str, Any]]
@@ -35,6 +36,11 @@ class Searched:
         return np.array(
             [row["correct"][pick(_finals(row), rule)] for row in self.rows], float
         )
+
+    @property
+    def rules(self) -> list[str]:
+        """The rules that there are scores for; older files lack `AGGREGATED`."""
+        return [*PICKS, *(rule for rule in AGGREGATED if rule in self.rows[0])]
 
     def any_correct(self) -> np.ndarray:
         """Whether any of the responses is correct, float `[P]`: Pass@N of the beam."""
@@ -53,6 +59,9 @@ def _finals(row: dict[str, Any]) -> Finals:
         tokens=row["responses"],
         answers=row["answers"],
         ended=np.array(row["ended"], bool),
-        prm=np.array(row["prm"]),
-        orm=np.array(row["orm"]),
+        scores={
+            name: np.array(row[name])
+            for name in ("prm", "orm", *AGGREGATED)
+            if name in row
+        },
     )

@@ -57,6 +57,7 @@ _METHODS = {
 }
 # Methods that get a spare colour, and a name that their key does not give.
 _LABELS = {
+    "best_of_n": "Best-of-N",
     "vote_orm": "Vote by ORM",
     "vote_pav": "Vote by PAV",
     "beam_oracle": "Beam by the oracle",

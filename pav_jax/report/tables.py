@@ -63,9 +63,15 @@ def _against(efficiency: Results) -> str:
     )
 
 
+_ANY = "any"  # whether any response is right
+
+
 def picks(rows: list[Results]) -> str:
-    """Accuracy of each beam search by each rule of the final pick."""
-    rules = list(dict.fromkeys(row["pick"] for row in rows))
+    """Accuracy of samples and of each beam search by each rule of the final pick."""
+    rules = [
+        rule for rule in dict.fromkeys(row["pick"] for row in rows) if rule != _ANY
+    ]
+    rules.append(_ANY)
     searches = dict.fromkeys((row["method"], row["n"]) for row in rows)
     by_cell = {(r["method"], r["n"], r["pick"]): r["accuracy"] for r in rows}
     cells = [
@@ -79,7 +85,9 @@ def picks(rows: list[Results]) -> str:
     return parts.table(
         ["Method", "N", *rules],
         cells,
-        "The final pick: accuracy by each rule; “any” is Pass@N of the beam.",
+        "The final pick: accuracy by each rule. “prm” is the value after the last "
+        "step, “prm_min” the least of all steps, and so on; “sum” is of the logits of "
+        "both verifiers; “any” is Pass@N.",
     )
 
 

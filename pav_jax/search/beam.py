@@ -84,6 +84,7 @@ class SearchResult:
       q: that value.
       responses: token ids of all N responses that the search ends with.
       values: `Q^π` of each.
+      step_values: `Q^π` after each step of each; the last is the response's.
       ended: whether each has ended.
       ledger: tokens decoded, prefilled and scored for this problem.
     """
@@ -92,6 +93,7 @@ class SearchResult:
     q: float
     responses: list[list[int]]
     values: list[float]
+    step_values: list[list[float]]
     ended: list[bool]
     ledger: Ledger
 
@@ -240,14 +242,22 @@ def _batches(prompts, problem_ids, seed, groups) -> Iterator[_Batch]:
 
 def _results(batch, beams, tokens_read, beam) -> Iterator[SearchResult]:
     """The responses to each problem of a batch, and the best of them."""
-    q, length, tokens, decoded = jax.device_get(
-        (beams.q, beams.length, beams.tokens, beams.decoded)
+    q, step_q, steps, length, tokens, decoded = jax.device_get(
+        (
+            beams.q,
+            beams.step_q,
+            beams.steps,
+            beams.length,
+            beams.tokens,
+            beams.decoded,
+        )
     )
     last = np.take_along_axis(tokens, np.maximum(length - 1, 0)[..., None], axis=-1)
     ended = np.isin(last[..., 0], beam.end_ids) & (length > 0)
     # A kept response has a row for each of its candidates.
-    q, length, tokens, ended = (
-        array[:, :: beam.candidates] for array in (q, length, tokens, ended)
+    q, step_q, steps, length, tokens, ended = (
+        array[:, :: beam.candidates]
+        for array in (q, step_q, steps, length, tokens, ended)
     )
     for i in np.flatnonzero(batch.problems >= 0):
         # A response that was cut short has no answer: one is taken only if none ended.
@@ -260,6 +270,9 @@ def _results(batch, beams, tokens_read, beam) -> Iterator[SearchResult]:
             q=float(q[i, best]),
             responses=responses,
             values=q[i].tolist(),
+            step_values=[
+                row[:n].tolist() for row, n in zip(step_q[i], steps[i], strict=True)
+            ],
             ended=ended[i].tolist(),
             ledger=Ledger(
                 decoded=int(decoded[i]),

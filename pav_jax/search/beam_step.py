@@ -76,6 +76,8 @@ class Beams:
       q: float32 `[G, R]`, `Q^π` at the end of the newest step that was scored.
       prover_q: float32 `[G, R]`, the same by the prover's verifier; `q` if it has none.
       effective_reward: float32 `[G, R]`, of that step.
+      step_q: float32 `[G, R, S]`, `Q^π` after each of its steps, S at most.
+      steps: int32 `[G, R]`, how many steps it has.
       done: bool `[G, R]`, whether the response has ended.
       decoded: int32 `[G]`, tokens sampled, those of dropped candidates included.
     """
@@ -92,6 +94,8 @@ class Beams:
     q: jax.Array
     prover_q: jax.Array
     effective_reward: jax.Array
+    step_q: jax.Array
+    steps: jax.Array
     done: jax.Array
     decoded: jax.Array
 
@@ -106,6 +110,8 @@ _MOVED = (
     "q",
     "prover_q",
     "effective_reward",
+    "step_q",
+    "steps",
     "done",
 )
 _BY_ROW = ("suffix", "prompt_length", "start", *_MOVED)
@@ -159,6 +165,8 @@ def init_beams(
         q=jnp.broadcast_to(q[:, None], shape),
         prover_q=jnp.broadcast_to(prover_q[:, None], shape),
         effective_reward=jnp.zeros(shape),
+        step_q=jnp.zeros((*shape, beam.max_steps)),
+        steps=jnp.zeros(shape, jnp.int32),
         done=jnp.broadcast_to(lengths[:, None] == 0, shape),
         decoded=jnp.zeros((groups,), jnp.int32),
     )
@@ -347,7 +355,15 @@ def select(
     went_on = beams.length > beams.start
     reward = prover.effective_reward(q, progress, alpha)
     reward = jnp.where(went_on, reward, beams.effective_reward)
-    beams = dataclasses.replace(beams, q=q, prover_q=prover_q, effective_reward=reward)
+    newest = jnp.arange(beam.max_steps)[None, None] == beams.steps[..., None]
+    beams = dataclasses.replace(
+        beams,
+        q=q,
+        prover_q=prover_q,
+        effective_reward=reward,
+        step_q=jnp.where(newest & went_on[..., None], q[..., None], beams.step_q),
+        steps=beams.steps + went_on,
+    )
     parents = jnp.repeat(_best_rows(beams, beam), beam.candidates, axis=1)
     moved = rows_lib.take_rows(_fields(beams, _MOVED), parents)
     used = jnp.max(beams.length)

@@ -5,13 +5,18 @@ chose them. Another verifier, or a vote, is not fooled by the same ones.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pav_jax.metrics import AGGREGATIONS, aggregate
+
 # Q^π by the verifier of steps; the outcome verifier's value; the sum of both logits;
-# and votes of distinct responses for their answers, weighted by either.
+# and votes of distinct responses for their answers, weighted by either. One of them is
+# chosen on validation problems.
 PICKS = ("prm", "orm", "sum", "vote_prm", "vote_orm")
+# Q^π of all steps made one: what others pick by, and the report has beside these.
+AGGREGATED = tuple(f"prm_{name}" for name in AGGREGATIONS if name != "last")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,15 +28,24 @@ class Finals:
       answers: the final answer of each as text that is equal for equal answers; None
         if there is none.
       ended: whether each has ended, bool `[N]`; one that was cut short has no answer.
-      prm: `Q^π` by the search's own scorer, float `[N]`.
-      orm: by the outcome verifier, float `[N]`.
+      scores: by name, float `[N]` each: `prm`, `Q^π` by the search's own scorer;
+        `orm`, by the outcome verifier; and those of `AGGREGATED` that are known.
     """
 
     tokens: Sequence[Sequence[int]]
     answers: Sequence[str | None]
     ended: np.ndarray
-    prm: np.ndarray
-    orm: np.ndarray
+    scores: Mapping[str, np.ndarray]
+
+
+def aggregated(values: Sequence[Sequence[float]]) -> dict[str, np.ndarray]:
+    """The scores of responses by each of `AGGREGATED`, float64 `[N]` each.
+
+    Args:
+      values: `Q^π` after each step of each of N responses.
+    """
+    scores = aggregate(values)
+    return {rule: scores[rule.removeprefix("prm_")] for rule in AGGREGATED}
 
 
 def pick(finals: Finals, rule: str) -> int:
@@ -42,11 +56,11 @@ def pick(finals: Finals, rule: str) -> int:
 
     Args:
       finals: at least one response.
-      rule: one of `PICKS`.
+      rule: one of `PICKS` or `AGGREGATED`.
     """
-    kind, _, by = rule.rpartition("_")
+    by = rule.removeprefix("vote_")
     value = _value(finals, by) - 1e9 * ~np.asarray(finals.ended, bool)
-    if kind != "vote":
+    if by == rule:
         return int(np.argmax(value))
     weight = _value(finals, by)
     votes: dict[str, float] = {}
@@ -68,8 +82,8 @@ def pick(finals: Finals, rule: str) -> int:
 def _value(finals: Finals, by: str) -> np.ndarray:
     """What responses are compared by, float64 `[N]`."""
     if by == "sum":
-        return _logit(finals.prm) + _logit(finals.orm)
-    return np.asarray({"prm": finals.prm, "orm": finals.orm}[by], float)
+        return _logit(finals.scores["prm"]) + _logit(finals.scores["orm"])
+    return np.asarray(finals.scores[by], float)
 
 
 def _logit(q: np.ndarray) -> np.ndarray:

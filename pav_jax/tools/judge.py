@@ -8,11 +8,11 @@ import numpy as np
 
 from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
+from pav_jax.metrics import aggregate
 from pav_jax.tools.judging import graded, sources
 from pav_jax.tools.judging.measures import (
     MEASURES,
     Examples,
-    aggregate,
     best_of_each_n,
     choose_threshold,
     estimates,

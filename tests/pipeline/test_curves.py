@@ -55,6 +55,26 @@ def test_samples_cost_their_tokens_and_a_verifier_reads_the_prompt_once():
     assert row["tokens"] == 52
 
 
+def test_samples_are_picked_by_every_rule():
+    samples = {
+        "correct": np.array([[True, False, False]]),
+        "orm": np.array([[0.9, 0.1, 0.2]]),
+        "prm": np.array([[0.3, 0.9, 0.8]]),
+        "prm_min": np.array([[0.3, 0.1, 0.2]]),
+    }
+
+    def accuracies(found, n):
+        return {r["pick"]: r["accuracy"] for r in found if r["n"] == n}
+
+    found = curves.sample_pick_rows(samples, [["1", "2", None]], (1, 3), seed=0)
+    assert {row["method"] for row in found} == {"best_of_n"}
+    by_rule = {"prm": 0, "orm": 1, "prm_min": 1, "vote_prm": 0, "vote_orm": 1, "any": 1}
+    assert accuracies(found, 3) == pytest.approx(by_rule)
+    one = accuracies(found, 1)
+    for rule in ("prm", "orm", "prm_min", "any"):
+        assert one[rule] == pytest.approx(1 / 3)
+
+
 def _searched(prm, orm, tokens):
     """The row of a problem whose first response is right, and second wrong."""
     return {
@@ -92,7 +112,7 @@ def test_beams_are_those_on_disk(tmp_path):
         (row["method"], row["n"], row["pick"]): row["accuracy"]
         for row in curves.pick_rows(tmp_path, (1, 2, 4), ("beam_q", "beam_pav"))
     }
-    assert len(cells) == 3 * 6
+    assert len(cells) == 3 * 6  # these files have no scores of single steps
     assert cells["beam_pav", 4, "prm"] == 0.5 and cells["beam_pav", 4, "orm"] == 0
     assert cells["beam_pav", 4, "any"] == 1
 

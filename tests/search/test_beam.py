@@ -127,6 +127,23 @@ def test_values_are_those_of_an_uncached_pass():
     assert np.std([step.q[:3] for step in steps]) > 0.1
 
 
+def test_the_values_of_all_steps_are_kept():
+    results, _ = recorded()
+    several = 0
+    for problem, result in enumerate(results):
+        for tokens, values in zip(result.responses, result.step_values, strict=True):
+            inner = tokens[:-1]
+            ends = [i + 1 for i, token in enumerate(inner) if token in NEWLINES]
+            whole = [verifier_value(problem, tokens[:end]) for end in ends]
+            expected = [*whole, verifier_value(problem, tokens)]
+            assert values == pytest.approx(expected, abs=1e-4)
+            several += len(values) > 1
+    assert several >= 3
+    assert [r.values for r in results] == [
+        [values[-1] for values in r.step_values] for r in results
+    ]
+
+
 def test_the_longest_steps_go_on_without_the_others(monkeypatch):
     """And find what they do in the company of all, as the slow search says."""
     modules = {"decode_steps": step_lib, "read_steps": verifier_scorer}

@@ -111,16 +111,6 @@ def test_the_average_is_of_the_subsets():
     assert "average" not in measures.estimates({"a": subsets["a"]}, 0.4)
 
 
-def test_aggregation_by_hand():
-    found = measures.aggregate([np.array([0.5, 0.25, 1.0]), np.array([0.75])])
-    assert {name: scores.tolist() for name, scores in found.items()} == {
-        "last": [1.0, 0.75],
-        "min": [0.25, 0.75],
-        "product": [0.125, 0.75],
-        "mean": [pytest.approx(7 / 12), 0.75],
-    }
-
-
 def test_best_of_n_is_the_mean_over_all_subsets():
     rng = np.random.default_rng(2)
     correct = [rng.random(m) < 0.4 for m in (5, 4, 6)]

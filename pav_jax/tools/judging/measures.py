@@ -11,7 +11,7 @@ Letters: N examples, P problems, H steps of an example, D draws.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -160,26 +160,6 @@ def _harmonic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 # Best of N.
-
-# The score of a response, of the verifier's values after its steps, `[H]`.
-AGGREGATIONS: dict[str, Callable[[np.ndarray], float]] = {
-    "last": lambda of_steps: of_steps[-1],
-    "min": np.min,
-    "product": np.prod,
-    "mean": np.mean,
-}
-
-
-def aggregate(values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """The scores of responses by each of `AGGREGATIONS`, float64 `[M]` each.
-
-    Args:
-      values: of each of M responses, float `[H]`.
-    """
-    return {
-        name: np.array([rule(np.asarray(row, float)) for row in values])
-        for name, rule in AGGREGATIONS.items()
-    }
 
 
 def best_of_each_n(
