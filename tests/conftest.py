@@ -23,12 +23,28 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 # What tensorflow-datasets prepared, and what jax compiled: one folder for all processes
 # of a test run, so that none does again what another has done. The first process to
-# come here makes it, and removes it when it ends; the others find its name.
-if "PYTEST_XDIST_WORKER" not in os.environ:
+# come here makes it, and removes it when it ends; the others find its name. So is the
+# temporary directory, in which nothing may be left at the end; that of pytest's own
+# `tmp_path` stays where it was.
+_FIRST = "PYTEST_XDIST_WORKER" not in os.environ
+if _FIRST:
     _KEPT = tempfile.TemporaryDirectory(prefix="pav_tests_")
     os.environ["TFDS_DATA_DIR"] = os.path.join(_KEPT.name, "prepared")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_KEPT.name, "compiled")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    _TEMPORARY = Path(_KEPT.name) / "temporary"
+    _TEMPORARY.mkdir()
+    os.environ["TMPDIR"] = tempfile.tempdir = str(_TEMPORARY)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fails a run of tests that leaves files in the temporary directory."""
+    if _FIRST and (left := sorted(path.name for path in _TEMPORARY.iterdir())):
+        print(f"\nerror: these tests left {len(left)} files or folders: {left[:20]}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -23,6 +23,12 @@ _LARGE = "https://media.githubusercontent.com/media/openai/prm800k/main"
 _PATIENCE = 5.0  # seconds, for each address of a server to answer
 
 
+class _Info(tfds.core.DatasetInfo):
+    def initialize_from_bucket(self) -> None:
+        """Nothing of ours is in TFDS's bucket. Its own method would look there, and
+        leave an empty folder in the temporary directory each time."""
+
+
 class _Texts(tfds.core.GeneratorBasedBuilder):
     """Rows of text fields in the splits train and test, in the order of the files.
 
@@ -42,7 +48,7 @@ class _Texts(tfds.core.GeneratorBasedBuilder):
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             features=tfds.features.FeaturesDict(
                 {field: tfds.features.Text() for field in self.FIELDS}
