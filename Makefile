@@ -6,7 +6,7 @@ UV_PIN := 0.13.9
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo smoke test test-fast lint format evidence benchmarks accelerator peers lock clean
+.PHONY: help setup demo smoke test test-fast lint format soak evidence benchmarks accelerator peers lock clean
 
 # The caller's pip and uv settings may say how packages are fetched; they must not say
 # which packages, nor where they go. An active virtual environment must not say either.
@@ -86,6 +86,9 @@ lint: $(READY) ## check style and format
 format: $(READY) ## mend what the linter can mend, and format
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
+
+soak: $(READY) ## kill small runs a hundred times, and compare; most of an hour on 2 cores
+	.venv/bin/python tests/reliability/soak.py
 
 evidence: $(READY) ## run what docs/evidence.md rests on, some hours; ONLY=tree runs one
 	.venv/bin/python launch/evidence.py $(ONLY)

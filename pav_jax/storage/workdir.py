@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -42,7 +43,7 @@ def claim(
         if not remote:
             _check_owner(root, name)
         root.mkdir(parents=True, exist_ok=True)
-        lock = (root / _LOCK).open("a")
+        lock = (root / _LOCK).open("a+")
     except OSError as error:
         raise UserError(f"cannot use --workdir={workdir}: {error.strerror}") from error
     with (
@@ -84,18 +85,27 @@ def _check_owner(root: Path, name: str) -> None:
 
 @contextlib.contextmanager
 def _locked(lock: TextIO, root: Path) -> Iterator[None]:
-    """Locks a file, and closes it afterwards; the lock ends even with a kill -9."""
+    """Locks a file, and closes it afterwards; the lock ends even with a kill -9.
+
+    The file says who has locked it, or had: it is the kernel's lock that counts.
+    """
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            lock.seek(0)
+            who = lock.read(200).strip() or "unknown"  # it may be about to write it
             raise UserError(
-                f"another process is at work in {root}; wait until it ends, or give "
-                "another --workdir"
+                f"another process is at work in {root} ({who}); wait until it ends, or"
+                " give another --workdir"
             ) from None
         except OSError as error:
             raise UserError(f"cannot lock {lock.name}: {error.strerror}") from error
         _held.append(lock)
+        with contextlib.suppress(OSError):  # a full disk; it is for people to read
+            os.ftruncate(lock.fileno(), 0)
+            who = f"process {os.getpid()} on {socket.gethostname()}"
+            os.write(lock.fileno(), who.encode())
         try:
             yield
         finally:

@@ -4,6 +4,7 @@ import os
 import random
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -397,7 +398,8 @@ def test_not_a_folder(tmp_path):
 
 def test_two_at_once(workdir):
     def run_another(context):
-        with pytest.raises(UserError, match="another process is at work in"):
+        who = rf"\(process {os.getpid()} on {socket.gethostname()}\)"
+        with pytest.raises(UserError, match=f"another process is at work in .* {who}"):
             run_stages(make_stages(), make_config(), workdir)
 
     run_stages(make_stages(policy=run_another)[:1], make_config(seed=2), workdir)

@@ -1,0 +1,100 @@
+"""Runs `pav` commands in forks that die at a change to the file system, or at a time.
+
+A process of its own, which has imported what the commands need and touched no device:
+a fork then starts at once. Each line of its input is a JSON object, each line of its
+output the exit code of what that started, negative for a signal:
+
+- `argv`: the arguments after "pav";
+- `log`: a file that what the command prints is added to;
+- `signal`: the name of one, such as "SIGKILL"; without it nothing dies;
+- `within`: a folder; the changes to the file system while it is there are counted;
+- `change`: before which of them the signal comes, from 0;
+- `after`: seconds at which the signal comes, in place of these two;
+- `counts`: a file for the number of changes within each folder `NAME.new` beside it.
+"""
+
+import collections
+import importlib
+import itertools
+import json
+import os
+import pkgutil
+import signal
+import sys
+import threading
+import types
+from pathlib import Path
+from typing import Any
+
+_CHANGES = ("link", "mkdir", "rename", "replace", "rmdir", "unlink")
+_TICK = 1.5  # seconds that pass between two looks at the loop's clock: a save every 20
+
+
+def main() -> None:
+    import pav_jax
+
+    for module in pkgutil.walk_packages(pav_jax.__path__, "pav_jax."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            _run(json.loads(line))
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def _run(job: dict[str, Any]) -> None:
+    """Runs the command and ends this process."""
+    from pav_jax import main
+    from pav_jax.pipeline import runner
+    from pav_jax.train import loop
+
+    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (0, 1, 2):
+        os.dup2(log if stream else os.open(os.devnull, os.O_RDONLY), stream)
+    runner._TICK_SECONDS = 3600.0  # else changes are as many as seconds
+    ticks = itertools.count()
+    loop.time = types.SimpleNamespace(monotonic=lambda: _TICK * next(ticks))
+    if "after" in job:
+        number = getattr(signal, job["signal"])
+        timer = threading.Timer(job["after"], os.kill, (os.getpid(), number))
+        timer.daemon = True
+        timer.start()
+    elif "signal" in job:
+        _die(Path(job["within"]), job["change"], getattr(signal, job["signal"]))
+    counts: collections.Counter[str] = collections.Counter()
+    if "counts" in job:
+        root = Path(job["counts"]).parent
+        _before_changes(lambda: counts.update(p.name for p in root.glob("*.new")))
+    code = main.main(job["argv"])
+    if "counts" in job:
+        Path(job["counts"]).write_text(json.dumps(counts))
+    os._exit(code)
+
+
+def _die(within: Path, change: int, number: signal.Signals) -> None:
+    """Sends itself a signal before a change to the file system."""
+    left = itertools.count(change, -1)
+
+    def check() -> None:
+        if within.exists() and next(left) == 0:
+            os.kill(os.getpid(), number)
+
+    _before_changes(check)
+
+
+def _before_changes(hook) -> None:
+    def hooked(function):
+        def call(*args, **kwargs):
+            hook()
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in _CHANGES:
+        setattr(os, name, hooked(getattr(os, name)))
+
+
+if __name__ == "__main__":
+    main()
