@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 _HERE = Path(__file__).resolve().parent
+ROOT = _HERE.parent
 CONFIG = _HERE / "reliability" / "small.py"  # of a run that is small enough to kill
 
 
@@ -35,9 +36,9 @@ class Nursery:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=_HERE.parent,
+            cwd=ROOT,
             # What is compiled with few optimisations is as deterministic.
-            env=os.environ | {"PYTHONPATH": str(_HERE.parent)},
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
         ) as process:
             assert process.stdout.readline() == "ready\n"
             yield cls(process, log)
@@ -68,7 +69,8 @@ def differences(ours: Path, theirs: Path) -> list[str]:
 
     Parameters are compared as numbers, bit for bit, since the files of Orbax hold the
     time; results.json without the seconds of stages; and the page not at all, since it
-    is made of results.json.
+    is made of results.json. Of the log of a training only the steps are compared: a
+    line that spans a kill is a mean over the steps since, and RL's have seconds.
     """
     names = {_relative(path, root) for root in (ours, theirs) for path in _files(root)}
     return sorted(name for name in names if not _same(ours / name, theirs / name))
@@ -90,10 +92,16 @@ def _same(ours: Path, theirs: Path) -> bool:
     if not ours.exists() or not theirs.exists():
         return False
     if ours.name == "params":
-        one, other = _params(ours), _params(theirs)
+        one, other = params_of(ours), params_of(theirs)
         return one.keys() == other.keys() and all(
             one[name].tobytes() == other[name].tobytes() for name in one
         )
+    if ours.name == "metrics.jsonl":
+        one, other = (
+            [json.loads(line)["step"] for line in path.read_text().splitlines()]
+            for path in (ours, theirs)
+        )
+        return one == other
     if ours.name == "results.json":
         one, other = (json.loads(path.read_text()) for path in (ours, theirs))
         del one["stages"], other["stages"]
@@ -101,7 +109,8 @@ def _same(ours: Path, theirs: Path) -> bool:
     return ours.read_bytes() == theirs.read_bytes()
 
 
-def _params(path: Path) -> dict[str, np.ndarray]:
+def params_of(path: Path) -> dict[str, np.ndarray]:
+    """The arrays that Orbax wrote at `path`, by their places."""
     import orbax.checkpoint as ocp
 
     with ocp.StandardCheckpointer() as checkpointer:
@@ -111,9 +120,10 @@ def _params(path: Path) -> dict[str, np.ndarray]:
 
 
 def finished_shards(workdir: Path) -> dict[str, tuple[int, int]]:
-    """Inode and time of each shard of a stage, finished or not, by stage and name."""
+    """Inode and time of each finished shard, by stage and name; the stage may be at
+    work. A shard is finished once its ledger is there, which is written last."""
     found = {}
-    for path in workdir.glob("*/shard-*.npz"):
+    for path in workdir.glob("*/shard-*[0-9].json"):
         stage = path.parent.name.removesuffix(".new")
         stat = path.stat()
         found[f"{stage}/{path.name}"] = (stat.st_ino, stat.st_mtime_ns)

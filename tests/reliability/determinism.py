@@ -1,0 +1,80 @@
+"""What is equal, bit for bit, between two ways of running the same config and seed.
+
+    .venv/bin/python tests/reliability/determinism.py
+
+The small experiment on one device is the reference. Each variant runs all its stages
+anew, in a process of its own; the table, which docs/reliability.md has, says which
+stages have the same files, and the largest difference of parameters where they do not.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from nursery import ROOT, differences, params_of, run_of
+
+VARIANTS = {
+    "the same again": ({}, []),
+    "2 devices": ({"devices": 2}, []),
+    "4 devices": ({"devices": 4}, []),
+    "8 devices": ({"devices": 8}, []),
+    "another batch of samples": (
+        {},
+        ["--config.sampling.trunks=4", "--config.sampling.rows=2"],
+    ),
+    "other shards": ({}, ["--config.labels.shard=16"]),
+    "fewer optimisations by XLA": ({"plain": True}, []),
+}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="pav_determinism_") as folder:
+        root = Path(folder)
+        _run(root / "reference", {}, [])
+        print("| variant | stages that differ | largest difference of parameters |")
+        print("|---|---|---|")
+        for name, (how, changes) in VARIANTS.items():
+            workdir = root / name.replace(" ", "_")
+            _run(workdir, how, changes)
+            files = differences(root / "reference", workdir)
+            stages = list(dict.fromkeys(file.split("/")[0] for file in files))
+            stages = [stage for stage in stages if stage != "report"]
+            shown = ", ".join(stages) or "none"
+            print(f"| {name} | {shown} | {_largest(root, workdir):.1e} |", flush=True)
+
+
+def _run(workdir: Path, how: dict, changes: list[str]) -> None:
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.with_name("compiled")),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={how.get('devices', 1)}",
+        "PYTHONPATH": str(ROOT),
+    }
+    if how.get("plain"):
+        environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    command = [sys.executable, "-m", "pav_jax", *run_of(workdir), *changes]
+    subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True)
+
+
+def _largest(root: Path, workdir: Path) -> float:
+    """Over the parameters of all stages, of what has the same shape."""
+    largest = 0.0
+    for path in sorted(workdir.glob("*/params")):
+        ours, theirs = (
+            params_of(path),
+            params_of(root / "reference" / path.parent.name / "params"),
+        )
+        for name, array in ours.items():
+            gap = np.abs(np.asarray(array, np.float64) - theirs[name])
+            largest = max(largest, float(gap.max(initial=0.0)))
+    return largest
+
+
+if __name__ == "__main__":
+    main()
