@@ -24,7 +24,7 @@ from pav_jax.gemma.tokenizer import Tokenizer
 from pav_jax.pipeline.manifest import MANIFEST, read_manifest
 from pav_jax.policy import load_policy
 from pav_jax.storage import artifacts, workdir
-from pav_jax.storage.checkpoints import load_params, save_params
+from pav_jax.storage.checkpoints import load_params, save_params, stored_names
 from pav_jax.verifier import load_verifier
 
 ABOUT = "about.json"
@@ -136,6 +136,10 @@ def read_verifier(
         dtype=dtype,
         shardings=sharding.shardings(like, sharding.DECODE),
     )
-    init = functools.partial(verifier.init_verifier, architecture=architecture)
+    init = functools.partial(
+        verifier.init_verifier,
+        architecture=architecture,
+        head=verifier.head_of(stored_names(path / "head")),
+    )
     head = {"head": jax.eval_shape(init, jax.random.key(0), network)["head"]}
     return {"network": network, **load_params(path / "head", head)}
