@@ -1,8 +1,8 @@
 """Writes what `hugging_face.py` reads: config.json and safetensors, as transformers.
 
 Weights are in files of at most `SHARD_BYTES` with an index, also where there is one
-file only: without an index, programs take every *.safetensors of a folder for weights of
-the network, and a verifier's head is beside them.
+file only: without an index, programs take every *.safetensors of a folder for weights
+of the network, and a verifier's head is beside them.
 """
 
 import dataclasses
@@ -99,8 +99,8 @@ def _check(config: dict[str, Any], architecture: TransformerConfig) -> None:
         )
     if why:
         raise UserError(
-            f"transformers cannot express config.model as {config['model_type']}: {why};"
-            " leave out --format=hf"
+            f"transformers cannot express config.model as {config['model_type']}:"
+            f" {why}; leave out --format=hf"
         )
 
 

@@ -27,72 +27,64 @@ def tokenizer_files(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
     kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
     _check(model, kinds)
     pieces = [piece.piece for piece in model.pieces]
-    scores = {x.piece: x.score for x in model.pieces if x.type == kinds.NORMAL}
     special = [
         i
         for i, x in enumerate(model.pieces)
         if x.type in (kinds.CONTROL, kinds.UNKNOWN)
     ]
-    whole = [i for i, x in enumerate(model.pieces) if x.type == kinds.USER_DEFINED]
     special += [i for i in tokenizer.end_ids if i not in special]
+    whole = [i for i, x in enumerate(model.pieces) if x.type == kinds.USER_DEFINED]
     names = {
-        f"{name}_token": pieces[model_id]
-        for name, model_id in (
-            ("bos", tokenizer.bos_id),
-            ("eos", tokenizer.eos_id),
-            ("pad", tokenizer.pad_id),
-            ("unk", [x.type for x in model.pieces].index(kinds.UNKNOWN)),
-        )
+        "bos_token": pieces[tokenizer.bos_id],
+        "eos_token": pieces[tokenizer.eos_id],
+        "pad_token": pieces[tokenizer.pad_id],
+        "unk_token": pieces[[x.type for x in model.pieces].index(kinds.UNKNOWN)],
     }
-    return {
-        "tokenizer.json": {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [
-                _added(i, pieces[i], is_special=i in special)
-                for i in sorted({*special, *whole})
+    scores = {x.piece: x.score for x in model.pieces if x.type == kinds.NORMAL}
+    bpe = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": names["unk_token"],
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": True,
+        "byte_fallback": model.trainer_spec.byte_fallback,
+        "ignore_merges": False,
+        "vocab": {piece: i for i, piece in enumerate(pieces)},
+        "merges": _merges(scores),
+    }
+    content = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            _added(i, pieces[i], is_special=i in special)
+            for i in sorted({*special, *whole})
+        ],
+        "normalizer": _replace(" ", _SPACE),
+        "pre_tokenizer": None,
+        "post_processor": _begins_with(names["bos_token"], tokenizer.bos_id),
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                _replace(_SPACE, " "),
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
             ],
-            "normalizer": {
-                "type": "Replace",
-                "pattern": {"String": " "},
-                "content": _SPACE,
-            },
-            "pre_tokenizer": None,
-            "post_processor": _begins_with(pieces[tokenizer.bos_id], tokenizer.bos_id),
-            "decoder": {
-                "type": "Sequence",
-                "decoders": [
-                    {
-                        "type": "Replace",
-                        "pattern": {"String": _SPACE},
-                        "content": " ",
-                    },
-                    {"type": "ByteFallback"},
-                    {"type": "Fuse"},
-                ],
-            },
-            "model": {
-                "type": "BPE",
-                "dropout": None,
-                "unk_token": names["unk_token"],
-                "continuing_subword_prefix": None,
-                "end_of_word_suffix": None,
-                "fuse_unk": True,
-                "byte_fallback": model.trainer_spec.byte_fallback,
-                "ignore_merges": False,
-                "vocab": {piece: i for i, piece in enumerate(pieces)},
-                "merges": _merges(scores),
-            },
         },
-        "tokenizer_config.json": names
-        | {
-            # Not GemmaTokenizer, which makes parts of this anew.
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "clean_up_tokenization_spaces": False,
-            "padding_side": "left",  # as batches of prompts need it
-        },
+        "model": bpe,
     }
+    settings = {
+        # Not GemmaTokenizer, which makes parts of this anew.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "padding_side": "left",  # as batches of prompts need it
+    }
+    return {"tokenizer.json": content, "tokenizer_config.json": names | settings}
+
+
+def _replace(old: str, new: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"String": old}, "content": new}
 
 
 def _check(model: Any, kinds: Any) -> None:
@@ -109,8 +101,8 @@ def _check(model: Any, kinds: Any) -> None:
     }
     if found := [reason for reason, holds in why.items() if holds]:
         raise UserError(
-            f"the tokenizer {' and '.join(found)}; only a SentencePiece model as Gemma's"
-            " can be written for transformers; leave out --format=hf"
+            f"the tokenizer {' and '.join(found)}; only a SentencePiece model as"
+            " Gemma's can be written for transformers; leave out --format=hf"
         )
 
 
