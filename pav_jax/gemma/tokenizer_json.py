@@ -24,7 +24,7 @@ def tokenizer_files(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
     from sentencepiece import sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.model_bytes)
-    kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
+    kinds = sentencepiece_model_pb2.ModelProto.SentencePiece  # NORMAL, CONTROL, ...
     _check(model, kinds)
     pieces = [piece.piece for piece in model.pieces]
     special = [
@@ -39,19 +39,6 @@ def tokenizer_files(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
         "eos_token": pieces[tokenizer.eos_id],
         "pad_token": pieces[tokenizer.pad_id],
         "unk_token": pieces[[x.type for x in model.pieces].index(kinds.UNKNOWN)],
-    }
-    scores = {x.piece: x.score for x in model.pieces if x.type == kinds.NORMAL}
-    bpe = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": names["unk_token"],
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": True,
-        "byte_fallback": model.trainer_spec.byte_fallback,
-        "ignore_merges": False,
-        "vocab": {piece: i for i, piece in enumerate(pieces)},
-        "merges": _merges(scores),
     }
     content = {
         "version": "1.0",
@@ -72,7 +59,7 @@ def tokenizer_files(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
                 {"type": "Fuse"},
             ],
         },
-        "model": bpe,
+        "model": _bpe(model, kinds, names["unk_token"]),
     }
     settings = {
         # Not GemmaTokenizer, which makes parts of this anew.
@@ -81,6 +68,22 @@ def tokenizer_files(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
         "padding_side": "left",  # as batches of prompts need it
     }
     return {"tokenizer.json": content, "tokenizer_config.json": names | settings}
+
+
+def _bpe(model: Any, kinds: Any, unknown: str) -> dict[str, Any]:
+    scores = {x.piece: x.score for x in model.pieces if x.type == kinds.NORMAL}
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": unknown,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": True,
+        "byte_fallback": model.trainer_spec.byte_fallback,
+        "ignore_merges": False,
+        "vocab": {x.piece: i for i, x in enumerate(model.pieces)},
+        "merges": _merges(scores),
+    }
 
 
 def _replace(old: str, new: str) -> dict[str, Any]:
