@@ -32,7 +32,6 @@ from pav_jax.verifier import load_verifier
 
 ABOUT = "about.json"
 BESIDE = (workdir.SETTINGS, "data")  # what is read of a run beside a stage's folder
-FORMATS = ("gemma", "hf")
 _VERIFIERS = ("prm", "orm")  # stages; the others with parameters are policies
 _SECTIONS = ("model", "limits")  # of the config, as far as `pav score` needs it
 
@@ -43,7 +42,7 @@ def export_stage(folder: Path, output: Path, form: str = "gemma") -> None:
     Args:
       folder: of the stage, such as runs/demo/prm or runs/demo/sft.
       output: a folder that does not exist.
-      form: one of `FORMATS`: as the gemma package, or as a Hugging Face folder.
+      form: "gemma", of the gemma package, or "hf", a Hugging Face folder.
 
     Raises:
       UserError: if the stage is not finished or trains nothing, `output` exists, or

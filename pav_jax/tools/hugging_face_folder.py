@@ -24,6 +24,12 @@ from pav_jax.verifier import head_of
 
 HEAD = "head.safetensors"
 CARD = "README.md"
+# Of config.json, for a classifier.
+_ONE_LABEL = {
+    "id2label": {"0": "Q"},
+    "label2id": {"Q": 0},
+    "problem_type": "multi_label_classification",  # its activation is the sigmoid
+}
 
 
 def write(
@@ -63,13 +69,6 @@ def write(
         writer.save_tensors(path / HEAD, jax.tree.map(np.asarray, head))
     card = _CARDS[kind].encode()
     artifacts.write_atomically(path / CARD, lambda file: file.write(card))
-
-
-_ONE_LABEL = {
-    "id2label": {"0": "Q"},
-    "label2id": {"Q": 0},
-    "problem_type": "multi_label_classification",  # its activation is the sigmoid
-}
 
 
 def head_names(path: Path) -> set[str]:

@@ -1,5 +1,6 @@
 """The whole pipeline at its smallest size, as a user runs it."""
 
+import functools
 import json
 import os
 import random
@@ -18,6 +19,7 @@ from ml_collections import ConfigDict
 
 from pav_jax import verifier
 from pav_jax.core import config as config_lib
+from pav_jax.main import main
 from pav_jax.pipeline import on_search
 from pav_jax.storage import artifacts, records
 from pav_jax.tasks.problems import Problems
@@ -169,6 +171,30 @@ def test_a_verifier_is_trained_further_on_what_a_search_finds(finished, tmp_path
     moved = [float(np.abs(a - b).max()) for a, b in zip(before, after, strict=True)]
     # Adam moves no parameter by more than its learning rate in a step.
     assert 0 < max(moved) <= 10 * 1e-3 * 1.2
+
+
+def test_verifiers_with_the_plain_head(finished, tmp_path, capfd):
+    """All else is taken from the run whose head is the sum; both are measured."""
+    workdir, config = tmp_path / "run", ROOT / "experiments" / "evidence" / "heads.py"
+    said = _run(workdir, f"--reuse={finished}", config=config)
+    for stage in ("data", "sft", "rollouts", "labels"):
+        assert f"{stage}: taken from" in said
+    for stage in ("prm", "orm"):
+        params = verifier.load_verifier(workdir / stage, *_model(workdir))
+        assert params["head"].keys() == {"value"}
+        assert np.abs(params["head"]["value"]).max() > 0
+    call = functools.partial(config_lib.call, str(config), "measures")
+    measured = [
+        call(json.loads((folder / "report" / "results.json").read_text()))
+        for folder in (workdir, finished)
+    ]
+    assert measured[0].keys() == measured[1].keys() >= {"AUC last, PRM"}
+    assert measured[0] != measured[1]
+
+    changes = ("--config.verifier.head=mean", f"--workdir={tmp_path / 'other'}")
+    assert main(["run", f"--config={DEMO}:smoke", *changes]) == 2
+    message = "config.verifier.head is 'mean'; it may be sum or plain"
+    assert message in capfd.readouterr().err
 
 
 def _model(workdir: Path):
