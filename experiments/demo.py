@@ -71,6 +71,7 @@ def get_config(variant: str = "") -> ConfigDict:
         language_weight=0.1,
         held_out=0.05,  # of the labelled problems; the best parameters on them are kept
         balance=False,  # the paper's two buckets; see docs/decisions.md
+        head="sum",  # of evidence of all tokens; or "plain", of the last token alone
         prover_k=4,  # μ = BoK(π)
     )
     config.evaluation = dict(

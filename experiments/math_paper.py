@@ -109,6 +109,7 @@ def get_config(
         language_weight=0.0,
         held_out=0.05,  # of the labelled problems; silent
         balance=True,  # two buckets, sampled evenly
+        head="sum",  # of evidence of all tokens; or "plain", of the last token alone
         prover_k=4,  # Bo4(π)
     )
     config.evaluation = dict(n=8, oracle_problems=100, oracle_n=2, oracle_n_mc=64)

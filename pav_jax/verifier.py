@@ -7,7 +7,7 @@ The prover's value comes from it in closed form: `Q^BoK = 1 - (1 - Q^π)^K`, and
 progress is the difference of consecutive values, `A^μ` (Sec. 3).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -24,7 +24,7 @@ from pav_jax.storage import checkpoints
 from pav_jax.train.batches import pad_rows
 
 
-class VerifierHead(nn.Module):
+class SumHead(nn.Module):
     """What each token says of Q: the logit at a token is its own value term plus the
     evidence of all tokens up to it.
 
@@ -59,8 +59,30 @@ class VerifierHead(nn.Module):
         return value, jnp.einsum("...e,e->...", inner, evidence)
 
 
+class PlainHead(nn.Module):
+    """The logit at a token is linear in its own final hidden state: a value term
+    without evidence, a bias or a hidden layer.
+
+    What other programs call a classifier of sequences or of tokens with one label, and
+    can serve (docs/hugging_face.md). It starts at Q = 0.5 everywhere.
+    """
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """As of `SumHead`; the evidence is zero."""
+        value = self.param("value", nn.initializers.zeros, (hidden.shape[-1],))
+        value = jnp.einsum("...d,d->...", hidden.astype(jnp.float32), value)
+        return value, jnp.zeros_like(value)
+
+
+HEADS: dict[str, type[nn.Module]] = {"sum": SumHead, "plain": PlainHead}
+
+
 def init_verifier(
-    key: jax.Array, network: Params, architecture: TransformerConfig
+    key: jax.Array,
+    network: Params,
+    architecture: TransformerConfig,
+    head: str = "sum",
 ) -> Params:
     """A verifier that starts from a policy's weights; the key is consumed.
 
@@ -68,6 +90,7 @@ def init_verifier(
       key: of the head's hidden layer.
       network: the policy's parameters, kept as they are.
       architecture: of the policy.
+      head: a name of `HEADS`.
 
     Returns:
       `{"network": ..., "head": ...}`.
@@ -79,14 +102,23 @@ def init_verifier(
         return jax.random.normal(key, shape, dtype) * shape[0] ** -0.5
 
     hidden = jnp.zeros((1, architecture.embed_dim))
-    head = VerifierHead(from_key).init(jax.random.key(0), hidden)
-    return {"network": network, "head": head["params"]}
+    module = SumHead(from_key) if head == "sum" else HEADS[head]()
+    params = module.init(jax.random.key(0), hidden)
+    return {"network": network, "head": params["params"]}
+
+
+def head_of(names: Iterable[str]) -> str:
+    """The name in `HEADS` of a verifier's head, by the names of its parameters, such as
+    value or head/value."""
+    own = {name.split("/")[-1] for name in names}
+    return "sum" if "evidence" in own else "plain"
 
 
 def head_terms(params: Params, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Value and evidence terms of a verifier, float32 `[...]` each, of final hidden
-    states `[..., D]`; see `VerifierHead`."""
-    return VerifierHead().apply({"params": params["head"]}, hidden)
+    states `[..., D]`; see `SumHead` and `PlainHead`."""
+    head = HEADS[head_of(params["head"])]
+    return head().apply({"params": params["head"]}, hidden)
 
 
 def value_and_total(params: Params, hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -221,11 +253,14 @@ def load_verifier(
     dtype: jnp.dtype,
     rules: sharding.Rules = sharding.DECODE,
 ) -> Params:
-    """The verifier that a stage trained; arguments as of `policy.load_policy`."""
+    """The verifier that a stage trained, with the head that it has; arguments as of
+    `policy.load_policy`."""
+    path = directory / "params"
+    head = head_of(checkpoints.stored_names(path))
 
     def init() -> Params:
         key = jax.random.key(0)
         network = forward.init_params(key, architecture, dtype)
-        return init_verifier(key, network, architecture)
+        return init_verifier(key, network, architecture, head)
 
-    return checkpoints.load_params(directory / "params", jax.eval_shape(init), rules)
+    return checkpoints.load_params(path, jax.eval_shape(init), rules)

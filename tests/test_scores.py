@@ -15,14 +15,19 @@ ARCHITECTURE = tiny_gemma2(
 )
 
 
-@pytest.fixture(scope="module")
-def params():
+@pytest.fixture(scope="module", params=verifier.HEADS)
+def params(request):
     network = random_params(ARCHITECTURE, 0)
-    params = verifier.init_verifier(jax.random.key(1), network, ARCHITECTURE)
+    params = verifier.init_verifier(
+        jax.random.key(1), network, ARCHITECTURE, request.param
+    )
     rng = np.random.default_rng(2)
     shape = (2, ARCHITECTURE.embed_dim)
     value, evidence = 0.3 * rng.normal(size=shape).astype(np.float32)
-    return params | {"head": params["head"] | {"value": value, "evidence": evidence}}
+    head = params["head"] | {"value": value}
+    if request.param == "sum":
+        head["evidence"] = evidence
+    return params | {"head": head}
 
 
 def _responses(rng, counts):

@@ -280,16 +280,31 @@ def test_balance_of_one_kind_alone(value):
     assert len(set(weights.tolist())) == 1
 
 
+def test_a_plain_head_reads_the_last_token_alone():
+    value = jnp.asarray(np.random.default_rng(1).normal(size=16), jnp.float32)
+    params = {"network": _params()["network"], "head": {"value": value}}
+    tokens = _batch()["tokens"]
+    found = np.asarray(_step_values(params, tokens))
+    hidden = np.asarray(_forward(np.asarray(tokens))[0], np.float64)
+    expected = 1 / (1 + np.exp(-hidden @ np.asarray(value, np.float64)))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert found.std() > 0.2
+
+
 # Training.
 
 
-def test_a_new_verifier_says_one_half():
-    params = verifier.init_verifier(jax.random.key(1), _params()["network"], CONFIG)
+@pytest.mark.parametrize("head", verifier.HEADS)
+def test_a_new_verifier_says_one_half(head):
+    params = verifier.init_verifier(
+        jax.random.key(1), _params()["network"], CONFIG, head
+    )
     values = _step_values(params, _batch()["tokens"])
     np.testing.assert_array_equal(values, jnp.full_like(values, 0.5))
 
 
-def test_training_reaches_the_soft_labels():
+@pytest.mark.parametrize("head", verifier.HEADS)
+def test_training_reaches_the_soft_labels(head):
     # Two rows are the same prefixes with unlike labels: their mean is best.
     responses = [RESPONSES[0], RESPONSES[1], RESPONSES[1]]
     steps = [
@@ -302,7 +317,7 @@ def test_training_reaches_the_soft_labels():
         jnp.asarray, verifier.verifier_rows(responses, steps, balance=False)
     )
     model = jax.tree.map(jnp.copy, _params()["network"])  # it will be donated
-    params = verifier.init_verifier(jax.random.key(1), model, CONFIG)
+    params = verifier.init_verifier(jax.random.key(1), model, CONFIG, head)
     optimizer = optax.adam(1e-2)
     loss = functools.partial(
         verifier.verifier_loss, architecture=CONFIG, language_weight=0.0

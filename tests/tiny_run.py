@@ -25,6 +25,8 @@ CONFIG = ConfigDict(
 ).lock()
 ARCHITECTURE = sizes.from_config(CONFIG.model, byte_tokenizer().vocab_size)
 
+HEADS = {"prm": "sum", "orm": "plain"}
+
 # (prompt, response): rows of 27, 27, 62 and 100 tokens, the last the longest allowed.
 TEXTS = [
     ("What is 1 + 1?", "1 + 1\nis 2"),
@@ -47,7 +49,7 @@ def _network(context):
         params = forward.init_params(key, ARCHITECTURE)
         if context.stage == "sft":
             return params
-        return verifier.init_verifier(key, params, ARCHITECTURE)
+        return verifier.init_verifier(key, params, ARCHITECTURE, HEADS[context.stage])
 
     params = jax.tree.map(
         lambda leaf: jnp.asarray(0.25 * rng.normal(size=leaf.shape), leaf.dtype),

@@ -37,9 +37,10 @@ DIMENSIONS: dict[str, dict[str, tuple[str | None, ...]]] = {
         "layers/down": (None, "mlp", "embed"),
         r"layers/\w+_norm": (None, None),
     },
-    "verifier's head": {
+    "verifier's head": {"head/value": (None,)},
+    "hidden layer of a verifier's head, and evidence": {
         "head/hidden": ("embed", None),
-        r"head/(hidden_bias|value|evidence)": (None,),
+        r"head/(hidden_bias|evidence)": (None,),
     },
     "value baseline's head": {"head/w": (None,)},
 }

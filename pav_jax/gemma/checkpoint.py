@@ -18,7 +18,7 @@ from pav_jax.core.types import Params
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.formats import Piece, Source
-from pav_jax.gemma.hugging_face import HuggingFaceSource, stated_fields
+from pav_jax.gemma.hugging_face import HuggingFaceSource, difference
 from pav_jax.gemma.package_format import GEMMA_NAMES, GemmaSource
 from pav_jax.storage import checkpoints
 
@@ -120,18 +120,12 @@ def _insert(leaf: jax.Array, tensor: jax.Array, at: tuple[int, ...]) -> jax.Arra
 
 
 def _check_fields(path: Path, stated: dict[str, Any], architecture: TransformerConfig):
-    """Compares config.json; shapes alone do not show windows and scales."""
-    for name, found in stated_fields(stated).items():
-        expected = getattr(architecture, name)
-        if isinstance(expected, float) and isinstance(found, int | float):
-            same = abs(found - expected) <= 1e-6 * abs(expected)
-        else:
-            same = found == expected
-        if not same:
-            raise UserError(
-                f"the checkpoint {path} has another architecture: its config.json"
-                f" says {name}={_brief(found)}, where {_brief(expected)} is expected"
-            )
+    if found := difference(stated, architecture):
+        name, theirs, ours = found
+        raise UserError(
+            f"the checkpoint {path} has another architecture: its config.json"
+            f" says {name}={_brief(theirs)}, where {_brief(ours)} is expected"
+        )
 
 
 def _brief(value: Any) -> str:

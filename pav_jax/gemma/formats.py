@@ -30,6 +30,7 @@ class Piece:
       at: the leading indices at which the tensor goes into our parameter; empty if it
         is the whole parameter.
       ours: the tensor in our layout, as a view.
+      theirs: the reverse, of a format that is written by its pieces.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Piece:
     leaf: str
     at: tuple[int, ...] = ()
     ours: Callable[[np.ndarray], np.ndarray] = lambda tensor: tensor
+    theirs: Callable[[np.ndarray], np.ndarray] = lambda tensor: tensor
 
 
 class Source(Protocol):

@@ -15,6 +15,7 @@ from pav_jax.gemma.formats import (
     layer_shapes,
 )
 
+INDEX = "model.safetensors.index.json"
 _HF_NORMS = {
     "pre_attn_norm": "input_layernorm",
     "post_attn_norm": "post_attention_layernorm",
@@ -94,7 +95,7 @@ class HuggingFaceSource:
             )
 
     def _shards(self) -> list[Path]:
-        index = self._path / "model.safetensors.index.json"
+        index = self._path / INDEX
         if not index.is_file():
             return [self._path / "model.safetensors"]
         try:
@@ -107,40 +108,7 @@ class HuggingFaceSource:
 
     def pieces(self, architecture: TransformerConfig) -> list[Piece]:
         """The pieces of an architecture."""
-        c = architecture
-        shapes = layer_shapes(c)
-        pieces = [
-            embedding_piece(_HF_TABLE, c, self.shapes[_HF_TABLE]),
-            Piece("norm.weight", (c.embed_dim,), "final_norm"),
-        ]
-
-        def heads(w: np.ndarray) -> np.ndarray:  # [N*H, D] -> [N, D, H]
-            return w.reshape(-1, c.head_dim, c.embed_dim).swapaxes(1, 2)
-
-        def out(w: np.ndarray) -> np.ndarray:  # [D, N*H] -> [N, H, D]
-            return w.T.reshape(-1, c.head_dim, c.embed_dim)
-
-        q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
-        d, f = c.embed_dim, c.mlp_dim
-        matrices = [
-            ("self_attn.q_proj", (q, d), "q", (), heads),
-            ("self_attn.k_proj", (kv, d), "kv", (0,), heads),
-            ("self_attn.v_proj", (kv, d), "kv", (1,), heads),
-            ("self_attn.o_proj", (d, q), "o", (), out),
-            ("mlp.gate_proj", (f, d), "gate", (0,), np.transpose),
-            ("mlp.up_proj", (f, d), "gate", (1,), np.transpose),
-            ("mlp.down_proj", (d, f), "down", (), np.transpose),
-        ]
-        for i in range(c.num_layers):
-            layer = f"layers.{i}"
-            for name, shape, leaf, half, ours in matrices:
-                name = f"{layer}.{name}.weight"
-                pieces.append(Piece(name, shape, leaf, (i, *half), ours))
-            for leaf, name in _HF_NORMS.items():
-                if leaf in shapes:
-                    name = f"{layer}.{name}.weight"
-                    pieces.append(Piece(name, shapes[leaf], leaf, (i,)))
-        return pieces
+        return pieces(architecture, self.shapes[_HF_TABLE])
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, in the dtype that it is stored in."""
@@ -148,6 +116,58 @@ class HuggingFaceSource:
         # Opened for each, since what was read from an open file stays in memory.
         with damage_is_a_user_error(file), self._open(file) as reader:
             return reader.get_tensor(self._prefix + name)
+
+
+def pieces(
+    architecture: TransformerConfig, table: tuple[int, ...] | None = None
+) -> list[Piece]:
+    """The pieces of an architecture, by names without a prefix.
+
+    Args:
+      architecture: of the network.
+      table: the shape of the embedding table in the checkpoint; None if it has the
+        architecture's rows.
+    """
+    c = architecture
+    shapes = layer_shapes(c)
+    found = [
+        embedding_piece(_HF_TABLE, c, table),
+        Piece("norm.weight", (c.embed_dim,), "final_norm"),
+    ]
+
+    def heads(w: np.ndarray) -> np.ndarray:  # [N*H, D] -> [N, D, H]
+        return w.reshape(-1, c.head_dim, c.embed_dim).swapaxes(1, 2)
+
+    def rows(w: np.ndarray) -> np.ndarray:  # the reverse
+        return w.swapaxes(1, 2).reshape(-1, c.embed_dim)
+
+    def out(w: np.ndarray) -> np.ndarray:  # [D, N*H] -> [N, H, D]
+        return w.T.reshape(-1, c.head_dim, c.embed_dim)
+
+    def columns(w: np.ndarray) -> np.ndarray:  # the reverse
+        return w.reshape(-1, c.embed_dim).T
+
+    q, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    d, f = c.embed_dim, c.mlp_dim
+    matrices = [
+        ("self_attn.q_proj", (q, d), "q", (), heads, rows),
+        ("self_attn.k_proj", (kv, d), "kv", (0,), heads, rows),
+        ("self_attn.v_proj", (kv, d), "kv", (1,), heads, rows),
+        ("self_attn.o_proj", (d, q), "o", (), out, columns),
+        ("mlp.gate_proj", (f, d), "gate", (0,), np.transpose, np.transpose),
+        ("mlp.up_proj", (f, d), "gate", (1,), np.transpose, np.transpose),
+        ("mlp.down_proj", (d, f), "down", (), np.transpose, np.transpose),
+    ]
+    for i in range(c.num_layers):
+        layer = f"layers.{i}"
+        for name, shape, leaf, half, *views in matrices:
+            found.append(
+                Piece(f"{layer}.{name}.weight", shape, leaf, (i, *half), *views)
+            )
+        for leaf, name in _HF_NORMS.items():
+            if leaf in shapes:
+                found.append(Piece(f"{layer}.{name}.weight", shapes[leaf], leaf, (i,)))
+    return found
 
 
 def _read_json(path: Path) -> Any:
@@ -211,6 +231,25 @@ def stated_fields(config: dict[str, Any]) -> dict[str, Any]:
         "global_rope_base": global_base,
         "global_rope_scale": global_scale,
     }
+
+
+def difference(
+    config: dict[str, Any], architecture: TransformerConfig
+) -> tuple[str, Any, Any] | None:
+    """The first field of `stated_fields` that is another in the architecture: its name,
+    what the config states, and what the architecture has; None if there is none.
+
+    Shapes of tensors alone do not show windows and scales.
+    """
+    for name, found in stated_fields(config).items():
+        expected = getattr(architecture, name)
+        if isinstance(expected, float) and isinstance(found, int | float):
+            same = abs(found - expected) <= 1e-6 * abs(expected)
+        else:
+            same = found == expected
+        if not same:
+            return name, found, expected
+    return None
 
 
 def _text_model(config: dict[str, Any]) -> tuple[dict[str, Any], bool]:

@@ -30,6 +30,7 @@ from pav_jax.pipeline.verifiers import (
     run_prm,
     run_prover_prm,
 )
+from pav_jax.verifier import HEADS
 
 # Config fields that several stages read.
 _MODEL = ("task", "model", "limits", "seed")
@@ -123,7 +124,7 @@ def _prover_stages(config: ConfigDict) -> list[Stage]:
         name = f"labels-{prover.name}"
         found.append(Stage(name, run, needs, fields, collective=True))
         run = functools.partial(run_prover_prm, name=prover.name)
-        needs, fields = ("data", "sft", name), (*_VERIFIER, "verifier.prm")
+        needs, fields = ("data", "sft", name), (*_verifier(config), "verifier.prm")
         name = f"prm-{prover.name}"
         found.append(Stage(name, run, needs, fields, collective=True))
     return found
@@ -163,6 +164,21 @@ def _orm_stages(config: ConfigDict) -> list[Stage]:
     ]
 
 
+def _verifier(config: ConfigDict) -> tuple[str, ...]:
+    """The fields that every stage reads that trains a verifier.
+
+    Raises:
+      UserError: `config.verifier.head` names no head.
+    """
+    head = config.verifier.get("head", "sum")
+    if head not in HEADS:
+        raise UserError(
+            f"config.verifier.head is {head!r}; it may be {' or '.join(HEADS)}"
+        )
+    # Not of the default, so that such verifiers are the same as before there was one.
+    return _VERIFIER if head == "sum" else (*_VERIFIER, "verifier.head")
+
+
 def _rounds(config: ConfigDict) -> int:
     return config.verifier.on_search.rounds if "on_search" in config.verifier else 0
 
@@ -177,7 +193,7 @@ def _verifier_stage(
 ) -> Stage:
     """A round of training a verifier; the first one has number 0."""
     needs = ("data", "sft", *needs)
-    fields += (*_VERIFIER, f"verifier.{name}")
+    fields += (*_verifier(config), f"verifier.{name}")
     if number:
         start, beams = f"{name}-{number - 1}", f"beams-{number}"
         run = functools.partial(run, start=start, beams=beams)

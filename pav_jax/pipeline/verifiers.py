@@ -129,7 +129,10 @@ def _train_verifier(
             context.input("sft"), problems.architecture, problems.dtype, sharding.TRAIN
         )
         params = verifier.init_verifier(
-            jax.random.key(config.seed), network, problems.architecture
+            jax.random.key(config.seed),
+            network,
+            problems.architecture,
+            config.verifier.get("head", "sum"),
         )
     loss = functools.partial(
         verifier.verifier_loss,

@@ -1,9 +1,10 @@
 """Checkpoints through Orbax: training states to resume from, and final parameters."""
 
+import contextlib
 import logging
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -203,19 +204,36 @@ def load_params(
     Raises:
       UserError: if there is no checkpoint, it is damaged, or it has another structure.
     """
-    if not path.is_dir():
-        raise UserError(f"no checkpoint at {path}; run the stage that writes it")
-    ocp = _orbax()
     # Placed explicitly: what wrote the checkpoint may have had other devices.
     like = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         like,
         sharding.shardings(like, rules),
     )
+    with _reading(path) as checkpointer:
+        _check_names(_stored_names(checkpointer, path), like, path)
+        return checkpointer.restore(path.absolute(), like)
+
+
+def stored_names(path: pathlib.Path) -> set[str]:
+    """The names of the arrays that `save_params` wrote, such as head/value.
+
+    Raises:
+      UserError: if there is no checkpoint, or it is damaged.
+    """
+    with _reading(path) as checkpointer:
+        return _stored_names(checkpointer, path)
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path) -> Iterator[Any]:
+    """Within, what cannot be read of a checkpoint is a UserError."""
+    if not path.is_dir():
+        raise UserError(f"no checkpoint at {path}; run the stage that writes it")
+    ocp = _orbax()
     try:
         with _checkpointer(ocp, _this_process) as checkpointer:
-            _check_names(checkpointer.metadata(path.absolute()), like, path)
-            return checkpointer.restore(path.absolute(), like)
+            yield checkpointer
     except UserError:
         raise
     except Exception as error:  # Orbax and TensorStore raise many kinds
@@ -225,15 +243,20 @@ def load_params(
         ) from error
 
 
-def _check_names(metadata: Any, like: Any, path: pathlib.Path) -> None:
+def _stored_names(checkpointer: Any, path: pathlib.Path) -> set[str]:
+    return _names(checkpointer.metadata(path.absolute()).item_metadata.tree)
+
+
+def _names(tree: Any) -> set[str]:
+    return {
+        jax.tree_util.keystr(key, simple=True, separator="/")
+        for key, _ in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }
+
+
+def _check_names(stored: set[str], like: Any, path: pathlib.Path) -> None:
     """Raises UserError if parameters are missing or unknown, and names them."""
-    stored, wanted = (
-        {
-            jax.tree_util.keystr(key, simple=True, separator="/")
-            for key, _ in jax.tree_util.tree_flatten_with_path(tree)[0]
-        }
-        for tree in (metadata.item_metadata.tree, like)
-    )
+    wanted = _names(like)
     if stored == wanted:
         return
     differences = [

@@ -219,8 +219,9 @@ def _add_export(commands) -> None:
         "export",
         help="write a trained policy or verifier for other tools",
         description="Writes what a stage has trained as a checkpoint of the gemma"
-        " package, for gm.ckpts.load_params and the package's models; of a verifier"
-        " also its head, for pav score.",
+        " package, for gm.ckpts.load_params and the package's models, or as a Hugging"
+        " Face folder, for transformers and others; of a verifier also its head. pav"
+        " score reads both.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -228,6 +229,12 @@ def _add_export(commands) -> None:
     )
     parser.add_argument(
         "--output", required=True, metavar="DIR", help="a folder that does not exist"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("gemma", "hf"),
+        default="gemma",
+        help="of the checkpoint: the gemma package's (default), or Hugging Face's",
     )
     parser.set_defaults(command="export", takes_changes=False)
 

@@ -209,7 +209,7 @@ def export(arguments: argparse.Namespace, _: list[str]) -> None:
         buckets.to_read(arguments.stage, beside=export.BESIDE) as folder,
         buckets.to_write(arguments.output, last=export.ABOUT) as output,
     ):
-        export.export_stage(folder, output)
+        export.export_stage(folder, output, arguments.format)
     print(arguments.output)
 
 

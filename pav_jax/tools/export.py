@@ -1,8 +1,9 @@
 """Exports a trained policy or verifier, for other tools and other machines.
 
-The folder has `policy/`, a checkpoint of the gemma package; `head/`, if it is a
-verifier; `tokenizer.model`; and `about.json` with what `pav score` needs: `fields` of
-the config, `prover_k`, `stage` and its `fingerprint`.
+The folder has `policy/`, a checkpoint of the gemma package, and `head/`, if it is a
+verifier; or it is a Hugging Face folder (`hugging_face_folder.py`). Both have
+`tokenizer.model`, and `about.json` with what `pav score` needs: `fields` of the config,
+`prover_k`, `stage` and its `fingerprint`.
 """
 
 import functools
@@ -12,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from pav_jax import verifier
 from pav_jax.core import config as config_lib
@@ -24,7 +26,8 @@ from pav_jax.gemma.tokenizer import Tokenizer
 from pav_jax.pipeline.manifest import MANIFEST, read_manifest
 from pav_jax.policy import load_policy
 from pav_jax.storage import artifacts, workdir
-from pav_jax.storage.checkpoints import load_params, save_params
+from pav_jax.storage.checkpoints import load_params, save_params, stored_names
+from pav_jax.tools import hugging_face_folder
 from pav_jax.verifier import load_verifier
 
 ABOUT = "about.json"
@@ -33,15 +36,17 @@ _VERIFIERS = ("prm", "orm")  # stages; the others with parameters are policies
 _SECTIONS = ("model", "limits")  # of the config, as far as `pav score` needs it
 
 
-def export_stage(folder: Path, output: Path) -> None:
+def export_stage(folder: Path, output: Path, form: str = "gemma") -> None:
     """Exports what a stage of a run has trained.
 
     Args:
       folder: of the stage, such as runs/demo/prm or runs/demo/sft.
       output: a folder that does not exist.
+      form: "gemma", of the gemma package, or "hf", a Hugging Face folder.
 
     Raises:
-      UserError: if the stage is not finished or trains nothing, or `output` exists.
+      UserError: if the stage is not finished or trains nothing, `output` exists, or
+        the format cannot express it; nothing is left there then.
     """
     if not (folder / "params").is_dir() or not (folder / MANIFEST).exists():
         raise UserError(
@@ -56,19 +61,7 @@ def export_stage(folder: Path, output: Path) -> None:
     tokenizer = Tokenizer.load(root / "data" / "tokenizer.model")
     architecture = sizes.from_config(config.model, tokenizer.vocab_size)
     dtype = sizes.dtype_of(config.model)
-    published = architecture
-    if "name" in config.model and not config.model.get("shrunk"):
-        published = sizes.by_name(config.model.name)  # with its spare embeddings
-    new = output.with_name(f"{output.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    if manifest["stage"] in _VERIFIERS:
-        params = load_verifier(folder, architecture, dtype)
-        write_verifier(new, params, architecture=published)
-    else:
-        params = load_policy(folder, architecture, dtype)
-        checkpoint.write(new / "policy", params, architecture=published)
-    tokenizer.save(new / "tokenizer.model")
+    load = load_verifier if _is_verifier(manifest["stage"]) else load_policy
     settings = artifacts.read_json(root / workdir.SETTINGS)["config"]
     about = {
         "stage": manifest["stage"],
@@ -80,8 +73,37 @@ def export_stage(folder: Path, output: Path) -> None:
             if any(config_lib.within(name, section) for section in _SECTIONS)
         },
     }
-    artifacts.write_json(new / ABOUT, about)
-    new.rename(output)
+    new = output.with_name(f"{output.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        new.mkdir(parents=True)
+        params = load(folder, architecture, dtype)
+        if form == "hf":
+            hugging_face_folder.write(new, params, architecture, tokenizer)
+        else:
+            _write_gemma(new, params, architecture, config.model)
+        tokenizer.save(new / "tokenizer.model")
+        artifacts.write_json(new / ABOUT, about)
+        new.rename(output)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _write_gemma(
+    path: Path, params: Params, architecture: TransformerConfig, model: ConfigDict
+) -> None:
+    """Writes a checkpoint of the gemma package, and a verifier's head beside it."""
+    if "name" in model and not model.get("shrunk"):
+        architecture = sizes.by_name(model.name)  # with its spare embeddings
+    if "head" in params:
+        write_verifier(path, params, architecture=architecture)
+    else:
+        checkpoint.write(path / "policy", params, architecture=architecture)
+
+
+def _is_verifier(stage: str) -> bool:
+    """Whether a stage trains a verifier, perhaps of a round or another prover."""
+    return stage.split("-")[0] in _VERIFIERS
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -91,7 +113,7 @@ def read_about(folder: Path) -> dict[str, Any]:
       UserError: if it is damaged, or a policy was exported.
     """
     about = artifacts.read_json(folder / ABOUT)
-    if not isinstance(about, dict) or about.get("stage") not in _VERIFIERS:
+    if not isinstance(about, dict) or not _is_verifier(about.get("stage", "")):
         raise UserError(f"{folder} holds no verifier; export the stage prm of a run")
     return about
 
@@ -113,10 +135,10 @@ def write_verifier(
 def read_verifier(
     path: Path, *, architecture: TransformerConfig, dtype: jnp.dtype = jnp.float32
 ) -> Params:
-    """Reads what `write_verifier` wrote; `policy` may also be a Hugging Face folder.
+    """Reads an exported verifier, of either format.
 
     Args:
-      path: the folder.
+      path: the folder; `policy` in it may also be a Hugging Face folder.
       architecture: of the policy.
       dtype: of the policy's parameters; the head is float32.
 
@@ -130,12 +152,22 @@ def read_verifier(
         functools.partial(forward.init_params, architecture=architecture, dtype=dtype),
         jax.random.key(0),
     )
+    is_hugging_face = (path / hugging_face_folder.HEAD).exists()
     network = checkpoint.read(
-        path / "policy",
+        path if is_hugging_face else path / "policy",
         architecture=architecture,
         dtype=dtype,
         shardings=sharding.shardings(like, sharding.DECODE),
     )
-    init = functools.partial(verifier.init_verifier, architecture=architecture)
-    head = {"head": jax.eval_shape(init, jax.random.key(0), network)["head"]}
-    return {"network": network, **load_params(path / "head", head)}
+    names, load = stored_names, load_params
+    head = path / "head"
+    if is_hugging_face:
+        names, load = hugging_face_folder.head_names, hugging_face_folder.load_head
+        head = path / hugging_face_folder.HEAD
+    init = functools.partial(
+        verifier.init_verifier,
+        architecture=architecture,
+        head=verifier.head_of(names(head)),
+    )
+    like = {"head": jax.eval_shape(init, jax.random.key(0), network)["head"]}
+    return {"network": network, **load(head, like)}

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from pav_jax import verifier
 from pav_jax.core import config as config_lib
+from pav_jax.main import main
 from pav_jax.pipeline import on_search
 from pav_jax.storage import artifacts, records
 from pav_jax.tasks.problems import Problems
@@ -169,6 +170,29 @@ def test_a_verifier_is_trained_further_on_what_a_search_finds(finished, tmp_path
     moved = [float(np.abs(a - b).max()) for a, b in zip(before, after, strict=True)]
     # Adam moves no parameter by more than its learning rate in a step.
     assert 0 < max(moved) <= 10 * 1e-3 * 1.2
+
+
+def test_verifiers_with_the_plain_head(finished, tmp_path, capfd):
+    """All that they are trained on is taken from the run whose head is the sum."""
+    workdir, config = tmp_path / "run", ROOT / "experiments" / "evidence" / "heads.py"
+    said = _run(workdir, f"--reuse={finished}", "--until=orm", config=config)
+    for stage in ("data", "sft", "rollouts", "labels"):
+        assert f"{stage}: taken from" in said
+    for stage in ("prm", "orm"):
+        params = verifier.load_verifier(workdir / stage, *_model(workdir))
+        assert params["head"].keys() == {"value"}
+        assert np.abs(params["head"]["value"]).max() > 0
+
+    results = json.loads((finished / "report" / "results.json").read_text())
+    measured = config_lib.call(str(config), "measures", results)
+    assert measured["AUC last, ORM"] == results["verifier"]["orm"]["auc_last"]
+    (row,) = (r for r in results["search"] if (r["method"], r["n"]) == ("beam_pav", 2))
+    assert measured["beam_pav, N = 2"] == 100 * row["accuracy"]
+
+    changes = ("--config.verifier.head=mean", f"--workdir={tmp_path / 'other'}")
+    assert main(["run", f"--config={DEMO}:smoke", *changes]) == 2
+    message = "config.verifier.head is 'mean'; it may be sum or plain"
+    assert message in capfd.readouterr().err
 
 
 def _model(workdir: Path):

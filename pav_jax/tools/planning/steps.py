@@ -114,7 +114,7 @@ def build(name: str, config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
     if name == "rl":
         return _rl(params, batch, config, model, mesh)
     if name == "verifier":
-        params = _verifier(params, model)
+        params = _verifier(params, model, config)
         loss = functools.partial(
             verifier.verifier_loss,
             architecture=model,
@@ -137,9 +137,10 @@ def build(name: str, config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
     return Step(step, (state, batch), {}, parts, batch["tokens"].size)
 
 
-def _verifier(params, model):
+def _verifier(params, model, config):
+    head = config.verifier.get("head", "sum")
     return jax.eval_shape(
-        functools.partial(verifier.init_verifier, architecture=model),
+        functools.partial(verifier.init_verifier, architecture=model, head=head),
         jax.random.key(0),
         params,
     )
@@ -237,7 +238,7 @@ def _search(params, config, model, mesh) -> Step:
     beam = beam_config(
         config, max(config.search.beams), end_ids=(1,), step_end_ids=(2,)
     )
-    prm = _placed(_verifier(params, model), DECODE, mesh)
+    prm = _placed(_verifier(params, model, config), DECODE, mesh)
     params = _placed(params, DECODE, mesh)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         groups, rows = groups_per_batch(beam), beam.beams * beam.candidates
