@@ -8,6 +8,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add in (
         _add_run,
+        _add_merge,
         _add_report,
         _add_score,
         _add_show,
@@ -62,8 +63,30 @@ def _add_run(commands) -> None:
         " the workdir for TensorBoard, Weights & Biases (pip install wandb), or"
         " nowhere; default: tensorboard",
     )
+    parser.add_argument(
+        "--part",
+        metavar="I/N",
+        help="do part I, from 0, of N of the shards of the stage --until, such as"
+        " labels; pav merge then makes the stage of all parts",
+    )
     _add_coordinator(parser)
     parser.set_defaults(command="run", takes_changes=True)
+
+
+def _add_merge(commands) -> None:
+    parser = commands.add_parser(
+        "merge",
+        help="make a stage of its parts, which pav run --part did",
+        description="Makes a stage of its parts: the same files as those of one"
+        " machine. Refuses parts that are missing, damaged, or of another config or"
+        " policy. Give the config, and changes of its fields, as to pav run.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
+    parser.add_argument("--workdir", required=True, metavar="DIR")
+    parser.add_argument("--until", required=True, metavar="STAGE")
+    parser.add_argument("--parts", required=True, type=int, metavar="N", help="of all")
+    parser.set_defaults(command="merge", takes_changes=True)
 
 
 def _add_report(commands) -> None:
