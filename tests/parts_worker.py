@@ -5,7 +5,7 @@ The environment says what happens to it:
     PAV_TEST_STORE  the folder that gs:// is
     PAV_TEST_LOG    a file that gets a line for each shard that is begun, and done
     PAV_TEST_HANGS  a shard, such as labels-shard-00003, whose work never ends
-    PAV_TEST_FAILS  SEED: one in 30 requests to the bucket fails, and all take longer
+    PAV_TEST_FAILS  SEED: one in 60 requests to the bucket fails, and all take longer
 """
 
 import os
@@ -155,7 +155,7 @@ def _fail_at_times(seed):
 
     def fail():
         time.sleep(0.002)
-        if draws.random() < 1 / 30:
+        if draws.random() < 1 / 60:
             raise OSError("the bucket does not answer")
 
     def failing(request):

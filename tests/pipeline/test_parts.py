@@ -264,11 +264,12 @@ def test_a_machine_lost_at_any_moment(bucket, monkeypatch, quick):
         saved = {name.removeprefix(place) for name in bucket() if place in name}
         done = {
             f"ends {stage}-{Path(name).stem}"
-            for name in saved
             for stage in NAMES
-            if name.startswith(f"{stage}")
+            for name in saved
+            if "shard-" in name
             and name.endswith(".json")
-            and "shard-" in name
+            and (name.startswith(f"{stage}.new/") or f"{stage}/manifest.json" in saved)
+            and name.startswith(stage)
         }
         again = []
         lose_machine()
