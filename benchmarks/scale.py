@@ -49,7 +49,7 @@ LABELS = 300_000  # the paper's, of one base policy
 PARTS = [(1, 1, 100), (1, 64, 30), (1, 1024, 12), (100, 64, 100), (100, 1024, 100)]
 PART_OF, PART_CHIPS = ("2b", "v6e:4x4"), 8
 _PROBLEMS = 11_520  # of MATH, that are labelled
-# Measured, CPU seconds: `pav run --part` of experiments/demo.py:smoke that finds all done.
+# Measured, CPU seconds: `pav run --part` of experiments/demo.py:smoke, with all done.
 _BEGINS = 4.1
 _WEIGHTS = 10.5e9  # bytes of Gemma 2 2B in float32
 _NETWORK = (0.5e9, 2e9)  # of them a second from a bucket to a host; assumed

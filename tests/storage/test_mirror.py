@@ -152,7 +152,7 @@ def test_a_stage_begun_anew_with_other_terms(bucket, monkeypatch):
         run_stages(make_stages([], stop_after(3)), config(2), REMOTE)
     start = {name: file.getvalue() for name, file in Bucket.store.items()}
     assert any("second.new/shard-0" in name for name in start)
-    for moments in range(16):
+    for moments in range(10):
         Bucket.store.clear()
         lose_machine()
         for name, value in start.items():
