@@ -20,6 +20,7 @@ import fsspec
 import numpy as np
 from ml_collections import ConfigDict
 
+from pav_jax.pipeline.manifest import read_manifest
 from pav_jax.pipeline.runner import Stage
 from pav_jax.pipeline.shards import in_shards
 from pav_jax.storage import artifacts, records
@@ -102,6 +103,18 @@ def make_stages(note=lambda line: None, after=lambda: None):
         Stage("prm", prm, ("sft", "labels"), ("seed",)),
         Stage("samples", samples, ("data", "prm"), ("seed",), in_shards=True),
     ]
+
+
+def contents(workdir, *names):
+    """The files of finished stages by name, and their manifests without seconds."""
+    found = {}
+    for name in names:
+        for path in sorted((workdir / name).rglob("*")):
+            if path.name == "manifest.json":
+                found[name] = read_manifest(path.parent) | {"seconds": None}
+            elif path.is_file():
+                found[f"{name}/{path.name}"] = path.read_bytes()
+    return found
 
 
 class Folder(fsspec.AbstractFileSystem):

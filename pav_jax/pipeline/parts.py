@@ -87,16 +87,18 @@ def run_part(
             begun = any((root / f"{stage.name}{end}").exists() for end in ("", ".new"))
             if stage.name not in in_parts or (stage.name in finished and not begun):
                 continue
+            terms = make_terms(stage, values, fingerprints)
+            runs = why_not_done(root / stage.name, terms)
             inputs = {
                 need: root / need
                 if need in here
                 else _copy(finished[need], workdir, root / _INPUTS / need)
                 for need in stage.needs
+                if runs  # else they may be gigabytes for nothing
             }
             here.add(stage.name)
             context = make_context(stage, config, root, watch)
             context = dataclasses.replace(context, inputs=inputs, part=part)
-            terms = make_terms(stage, values, fingerprints)
             fingerprints[stage.name] = bring_up_to_date(stage, terms, context)
     if until not in here:
         log(f"{until}: done already, in {workdir}")

@@ -193,6 +193,7 @@ def test_parts_that_are_killed_and_a_bucket_that_fails(store, alone):
     # Each is told so when it is tried once more.
     code, said = _ended(store.part(1, machine="three"))
     assert code == 0 and "labels: done already" in said
+    assert not list((store.folder / "three").rglob("weights.npz"))  # which it needs not
     assert [line for line in store.log() if line.startswith("ends")] == ends
 
 
