@@ -104,7 +104,7 @@ accelerator: $(READY) ## measure the hot paths on the GPU or TPU that jax sees
 peers: $(READY) ## install what `make benchmarks` compares with, in .venv-peers
 	@rm -rf $(PEERS)
 	@$(UV) venv --quiet --python .venv/bin/python $(PEERS)
-	@grep -v '^safetensors==' requirements.lock > $(PEERS)/lock.txt
+	@grep -Ev '^(safetensors|python-dateutil|kubernetes)==' requirements.lock > $(PEERS)/lock.txt
 	@$(UV) pip install --quiet --python $(PEERS)/bin/python \
 	  $(if $(PIP_FIND_LINKS),--find-links '$(PIP_FIND_LINKS)') \
 	  -r $(PEERS)/lock.txt -r benchmarks/peers.txt

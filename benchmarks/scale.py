@@ -44,6 +44,19 @@ REFERENCES = [
     ("27b", "v5p:4x4x4", _64, "decode", (16, 16), (384, 128), "13 to 14.5"),
 ]
 LABELS = 300_000  # the paper's, of one base policy
+# Parts of stages `rollouts` and `labels`, each on one host: times the paper's labels,
+# how many parts, and `labels.shard`.
+PARTS = [(1, 1, 100), (1, 64, 30), (1, 1024, 12), (100, 64, 100), (100, 1024, 100)]
+PART_OF, PART_CHIPS = ("2b", "v6e:4x4"), 8
+_PROBLEMS = 11_520  # of MATH, that are labelled
+# Measured, CPU seconds: `pav run --part` of experiments/demo.py:smoke, with all done.
+_BEGINS = 4.1
+_WEIGHTS = 10.5e9  # bytes of Gemma 2 2B in float32
+_NETWORK = (0.5e9, 2e9)  # of them a second from a bucket to a host; assumed
+_COMPILED = (
+    "v5e:4x4",
+    "v6e:4x4",
+)  # the shortest and the longest time to compile decode
 _GIB = 2**30
 
 
@@ -114,11 +127,13 @@ def write_page(found: dict) -> None:
         _beside(cell, found.get(f"reference {cell[0]} {cell[1]}", {}))
         for cell in REFERENCES
     ]
+    parts = [_parts(found, *row) for row in PARTS]
     text = (ROOT / "docs" / "scale.template.md").read_text()
     for name, lines in {
         "steps": rows,
         "labels": labels,
         "experiment": chips,
+        "parts": parts,
         "references": list(filter(None, beside)),
     }.items():
         text = text.replace(f"{{{name}}}", "\n".join(lines))
@@ -159,16 +174,53 @@ def _memory(answer: dict, target: topology.Topology) -> str:
 
 def _labelling(config, decode: dict, target: topology.Topology) -> str:
     """Tokens and chip-hours of the paper's labels, and slices for a day of 100×."""
-    prefixes = config.limits.max_steps
-    most = LABELS * config.labels.n_mc * config.limits.max_tokens
-    most *= (prefixes + 1) / (2 * prefixes)  # what a prefix leaves, on average
-    tokens = 0.3 * most, most
+    tokens = _label_tokens(config)
     slow, fast = estimate.tokens_per_second(decode, target)
     hours = tokens[0] / fast / 3600, tokens[1] / slow / 3600
     chip_hours = [target.chips * h for h in hours]
     slices = [100 * h / 24 for h in hours]
     spans = [tuple(t / 1e9 for t in tokens), hours, chip_hours, slices]
     return " | ".join(map(_span, spans))
+
+
+def _label_tokens(config) -> tuple[float, float]:
+    """Tokens of the continuations of the paper's labels."""
+    prefixes = config.limits.max_steps
+    most = LABELS * config.labels.n_mc * config.limits.max_tokens
+    most *= (prefixes + 1) / (2 * prefixes)  # what a prefix leaves, on average
+    return 0.3 * most, most
+
+
+def _parts(found: dict, times: int, count: int, shard: int) -> str:
+    """Minutes until a part begins; hours of the longest, and chip-hours of all."""
+    config, target = load_cell(PART_OF[0], trunks=32), topology.parse(PART_OF[1])
+    decode = found[" ".join(PART_OF)]["decode"]
+    # A part does every `count`-th shard of rollouts, with the labels of these.
+    shards = -(-_PROBLEMS * times // shard)
+    most, working = -(-shards // count), min(shards, count)
+    # A shard with fewer trunks than the grid takes as long as one that fills it.
+    full = min(1.0, shard / config.sampling.trunks)
+    starts, longest, paid = [], [], []
+    for tokens, speed, compiling, network in zip(
+        _label_tokens(config),
+        reversed(estimate.tokens_per_second(decode, target)),
+        [found[f"{PART_OF[0]} {name}"]["decode"]["seconds"] for name in _COMPILED],
+        reversed(_NETWORK),
+        strict=True,
+    ):
+        length = tokens / _label_tokens(config)[1] * config.limits.max_tokens
+        tokens += _PROBLEMS * config.rollouts.n_orm * length
+        work = times * tokens / (speed / target.chips * PART_CHIPS) / full
+        start = _BEGINS + 2 * compiling + _WEIGHTS / network  # two: rollouts, labels
+        starts.append(start / 60)
+        longest.append((start + work * most / shards) / 3600)
+        paid.append(PART_CHIPS * (working * start + work) / 3600)
+    cells = (starts, longest, paid)
+    return (
+        f"| {times}× | {count:,} | {shard} | {working:,} | "
+        + " | ".join(map(_span, cells))
+        + " |"
+    )
 
 
 def _span(pair) -> str:

@@ -2,6 +2,7 @@
 """One run on TPU slices of a GKE cluster, as a JobSet.
 
     launch/gke.py --name=NAME --type=v6e-16 --image=IMAGE [OPTIONS] -- ARGUMENTS
+    launch/gke.py --name=NAME --type=v6e-8 --image=IMAGE --parts=64 --spot -- ARGUMENTS
 
 Applies a JobSet whose pods, one a host, do `pav run ARGUMENTS` together; follows the
 log of process 0; and exits as the run does. Kubernetes starts it again when a node is
@@ -10,6 +11,11 @@ command follows a JobSet that is there already, and replaces one that has ended.
 
 ARGUMENTS name a config and a --workdir: gs://BUCKET/NAME, or a folder below --mount,
 which is the volume of --claim. Several hosts need --claim, as all work in one folder.
+
+With --parts each host works alone: a Job does `pav run ARGUMENTS --part=I/N`, each part
+on a slice of its own and started again by itself, as many at once as there is room for.
+ARGUMENTS have --until=labels, or another stage that is done in shards; `pav merge`
+comes afterwards.
 """
 
 import argparse
@@ -43,6 +49,7 @@ from pav_jax.distributed.signals import (  # noqa: E402
 from pav_jax.tools import jobset  # noqa: E402
 
 _JOBSET = "jobset.sigs.k8s.io/jobset-name"
+_JOB = "batch.kubernetes.io/job-name"
 _POD_INDEX = "batch.kubernetes.io/job-completion-index"
 
 
@@ -71,22 +78,23 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--name", required=True, help="of the JobSet")
+    add("--name", required=True, help="of the JobSet, or the Job")
     add("--type", help="of a slice: v6e-16, v5p-128, v5litepod-8, tpu7x:4x4x4")
     add("--image", help="with pav_jax in it; see Dockerfile")
     add("--slices", type=int, default=1)
+    add("--parts", type=int, default=0, help="that know nothing of each other")
     add("--claim", help="a PersistentVolumeClaim, such as one of a Filestore")
     add("--mount", default="/mnt/pav", help="of --claim; default: /mnt/pav")
     add("--bucket", help=f"mounted at {jobset.BUCKET_MOUNT}, to read from")
     add("--service_account", help="of Kubernetes, which may use the buckets")
     add("--spot", action="store_true", help="take capacity that may be preempted")
     add("--queue", help="a LocalQueue, where the cluster has Kueue")
-    add("--restarts", type=int, default=20, help="at most; default: 20")
+    add("--restarts", type=int, default=20, help="at most (a part); default: 20")
     add("--timeout", type=int, default=600, help="seconds that devices may take")
     add("--context", help="of kubectl; default: its current one")
     add("--namespace", default="default")
     add("--poll", type=float, default=10, help="seconds between looks at the JobSet")
-    add("--down", action="store_true", help="only delete the JobSet")
+    add("--down", action="store_true", help="only delete it")
     add("--dry_run", action="store_true", help="print the manifest instead")
     return parser.parse_args(argv[:place]), argv[place + 1 :]
 
@@ -109,11 +117,11 @@ def _launch(arguments: argparse.Namespace, rest: list[str]) -> int:
         cluster.delete()
         state = None
     if state is None:
-        _say(f"applies the JobSet {arguments.name}")
+        _say(f"applies the {cluster.kind} {arguments.name}")
         cluster.apply(text)
     else:
         _say(f"{arguments.name} is there already; follows it")
-    return cluster.follow()
+    return cluster.follow_parts() if arguments.parts else cluster.follow()
 
 
 class _Dumper(yaml.SafeDumper):
@@ -132,15 +140,25 @@ _Dumper.add_representer(
 
 
 def _ended(state: dict[str, Any]) -> str:
-    """Completed or Failed; empty if the JobSet has not ended."""
-    return state.get("status", {}).get("terminalState", "")
+    """Completed or Failed; empty if the JobSet, or the Job, has not ended."""
+    status = state.get("status", {})
+    for condition in status.get("conditions", []):
+        if (
+            condition["type"] in ("Complete", "Failed")
+            and condition["status"] == "True"
+        ):
+            return condition["type"].replace("Complete", "Completed")
+    return status.get("terminalState", "")
 
 
 class _Cluster:
-    """What kubectl does with the one JobSet."""
+    """What kubectl does with the one JobSet, or the one Job of parts."""
 
     def __init__(self, arguments: argparse.Namespace):
         self._name, self._poll = arguments.name, arguments.poll
+        self.kind = "Job" if arguments.parts else "JobSet"
+        label = _JOB if arguments.parts else _JOBSET
+        self._pods = f"{label}={arguments.name}"
         context = [f"--context={arguments.context}"] if arguments.context else []
         self.kubectl = ["kubectl", *context, f"--namespace={arguments.namespace}"]
 
@@ -158,8 +176,9 @@ class _Cluster:
         return done.stdout
 
     def look(self) -> dict[str, Any] | None:
-        """The JobSet as the cluster has it; None if it has none."""
-        found = self._ask("get", "jobset", self._name, "--ignore-not-found", "-o=json")
+        """It as the cluster has it; None if it has none."""
+        words = (self.kind.lower(), self._name)
+        found = self._ask("get", *words, "--ignore-not-found", "-o=json")
         return json.loads(found) if found.strip() else None
 
     def apply(self, text: str) -> None:
@@ -167,44 +186,70 @@ class _Cluster:
 
     def delete(self) -> None:
         """Returns when its pods are gone."""
-        _say(f"deletes the JobSet {self._name}")
-        self._ask(
-            "delete", "jobset", self._name, "--ignore-not-found", "--cascade=foreground"
-        )
+        _say(f"deletes the {self.kind} {self._name}")
+        words = (self.kind.lower(), self._name)
+        self._ask("delete", *words, "--ignore-not-found", "--cascade=foreground")
 
     def follow(self) -> int:
         """Prints the log of process 0 until the JobSet ends; returns its exit code."""
-        pods = f"{_JOBSET}={self._name}"
-        _say(f"follows {self._name}; kubectl get pods -l {pods} says what it waits for")
+        self._say_where()
         since, restarts = [], 0
         while True:
-            logs = ["logs", f"--selector={pods},{jobset.JOB_INDEX}=0,{_POD_INDEX}=0"]
+            logs = [
+                "logs",
+                f"--selector={self._pods},{jobset.JOB_INDEX}=0,{_POD_INDEX}=0",
+            ]
             logs += [f"--container={jobset.CONTAINER}", "--follow", "--tail=-1", *since]
             # Fails while there is no such pod.
             done = subprocess.run([*self.kubectl, *logs], stderr=subprocess.DEVNULL)
             if done.returncode == 0:
                 now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
                 since = [f"--since-time={now}"]
-            try:
-                state = self.look()
-            except UserError as error:
-                _say(f"{error}; the run goes on, and the same command follows it")
-                return AGAIN
-            if state is None:
-                _say(f"{self._name} was deleted; the same command goes on")
-                return AGAIN
-            if ended := _ended(state):
-                return 0 if ended == "Completed" else self._code()
+            state, code = self._state()
+            if code is not None:
+                return code
             if (count := state.get("status", {}).get("restarts", 0)) != restarts:
                 restarts = count
                 _say(f"{self._name} was started again, for the {restarts}. time")
             time.sleep(self._poll)
 
+    def follow_parts(self) -> int:
+        """Says how many parts are done until the Job ends; returns its exit code."""
+        self._say_where()
+        said = None
+        while True:
+            state, code = self._state()
+            status = (state or {}).get("status", {})
+            now = f"{status.get('succeeded', 0)} parts are done"
+            if failed := status.get("failedIndexes"):
+                now += f"; given up: {failed}"
+            if now != said and state:
+                _say(said := now)
+            if code is not None:
+                return code
+            time.sleep(self._poll)
+
+    def _say_where(self) -> None:
+        pods = f"kubectl get pods -l {self._pods}"
+        _say(f"follows {self._name}; {pods} says what it waits for")
+
+    def _state(self) -> tuple[dict[str, Any] | None, int | None]:
+        """It as the cluster has it, and the exit code if it is time to leave."""
+        try:
+            state = self.look()
+        except UserError as error:
+            _say(f"{error}; the run goes on, and the same command follows it")
+            return None, AGAIN
+        if state is None:
+            _say(f"{self._name} was deleted; the same command goes on")
+            return None, AGAIN
+        if ended := _ended(state):
+            return state, 0 if ended == "Completed" else self._code()
+        return state, None
+
     def _code(self) -> int:
-        """The exit code of a JobSet that failed: what stopped it, if that is known."""
-        found = self._ask(
-            "get", "pods", f"--selector={_JOBSET}={self._name}", "-o=json"
-        )
+        """The exit code of a run that failed: what stopped it, if that is known."""
+        found = self._ask("get", "pods", f"--selector={self._pods}", "-o=json")
         codes = [
             status["state"]["terminated"]["exitCode"]
             for pod in json.loads(found)["items"]

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pav_jax.core.errors import UserError, unwritable
+from pav_jax.core.errors import Unanswered, UserError, unwritable
 from pav_jax.distributed.signals import (
     AGAIN,
     INTERRUPTED,
@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _complain(again("terminated"))
             return _leave(TERMINATED, at_once=argv is None)
         _complain(_with_way_out(error))
-        return _leave(2, at_once=argv is None)
+        code = AGAIN if isinstance(error, Unanswered) else 2
+        return _leave(code, at_once=argv is None)
     except PeerStopped as error:
         _complain(again(error))
         return _leave(AGAIN, at_once=argv is None)

@@ -93,6 +93,13 @@ def test_report(pipeline):
     assert pipeline.seen == [("report", "out")]
 
 
+def test_a_bucket_that_does_not_answer_is_tried_again_by_launchers(capsys, bucket):
+    Bucket.left = 0
+    run = ["--config=experiments/demo.py:smoke", "--workdir=gs://bucket/run"]
+    assert main(["run", *run]) == 75
+    assert "pav: cannot use gs://bucket/run: Lost" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "argv, words",
     [

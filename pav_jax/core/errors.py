@@ -1,4 +1,4 @@
-"""The one error type that means "the user can fix this", and what a full disk is."""
+"""The error that means "the user can fix this", its relatives, and a full disk."""
 
 import errno
 import os
@@ -13,6 +13,10 @@ class UserError(ValueError):
     caller can catch it as a `ValueError`. Anything else that escapes is a bug
     of ours and keeps its traceback.
     """
+
+
+class Unanswered(UserError):
+    """A service does not answer; the same command may succeed later. Exit code 75."""
 
 
 def unwritable(error: BaseException | None) -> str:

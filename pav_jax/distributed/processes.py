@@ -31,6 +31,42 @@ class Processes:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """A part of an experiment's shards, which one process does alone.
+
+    Attributes:
+      index: from 0.
+      count: of all parts.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Part":
+        """Of `--part=I/N`; raises UserError if it is none."""
+        index, slash, count = text.partition("/")
+        if not (slash and index.isdecimal() and count.isdecimal()):
+            raise UserError(f"--part={text} is no part; write I/N, such as 0/64")
+        part = cls(int(index), int(count))
+        if part.index >= part.count:
+            raise UserError(
+                f"--part={text} is no part; those of {part.count} are"
+                f" 0/{part.count} to {part.count - 1}/{part.count}"
+                if part.count
+                else f"--part={text} is no part; there must be at least one"
+            )
+        return part
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def has(self, number: int) -> bool:
+        """Whether the shard of that number, from 0, is this part's."""
+        return number % self.count == self.index
+
+
+@dataclasses.dataclass(frozen=True)
 class Coordinator:
     """How this process finds the others; as given, nothing looked up yet.
 

@@ -5,7 +5,8 @@ Clusters send SIGTERM and, half a minute later, SIGKILL. The exit codes are:
     0         done
     2         an error that the user can fix (`UserError`, a full disk), and must fix
               before the same command can go on
-    75, 143   stopped from outside; the same command resumes
+    75, 143   stopped from outside, or a bucket that does not answer; the same command
+              resumes
     other     a bug, or killed
 """
 
@@ -16,7 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-AGAIN = 75  # EX_TEMPFAIL of sysexits.h: another process of the run stopped.
+AGAIN = 75  # EX_TEMPFAIL of sysexits.h: another process stopped, or no answer.
 TERMINATED = 128 + signal.SIGTERM  # 143, as shells call it
 INTERRUPTED = 128 + signal.SIGINT
 

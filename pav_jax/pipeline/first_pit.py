@@ -77,7 +77,7 @@ def label_to_pits(
 
     # Whole problems, so that the size of a shard does not matter: responses to a
     # problem share prefixes.
-    in_shards(context, list(rollouts_of), config.labels.shard, "problem", work)
+    in_shards(context, range(len(problems)), config.labels.shard, "problem", work)
 
 
 def _label_pits(

@@ -56,12 +56,18 @@ def run_labels(context: StageContext) -> None:
     if config.labels.get("first_pit", {}).get("n_mc"):
         label_to_pits(context, policy, problems, seed_rollouts)
         return
+    # By their places among those of all problems: a part has only some of them.
+    n_cov = config.rollouts.n_cov
+    rollouts = {
+        rollout.problem * n_cov + place % n_cov: rollout
+        for place, rollout in enumerate(seed_rollouts)
+    }
 
     def work(part, path, ledger, advance):
         found = labels.label_steps(
             policy,
             problems,
-            [seed_rollouts[i] for i in part],
+            [rollouts[i] for i in part],
             n_mc=n_mc,
             seed=derive(config.seed, Stream.LABELS),
             sampling=labels.sampling_for(
@@ -75,4 +81,5 @@ def run_labels(context: StageContext) -> None:
         )
         records.write_labels(path, found)
 
-    in_shards(context, range(len(seed_rollouts)), config.labels.shard, "rollout", work)
+    places = range(len(problems) * n_cov)
+    in_shards(context, places, config.labels.shard, "rollout", work, siblings=n_cov)

@@ -64,7 +64,7 @@ def take(source: Path, manifest: Mapping[str, Any], new: Path) -> bool:
         for name in manifest["files"]:
             target = new / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            _link(source / name, target)
+            link(source / name, target)
         unchanged = read_manifest(source)["fingerprint"] == manifest["fingerprint"]
     except (UserError, FileNotFoundError):
         return False
@@ -85,7 +85,8 @@ def _candidates(
                 yield source
 
 
-def _link(source: Path, target: Path) -> None:
+def link(source: Path, target: Path) -> None:
+    """Gives a finished file a second name; copies it where there are no links."""
     try:
         os.link(source, target)
     except FileNotFoundError:

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
 from pav_jax.core.profile import Profile
-from pav_jax.distributed.processes import Processes
+from pav_jax.distributed.processes import Part, Processes
 from pav_jax.pipeline import reuse
 from pav_jax.pipeline.manifest import (
     MANIFEST,
@@ -55,20 +55,23 @@ class Stage:
     Attributes:
       name: the name of its folder.
       run: writes its files into `context.directory`, where it may find files of its
-        own from an attempt that was stopped.
+        own from an attempt that was stopped; returns seconds of work that was done
+        elsewhere and is part of it, if any.
       needs: the earlier stages whose folders it reads.
       fields: the config fields that it reads: a name ("seed"), a section ("sft"), a
         dotted name ("sft.steps"), or all of them ("").
-      collective: True if every process runs it: its work must then be `in_shards`, or
-        training that is `@together`. Otherwise the primary process runs it, and the
-        others wait.
+      collective: True if every process runs it: training that is `@together`.
+        Otherwise the primary process runs it, and the others wait.
+      in_shards: True if every process runs it, since all its work is `in_shards`; a
+        part of the experiment may then do some of them alone.
     """
 
     name: str
-    run: Callable[["StageContext"], None]
+    run: Callable[["StageContext"], float | None]
     needs: tuple[str, ...]
     fields: tuple[str, ...]
     collective: bool = False
+    in_shards: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +85,7 @@ class StageContext:
       directory: the folder to write into; renamed when the stage is complete.
       inputs: the folders of the stages that this one needs.
       worker: this process among those of the run.
+      part: of the shards, which is all that the stage does.
       profile: runs the steps of the stage's hot loop, and may trace some.
       open_log: opens the log of a training's scalars.
     """
@@ -91,6 +95,7 @@ class StageContext:
     directory: Path
     inputs: Mapping[str, Path]
     worker: Worker = Worker()
+    part: Part = Part()
     profile: Profile = Profile()
     open_log: OpenLog = open_none
 
@@ -141,7 +146,8 @@ def run_stages(
     if until is not None and until not in names:
         raise UserError(f"there is no stage {until!r}; there are: {', '.join(names)}")
     values = config_lib.flatten(config)
-    fields_of = {stage.name: _fields_of(stage, values) for stage in stages}
+    for stage in stages:
+        _fields_of(stage, values)  # raises before anything runs
 
     with open_workdir(workdir, config.name, values, processes) as (root, worker):
         fingerprints: dict[str, str] = {}
@@ -149,18 +155,16 @@ def run_stages(
             reuse.check(reuse_from)
             watch.check()
         for stage in stages:
-            context = _context(stage, config, root, worker, watch)
+            context = make_context(stage, config, root, watch, worker)
             if worker.is_primary:
-                terms = {
-                    "fields": fields_of[stage.name],
-                    "needs": {need: fingerprints[need] for need in stage.needs},
-                }
-                fingerprints[stage.name] = _bring_up_to_date(
+                terms = make_terms(stage, values, fingerprints)
+                fingerprints[stage.name] = bring_up_to_date(
                     stage, terms, context, reuse_from
                 )
                 worker.finish(stage.name)
             else:
-                if worker.wait_for_start(stage.name) and stage.collective:
+                all_run = stage.collective or stage.in_shards
+                if worker.wait_for_start(stage.name) and all_run:
                     stage.run(context)
                 worker.wait_for_end(stage.name)
             if stage.name == until:
@@ -178,9 +182,14 @@ def _check(stages: Sequence[Stage]) -> None:
         before.add(stage.name)
 
 
-def _context(
-    stage: Stage, config: ConfigDict, root: Path, worker: Worker, watch: Watch
+def make_context(
+    stage: Stage,
+    config: ConfigDict,
+    root: Path,
+    watch: Watch = Watch(),  # noqa: B008
+    worker: Worker = Worker(),  # noqa: B008
 ) -> StageContext:
+    """What a stage is given that works in the folder `root`, with its inputs."""
     shown = {}
     if worker.is_primary:
         shown = dict(
@@ -199,6 +208,25 @@ def _context(
     )
 
 
+def make_terms(
+    stage: Stage, values: Mapping[str, Any], fingerprints: Mapping[str, str]
+) -> dict[str, Any]:
+    """All that the result of a stage depends on.
+
+    Args:
+      stage: the stage.
+      values: the config, flattened.
+      fingerprints: of the stages that it needs, and others.
+
+    Raises:
+      UserError: the config lacks a field that the stage reads.
+    """
+    return {
+        "fields": _fields_of(stage, values),
+        "needs": {need: fingerprints[need] for need in stage.needs},
+    }
+
+
 def _fields_of(stage: Stage, values: Mapping[str, Any]) -> dict[str, Any]:
     for prefix in stage.fields:
         if not any(config_lib.within(name, prefix) for name in values):
@@ -215,17 +243,16 @@ def _fields_of(stage: Stage, values: Mapping[str, Any]) -> dict[str, Any]:
 # One stage.
 
 
-def _bring_up_to_date(
+def bring_up_to_date(
     stage: Stage,
     terms: dict,
     context: StageContext,
-    reuse_from: Collection[str | os.PathLike[str]],
+    reuse_from: Collection[str | os.PathLike[str]] = (),
 ) -> str:
     """Takes or runs the stage unless its result is there; returns the fingerprint."""
     new = context.directory
     folder = new.with_name(stage.name)
-    _settle(folder)
-    why = _why_not_done(folder, terms)
+    why = why_not_done(folder, terms)
     unprofiled = "; it is not run again for a profile" * context.profile.is_on
     if not why:
         manifest = read_manifest(folder)
@@ -256,16 +283,21 @@ def _bring_up_to_date(
     with _Clock(new / STARTED, terms, seconds or 0.0) as clock:
         context.worker.open_stage(stage.name)
         with contextlib.closing(context.profile):
-            stage.run(context)
-    manifest = make_manifest(stage.name, terms, new, clock.seconds)
+            elsewhere = stage.run(context) or 0.0
+    seconds = round(clock.seconds + elsewhere, 3)
+    manifest = make_manifest(stage.name, terms, new, seconds)
     artifacts.write_json(new / MANIFEST, manifest)
     _settle(folder)
-    context.log(f"done ({_duration(clock.seconds)})")
+    context.log(f"done ({_duration(seconds)})")
     return manifest["fingerprint"]
 
 
-def _why_not_done(folder: Path, terms: dict) -> str:
-    """Why the stage has to run, for "since ..."; empty if its result is there."""
+def why_not_done(folder: Path, terms: dict) -> str:
+    """Why the stage has to run, for "since ..."; empty if its result is there.
+
+    Completes what a kill has left of the end of an earlier attempt.
+    """
+    _settle(folder)
     if not (folder / MANIFEST).exists():
         return f"its {MANIFEST} is missing"
     try:

@@ -9,10 +9,12 @@ from pav_jax.core.progress_bar import progress
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.storage import artifacts, records
 
+LEDGER = "ledger.json"  # of a stage; a shard has its own
+
 
 def write_ledger(directory: Path, ledger: Ledger) -> None:
     """Writes the `ledger.json` of a stage."""
-    artifacts.write_json(directory / "ledger.json", vars(ledger))
+    artifacts.write_json(directory / LEDGER, vars(ledger))
 
 
 def read_ledger(directory: Path) -> Ledger:
@@ -21,7 +23,7 @@ def read_ledger(directory: Path) -> Ledger:
     Raises:
       UserError: it is missing or damaged.
     """
-    return Ledger(**artifacts.read_json(directory / "ledger.json"))
+    return Ledger(**artifacts.read_json(directory / LEDGER))
 
 
 # (indices, shard to write, ledger to add to, to be called after each index)
@@ -29,11 +31,17 @@ Work = Callable[[list[int], Path, Ledger, Callable[[], Any]], None]
 
 
 def in_shards(
-    context: StageContext, indices: Sequence[int], size: int, unit: str, work: Work
+    context: StageContext,
+    indices: Sequence[int],
+    size: int,
+    unit: str,
+    work: Work,
+    siblings: int = 1,
 ) -> None:
     """Does the work shard by shard, and sums the ledgers.
 
-    With several processes, a shard is done by the worker that claims it first.
+    With several processes, a shard is done by the worker that claims it first. A part
+    of an experiment does every so many shards, and sums their ledgers alone.
 
     Args:
       context: of the stage.
@@ -41,14 +49,20 @@ def in_shards(
       size: indices in a shard.
       unit: what the progress bar counts.
       work: writes a shard.
+      siblings: shards in a row that are made of one shard of an earlier stage, and so
+        are of the same part.
     """
     shards = {
         records.shard_path(context.directory, number): list(indices[at : at + size])
         for number, at in enumerate(range(0, len(indices), size))
+        if context.part.has(number // siblings)
     }
     worker = context.worker
     bar = progress(
-        total=len(indices), unit=unit, desc=context.stage, disable=not worker.is_primary
+        total=sum(map(len, shards.values())),
+        unit=unit,
+        desc=context.stage,
+        disable=not worker.is_primary,
     )
     with bar:
         claimed_by_others = _work_on_claims(context, shards, work, bar)

@@ -70,14 +70,14 @@ def _labels_stages(config: ConfigDict) -> list[Stage]:
         run_rollouts,
         ("data", "sft"),
         (*_SAMPLED, "rollouts", "labels.shard"),
-        collective=True,
+        in_shards=True,
     )
     if _labels_own(config):
         # Not labels.from, so that these labels are the same as before there was one.
         fields = tuple(f"labels.{name}" for name in config.labels if name != "from")
         needs = ("data", "sft", "rollouts")
         fields = (*_SAMPLED, *fields, "rollouts")
-        return [rollouts, Stage("labels", run_labels, needs, fields, collective=True)]
+        return [rollouts, Stage("labels", run_labels, needs, fields, in_shards=True)]
     if config.labels.get("first_pit", {}).get("n_mc"):
         raise UserError(
             "config.labels.first_pit continues rollouts of one's own, whose place"
@@ -122,7 +122,7 @@ def _prover_stages(config: ConfigDict) -> list[Stage]:
         needs = ("data", "rollouts", *prover.needs(_policies(provers)))
         fields = (*_SAMPLED, "rollouts", "labels.shard", f"provers.{prover.name}")
         name = f"labels-{prover.name}"
-        found.append(Stage(name, run, needs, fields, collective=True))
+        found.append(Stage(name, run, needs, fields, in_shards=True))
         run = functools.partial(run_prover_prm, name=prover.name)
         needs, fields = ("data", "sft", name), (*_verifier(config), "verifier.prm")
         name = f"prm-{prover.name}"
@@ -211,7 +211,7 @@ def _beams_stage(number: int, *, prm: str) -> Stage:
         ("data", "sft", prm),
         (*_SAMPLED, "verifier.on_search", "verifier.held_out", "rollouts.temperature")
         + ("search.candidates", "search.temperature", "labels.shard"),
-        collective=True,
+        in_shards=True,
     )
 
 
@@ -239,7 +239,7 @@ def _comparison_stages(config: ConfigDict, improved: list[Stage]) -> list[Stage]
             run_samples,
             ("data", "sft", "prm", "orm"),
             (*_SAMPLED, "search.samples", "search.temperature"),
-            collective=True,
+            in_shards=True,
         ),
         Stage(
             "search",

@@ -67,9 +67,12 @@ def write_atomically(path: PathLike, write: Callable[[BinaryIO], None]) -> None:
 
 
 def remove_partials(folder: Path) -> None:
-    """Removes the unfinished files under `folder` that a killed process left."""
+    """Removes the unfinished files under `folder` that a killed process left; not
+    those in hidden folders, where others may be at work."""
     for partial in folder.rglob(f".*{_PARTIAL}"):
-        partial.unlink()
+        within = partial.relative_to(folder).parts[:-1]
+        if not any(part.startswith(".") for part in within):
+            partial.unlink()
 
 
 def write_json(path: PathLike, value: Any) -> None:

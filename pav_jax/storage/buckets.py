@@ -18,10 +18,17 @@ from typing import Any
 
 import fsspec
 
-from pav_jax.core.errors import UserError
+from pav_jax.core.errors import Unanswered, UserError, unwritable
 
 # Their clients list all names under a prefix at once, and raise if they cannot.
 _STORES = ("gs", "s3", "az")
+# What comes of a name or a permission that is not right; the clients of the stores have
+# many more kinds of errors, and tell some of these by words alone.
+_MISTAKES = (
+    *(FileNotFoundError, PermissionError),
+    *(ImportError, NotImplementedError, TypeError, ValueError),
+)
+_SIGNS_OF_MISTAKES = ("credential", "denied", "forbidden", "unauthorized")
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -61,6 +68,7 @@ def explained(path: str, local: Path | None = None) -> Iterator[None]:
 
     Raises:
       UserError: also if `path` is in a kind of store that is not known.
+      Unanswered: if it may be otherwise the next time.
     """
     if is_remote(path) and path.split("://")[0] not in _STORES:
         raise UserError(
@@ -73,9 +81,16 @@ def explained(path: str, local: Path | None = None) -> Iterator[None]:
         raise
     except Exception as error:  # of the client of whichever store it is
         kept = f"; all is in {local}, and the same command copies it" if local else ""
-        raise UserError(
+        kind = UserError if _is_mistake(error) else Unanswered
+        raise kind(
             f"cannot use {path}: {type(error).__name__}: {error}{kept}"
         ) from error
+
+
+def _is_mistake(error: Exception) -> bool:
+    """Whether the user has to mend something."""
+    known = isinstance(error, _MISTAKES) or unwritable(error)
+    return bool(known) or any(sign in str(error).lower() for sign in _SIGNS_OF_MISTAKES)
 
 
 def connect(path: str) -> tuple[fsspec.AbstractFileSystem, str]:

@@ -8,6 +8,8 @@ one that a kill could have left on disk:
 - files in the order in which they were written, and manifests last, so that an object
   is never there before what it vouches for;
 - a manifest is removed before anything in its folder changes;
+- of an unfinished stage, `started.json` comes first; if it has other terms than the one
+  there, the stage was begun anew, and what is there is removed before;
 - what is gone here is removed there last, when all that took its place is there.
 
 So a machine may be lost at any time, and the run goes on from the bucket on another, at
@@ -34,6 +36,7 @@ from pav_jax.storage import artifacts, buckets
 _OWNER = "owner.txt"  # in the bucket: the token of the run that writes there
 _INDEX = ".mirror.json"  # beside the files: what of them is in the bucket
 _MANIFEST = "manifest.json"
+_STARTED = "started.json"  # of an unfinished stage: what it depends on, and seconds
 _SECONDS = 30.0  # what the loss of a machine may cost
 
 
@@ -78,6 +81,7 @@ class Mirror:
         self._bucket, self._root = buckets.connect(remote)
         self._token = secrets.token_hex(8)
         self._copied: dict[str, list[int]] = {}  # size and time of what is there
+        self._terms: dict[str, str] = {}  # of what is there of unfinished stages
         self._seen: set[str] = set()
 
     def fetch(self) -> None:
@@ -98,7 +102,7 @@ class Mirror:
         with contextlib.suppress(UserError):
             index = artifacts.read_json(self._local / _INDEX)
         if owner and owner == index.get("token"):
-            self._copied = index["files"]
+            self._copied, self._terms = index["files"], index.get("terms", {})
         else:
             (self._local / _INDEX).unlink(missing_ok=True)
             for name in buckets.files(self._local):
@@ -106,6 +110,8 @@ class Mirror:
             buckets.download(self._remote, self._local)
             (self._local / _OWNER).unlink(missing_ok=True)
             self._copied = self._stamps()
+            started = [name for name in self._copied if _is(_STARTED, name)]
+            self._terms = {name: self._terms_of(name) for name in started}
         self._bucket.pipe_file(f"{self._root}/{_OWNER}", self._token.encode())
         self._write_index()
 
@@ -131,14 +137,14 @@ class Mirror:
         if self._owner() != self._token:
             raise UserError(f"another process has begun to work in {self._remote}")
         here = self._stamps()
+        self._remove_other_terms(here)
         changed = [name for name in here if self._copied.get(name) != here[name]]
         # Twice not seen: a folder may be renamed while it is being listed.
         gone = sorted(self._copied.keys() - here.keys() - self._seen)
         self._seen = set(here)
         touched = {Path(name).parts[0] for name in [*changed, *gone]}
         for name in list(self._copied):
-            path = Path(name)
-            if path.parts[1:] == (_MANIFEST,) and path.parts[0] in touched:
+            if _is(_MANIFEST, name) and Path(name).parts[0] in touched:
                 self._remove(name)
                 changed += [name] if name in here and name not in changed else []
         for name in sorted(changed, key=lambda name: _order(name, here[name])):
@@ -148,6 +154,25 @@ class Mirror:
         for name in gone:
             self._remove(name)
         self._write_index()
+
+    def _remove_other_terms(self, here: dict[str, list[int]]) -> None:
+        """Removes what is there of stages that were begun anew with other terms."""
+        for name in here:
+            if _is(_STARTED, name) and self._copied.get(name) != here[name]:
+                terms = self._terms_of(name)
+                if terms != self._terms.get(name):
+                    folder = Path(name).parts[0]
+                    for other in [*self._copied]:
+                        if Path(other).parts[0] == folder:
+                            self._remove(other)
+                    self._terms[name] = terms
+
+    def _terms_of(self, name: str) -> str:
+        """What a `started.json` here says but for the seconds; empty if it is gone."""
+        with contextlib.suppress(UserError, AttributeError):
+            value = artifacts.read_json(self._local / name)
+            return json.dumps({k: v for k, v in value.items() if k != "seconds"})
+        return ""
 
     def _owner(self) -> str:
         """The token of the run that the bucket is of; empty if it is of none."""
@@ -171,11 +196,16 @@ class Mirror:
         return found
 
     def _write_index(self) -> None:
-        index = {"token": self._token, "files": self._copied}
+        index = {"token": self._token, "files": self._copied, "terms": self._terms}
         text = json.dumps(index).encode()
         artifacts.write_atomically(self._local / _INDEX, lambda file: file.write(text))
 
 
-def _order(name: str, stamp: list[int]) -> tuple[bool, int, bool, str]:
+def _is(kind: str, name: str) -> bool:
+    return Path(name).parts[1:] == (kind,)
+
+
+def _order(name: str, stamp: list[int]) -> tuple[int, int, bool, str]:
     """By time; where that ties, a shard comes before the ledger that vouches for it."""
-    return Path(name).name == _MANIFEST, stamp[1], name.endswith(".json"), name
+    place = _is(_MANIFEST, name) - _is(_STARTED, name)
+    return place, stamp[1], name.endswith(".json"), name

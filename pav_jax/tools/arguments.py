@@ -2,13 +2,16 @@
 
 import argparse
 
+from pav_jax.tools import run_arguments
+
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Adds all commands to the parser of `pav`."""
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add in (
-        _add_run,
-        _add_report,
+        run_arguments.add_run,
+        run_arguments.add_merge,
+        run_arguments.add_report,
         _add_score,
         _add_show,
         _add_judge,
@@ -16,65 +19,11 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         _add_labels,
         _add_advise,
         _add_export,
-        _add_lab,
-        _add_plan,
-        _add_devices,
+        run_arguments.add_lab,
+        run_arguments.add_plan,
+        run_arguments.add_devices,
     ):
         add(commands)
-
-
-def _add_run(commands) -> None:
-    parser = commands.add_parser(
-        "run",
-        help="run an experiment, or what is left of it",
-        description="Runs the stages of an experiment. Finished stages are skipped; a"
-        " run that was stopped goes on where it was.",
-        epilog="Any field of the config can be changed: --config.FIELD=VALUE, such as"
-        " --config.seed=1.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
-    parser.add_argument(
-        "--workdir", required=True, metavar="DIR", help="where results go"
-    )
-    parser.add_argument("--until", metavar="STAGE", help="the last stage to run")
-    parser.add_argument(
-        "--reuse",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="take stages that another run has finished with equal fields and inputs;"
-        " its workdir, or a folder of workdirs; may be given several times",
-    )
-    parser.add_argument(
-        "--profile",
-        type=int,
-        default=0,
-        metavar="N",
-        help="trace N steps of the loop of each stage that runs, for xprof, into"
-        " profiles/STAGE of the workdir; stages that are done are not run again",
-    )
-    parser.add_argument(
-        "--log_to",
-        choices=("tensorboard", "wandb", "none"),
-        default="tensorboard",
-        help="where the scalars of trainings go, besides metrics.jsonl: events/STAGE of"
-        " the workdir for TensorBoard, Weights & Biases (pip install wandb), or"
-        " nowhere; default: tensorboard",
-    )
-    _add_coordinator(parser)
-    parser.set_defaults(command="run", takes_changes=True)
-
-
-def _add_report(commands) -> None:
-    parser = commands.add_parser(
-        "report",
-        help="make the page of a finished run again",
-        description="Makes the page of a finished run again.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--workdir", required=True, metavar="DIR")
-    parser.set_defaults(command="report", takes_changes=False)
 
 
 def _add_score(commands) -> None:
@@ -113,7 +62,7 @@ def _add_score(commands) -> None:
         help="progress under the best-of-K prover; default: the run's",
     )
     _add_mesh(parser)
-    _add_coordinator(parser)
+    run_arguments.add_coordinator(parser)
     parser.set_defaults(command="score", takes_changes=False)
 
 
@@ -298,86 +247,9 @@ def _add_advise(commands) -> None:
     parser.set_defaults(command="advise", takes_changes=False)
 
 
-def _add_lab(commands) -> None:
-    parser = commands.add_parser(
-        "lab",
-        help="run a laboratory: a claim of the paper where values are exact",
-        description="Runs a laboratory, a small task whose values are known exactly:"
-        " those of experiments/evidence. Cells that are measured are kept; a run that"
-        " was stopped goes on where it was.",
-        epilog="Any field of the config can be changed: --config.FIELD=VALUE.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
-    parser.add_argument(
-        "--workdir",
-        required=True,
-        metavar="DIR",
-        help="where results.json, table.md and figure.svg go",
-    )
-    parser.set_defaults(command="lab", takes_changes=True)
-
-
-def _add_plan(commands) -> None:
-    parser = commands.add_parser(
-        "plan",
-        help="say whether an experiment fits a TPU slice, and what it takes there",
-        description="Compiles the step functions of an experiment for a TPU slice,"
-        " without a TPU, and says whether they fit. Times and costs are modelled. Exit"
-        " code: 0 if all fits, 1 if something does not, 2 if that is not known. Needs"
-        " libtpu: pip install 'pav_jax[plan]'.",
-        epilog="Any field of the config can be changed: --config.FIELD=VALUE.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
-    parser.add_argument(
-        "--topology", required=True, metavar="NAME", help="such as v5p:4x4x4 or v5p-128"
-    )
-    parser.add_argument(
-        "--search", action="store_true", help="try all meshes; the best comes first"
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print a JSON list of plans"
-    )
-    parser.set_defaults(command="plan", takes_changes=True)
-
-
-def _add_devices(commands) -> None:
-    parser = commands.add_parser(
-        "devices",
-        help="say what devices there are, or that they do not answer",
-        description="Says what devices there are. With many processes, each must ask.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--expect", type=int, metavar="N", help="devices there must be, in all"
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=300, metavar="SECONDS", help="default: 300"
-    )
-    _add_coordinator(parser)
-    parser.set_defaults(command="devices", takes_changes=False)
-
-
 def _add_mesh(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mesh",
         metavar="AXIS=N,...",
         help="the mesh of devices, such as fsdp=-1,tensor=2; default: the run's",
     )
-
-
-def _add_coordinator(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "many processes",
-        "Processes of one run work in one folder that all of them see. They also read"
-        " JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
-    )
-    group.add_argument(
-        "--coordinator",
-        metavar="HOST:PORT",
-        help="address of process 0; auto: the environment tells all three (TPU, GKE,"
-        " Slurm)",
-    )
-    group.add_argument("--num_processes", type=int, metavar="N")
-    group.add_argument("--process_id", type=int, metavar="I")

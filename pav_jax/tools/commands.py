@@ -25,6 +25,7 @@ def run(arguments: argparse.Namespace, changes: list[str]) -> None:
     from pav_jax.storage import buckets
 
     coordinator = _coordinator(arguments)
+    part = _part(arguments, coordinator) if arguments.part else None
     config = config_lib.load([f"--config={arguments.config}", *changes])
 
     # jax keeps what it compiled, so that a rerun or a like stage need not do so again.
@@ -32,19 +33,54 @@ def run(arguments: argparse.Namespace, changes: list[str]) -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled))
     # After the config, so that a mistake in it is reported before jax loads.
     from pav_jax.distributed import mesh, processes
-    from pav_jax.pipeline import runner, stages
+    from pav_jax.pipeline import parts, runner, stages
     from pav_jax.pipeline.watch import Watch
 
     joined = processes.join(coordinator)
     mesh.activate(config)
-    runner.run_stages(
+    todo = dict(until=arguments.until, watch=Watch(arguments.profile, arguments.log_to))
+    common = (stages.stages(config), config, arguments.workdir)
+    if part:
+        parts.run_part(*common, part=part, **todo)
+    else:
+        runner.run_stages(*common, processes=joined, reuse_from=arguments.reuse, **todo)
+
+
+def _part(arguments: argparse.Namespace, coordinator):
+    """Of `--part`, if the other arguments go with it."""
+    from pav_jax.distributed.processes import Part
+
+    part = Part.parse(arguments.part)
+    if not arguments.until:
+        raise UserError(
+            f"--part={part} needs --until=STAGE, such as labels: the stage of which it"
+            " does a part"
+        )
+    if arguments.reuse:
+        raise UserError(
+            f"--part={part} and --reuse do not go together: a part takes finished"
+            " stages from --workdir"
+        )
+    if coordinator.address is not None:
+        raise UserError(
+            f"--part={part} is for one process, and --coordinator for several that"
+            " work together; give each process a part of its own"
+        )
+    return part
+
+
+def merge(arguments: argparse.Namespace, changes: list[str]) -> None:
+    from pav_jax.core import config as config_lib
+
+    config = config_lib.load([f"--config={arguments.config}", *changes])
+    from pav_jax.pipeline import parts, stages
+
+    parts.merge(
         stages.stages(config),
         config,
         arguments.workdir,
         until=arguments.until,
-        processes=joined,
-        reuse_from=arguments.reuse,
-        watch=Watch(arguments.profile, arguments.log_to),
+        count=arguments.parts,
     )
 
 

@@ -1,7 +1,9 @@
-"""A run on TPU slices of a Kubernetes cluster, as the manifest of a JobSet.
+"""A run on TPU slices of a Kubernetes cluster, as a manifest.
 
-JobSet (kubernetes-sigs/jobset) keeps a job for each slice, with a pod for each host,
-and starts all of them again when one stops.
+Of processes that work together it is that of a JobSet (kubernetes-sigs/jobset), which
+keeps a job for each slice, with a pod for each host, and starts all of them again when
+one stops. Of parts, which know nothing of each other, it is that of an Indexed Job of
+Kubernetes itself, which starts each one again alone.
 """
 
 import dataclasses
@@ -32,17 +34,18 @@ class Options:
     """What a run asks of a cluster.
 
     Attributes:
-      name: of the JobSet.
+      name: of the JobSet, or of the Job.
       type: of a slice, as `topology.parse` reads it.
       image: that has pav_jax in it.
       slices: that work on the one run.
+      parts: of the run, a slice of one host each; 0 for a run that is not in parts.
       claim: a PersistentVolumeClaim that all pods mount, or None.
       mount: where `claim` is.
       bucket: that is mounted at `BUCKET_MOUNT` to read from, or None.
       service_account: of Kubernetes, or None.
       spot: whether to take capacity that may be preempted.
       queue: a LocalQueue of Kueue, or None.
-      restarts: at most.
+      restarts: at most; of parts, of each. A preemption is none.
       timeout: seconds that devices may take to answer.
       namespace: of the cluster.
     """
@@ -51,6 +54,7 @@ class Options:
     type: str | None
     image: str | None
     slices: int = 1
+    parts: int = 0
     claim: str | None = None
     mount: str = "/mnt/pav"
     bucket: str | None = None
@@ -63,7 +67,7 @@ class Options:
 
 
 def render(options: Options, arguments: list[str]) -> dict[str, Any]:
-    """The JobSet that does `pav run` with the given arguments.
+    """The JobSet, or the Job of parts, that does `pav run` with the given arguments.
 
     Raises:
       UserError: an option is missing, or does not go with another.
@@ -72,18 +76,26 @@ def render(options: Options, arguments: list[str]) -> dict[str, Any]:
     metadata: dict[str, Any] = {"name": options.name, "namespace": options.namespace}
     if options.queue:
         metadata["labels"] = {"kueue.x-k8s.io/queue-name": options.queue}
+    pod = _pod(options, arguments, target)
+    wrong = {"containerName": CONTAINER, "operator": "NotIn", "values": [*RETRIED]}
+    if options.parts:
+        return {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": metadata,
+            "spec": _parts(options, pod, wrong),
+        }
     if target.hosts > 1:
         # Pods of a slice go to one node pool, which is one slice, and have it alone.
         alone = "alpha.jobset.sigs.k8s.io/exclusive-topology"
         metadata["annotations"] = {alone: "cloud.google.com/gke-nodepool"}
-    wrong = {"containerName": CONTAINER, "operator": "NotIn", "values": [*RETRIED]}
     job = {
         "completionMode": "Indexed",
         "parallelism": target.hosts,
         "completions": target.hosts,
         "backoffLimit": 0,  # when one stops all do, and the JobSet starts all again
         "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": wrong}]},
-        "template": _pod(options, arguments, target),
+        "template": pod,
     }
     stop = {
         "name": "mistakes",
@@ -108,6 +120,33 @@ def render(options: Options, arguments: list[str]) -> dict[str, Any]:
     }
 
 
+def _parts(
+    options: Options, pod: dict[str, Any], wrong: dict[str, Any]
+) -> dict[str, Any]:
+    """The spec of the Job of parts: as many at once as there is room for.
+
+    Args:
+      options: of the run.
+      pod: the template of a pod.
+      wrong: exit codes after which a part is not tried again.
+    """
+    preempted = [{"type": "DisruptionTarget", "status": "True"}]
+    return {
+        "completionMode": "Indexed",
+        "parallelism": options.parts,
+        "completions": options.parts,
+        "backoffLimitPerIndex": options.restarts,
+        # The first rule that fits counts.
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "Ignore", "onPodConditions": preempted},
+                {"action": "FailIndex", "onExitCodes": wrong},
+            ]
+        },
+        "template": pod,
+    }
+
+
 def _checked(options: Options, arguments: list[str]) -> topology.Topology:
     """The slice that is asked for, if all that the manifest needs is there."""
     for field in ("type", "image"):
@@ -125,6 +164,8 @@ def _checked(options: Options, arguments: list[str]) -> topology.Topology:
             " allowed"
         )
     target = topology.parse(options.type, "--type")
+    if options.parts:
+        _check_parts(options, arguments, target)
     if options.slices < 1 or options.restarts < 0:
         raise UserError("--slices must be at least 1, and --restarts at least 0")
     if options.slices > 1 and target.hosts == 1:
@@ -148,6 +189,21 @@ def _checked(options: Options, arguments: list[str]) -> topology.Topology:
             f" --claim=... and a folder below --mount={options.mount}"
         )
     return target
+
+
+def _check_parts(
+    options: Options, arguments: list[str], target: topology.Topology
+) -> None:
+    if options.parts < 0:
+        raise UserError(f"--parts={options.parts} must be at least 1")
+    if target.hosts > 1 or options.slices > 1:
+        raise UserError(
+            f"a part is of one host alone, and {options.slices} x {options.type} has"
+            f" {target.hosts * options.slices}: give a --type of one host, such as"
+            " v6e-8, and no --slices"
+        )
+    if not any(word.startswith("--until=") for word in arguments):
+        raise UserError("--parts needs --until=STAGE after --, such as --until=labels")
 
 
 def _workdir(arguments: list[str]) -> str:
@@ -240,5 +296,7 @@ def _script(options: Options, arguments: list[str], target: topology.Topology) -
     retry = f"exit $(($? == 2 ? {AGAIN} : $?))"
     # Kubernetes replaces $(NAME) in a command, and $$ by $.
     run = shlex.join(["pav", "run", *arguments]).replace("$", "$$")
+    if options.parts:
+        run += f" --part=$JOB_COMPLETION_INDEX/{options.parts}"
     lines += [f'pav devices {expect} "$@" || {retry}', f'exec {run} "$@"']
     return "\n".join(lines) + "\n"

@@ -27,7 +27,23 @@ error = here / (words[0] + "_error")
 if error.exists():
     print(error.read_text(), file=sys.stderr)
     sys.exit(1)
-if words[:2] == ["get", "jobset"]:
+if words[:2] == ["get", "job"]:
+    lines = (here / "states").read_text().splitlines()
+    if len(lines) > 1:
+        (here / "states").write_text("\\n".join(lines[1:]))
+    state, _, counts = lines[0].partition(" ")
+    if state != "ABSENT":
+        done, _, failed = counts.partition(" ")
+        conditions = [dict(type="Suspended", status="False")]
+        if state != "Running":
+            conditions.append(dict(type=state, status="True"))
+        status = dict(conditions=conditions)
+        if done:
+            status |= dict(succeeded=int(done))
+        if failed:
+            status |= dict(failedIndexes=failed)
+        print(json.dumps(dict(status=status)))
+elif words[:2] == ["get", "jobset"]:
     lines = (here / "states").read_text().splitlines()
     if len(lines) > 1:
         (here / "states").write_text("\\n".join(lines[1:]))
@@ -170,6 +186,38 @@ def test_how_a_run_ends(cluster, states, pods, code, verbs):
     done = cluster.run(*FLAGS, *RUN)
     assert done.returncode == code, done.stderr
     assert cluster.verbs == verbs
+
+
+@pytest.mark.parametrize(
+    "states, pods, code, verbs, counts",
+    [
+        ("ABSENT\nRunning\nRunning 1\nRunning 1\nComplete 4", [], 0, ["apply"], "014"),
+        ("Running 1\nComplete 4", [], 0, [], "4"),  # followed
+        ("Failed 3 2\nComplete 4", [], 0, ["delete", "apply"], "4"),  # once more
+        ("ABSENT\nRunning 1\nFailed 2 0,3", [75, 2, 0], 2, ["apply"], "12"),
+        ("ABSENT\nRunning 1\nFailed 2 0,3", [75], 75, ["apply"], "12"),
+        ("ABSENT\nRunning 1\nABSENT", [], 75, ["apply"], "1"),  # somebody deleted it
+    ],
+)
+def test_parts_are_counted(cluster, states, pods, code, verbs, counts):
+    cluster.set(states=states)
+    cluster.pods(*pods)
+    run = [*RUN, "--until=labels", "--workdir=gs://results/x"]
+    done = cluster.run(*FLAGS, "--type=v6e-8", "--parts=4", *run)
+    assert done.returncode == code, done.stderr
+    assert cluster.verbs == verbs
+    said = [line for line in done.stderr.splitlines() if "parts are done" in line]
+    failed = "; given up: 0,3"
+    assert said == [
+        f"gke.py: {count} parts are done" + failed * (count == "2") for count in counts
+    ]
+    assert not any("logs" in call for call in cluster.calls)
+    if "apply" in verbs:
+        assert yaml.safe_load(cluster.applied)["kind"] == "Job"
+    if pods:
+        assert any(
+            "batch.kubernetes.io/job-name=demo-1" in str(c) for c in cluster.calls
+        )
 
 
 def test_without_a_pod_there_is_no_log_yet(cluster):

@@ -2,27 +2,22 @@
 
 import itertools
 import json
-import types
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from tiny import random_params
+from toy_problems import ARCHITECTURE, ToyProblems
 
 from pav_jax import labels
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.seeds import Stream, derive
-from pav_jax.gemma.architecture import tiny_gemma2
 from pav_jax.pipeline import labelling, verifiers
 from pav_jax.pipeline.first_pit import read_pits
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.storage import records
 
-VOCAB, END, NEWLINES = 24, 3, (4, 9, 17, 20)
-ARCHITECTURE = tiny_gemma2(
-    VOCAB, num_layers=1, embed_dim=16, num_heads=2, num_kv_heads=1, mlp_dim=24, window=5
-)
 N_MC, N_PIT, N_COV = 2, 4, 2
 CONFIG = ConfigDict(
     dict(
@@ -37,34 +32,18 @@ CONFIG = ConfigDict(
         ),
     )
 )
-
-
-class ToyProblems:
-    """Problems as `Problems` has them, with a Rex that an untrained policy can have."""
-
-    architecture = ARCHITECTURE
-    config = CONFIG
-    dtype = np.float32
-    is_step_end = np.isin(np.arange(VOCAB), NEWLINES)
-    tokenizer = types.SimpleNamespace(end_ids=(END,))
-    prompts = ((1, 2, 5, 7), (8, 1, 6), (2, 2, 2, 2, 2), (7, 5, 1), (1,))
-
-    def __getitem__(self, index):
-        return types.SimpleNamespace(id=1000 + index)
-
-    def are_correct(self, responses):
-        return [(sum(tokens) + problem) % 2 == 0 for problem, tokens in responses]
+PROBLEMS = ToyProblems(CONFIG)
 
 
 @pytest.fixture(scope="module")
 def rollouts():
     return labels.sample_responses(
         random_params(ARCHITECTURE),
-        ToyProblems(),
-        range(len(ToyProblems.prompts)),
+        PROBLEMS,
+        range(len(PROBLEMS.prompts)),
         count=N_COV,
         seed=derive(0, Stream.ROLLOUTS),
-        sampling=labels.sampling_for(ToyProblems(), 1.0, branches=8),
+        sampling=labels.sampling_for(PROBLEMS, 1.0, branches=8),
         ledger=Ledger(),
     )
 
@@ -80,7 +59,7 @@ def _run(folder, rollouts, **changes):
     inputs = {"data": folder, "sft": folder, "rollouts": of_rollouts}
     with pytest.MonkeyPatch.context() as patch:
         policy = random_params(ARCHITECTURE)
-        patch.setattr(labelling.Problems, "load", lambda *_: ToyProblems())
+        patch.setattr(labelling.Problems, "load", lambda *_: PROBLEMS)
         patch.setattr(labelling, "load_policy", lambda *_: policy)
         labelling.run_labels(StageContext("labels", config.lock(), folder, inputs))
     return folder
@@ -96,12 +75,12 @@ def _draw(response, ends, n_mc, stream):
     ledger = Ledger()
     [(_, continued)] = labels.continue_prefixes(
         random_params(ARCHITECTURE),
-        ToyProblems(),
+        PROBLEMS,
         [response],
         [ends],
         n_mc=n_mc,
         seed=derive(0, stream),
-        sampling=labels.sampling_for(ToyProblems(), 1.0, branches=8 * n_mc),
+        sampling=labels.sampling_for(PROBLEMS, 1.0, branches=8 * n_mc),
         ledger=ledger,
     )
     return continued, ledger

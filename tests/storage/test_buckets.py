@@ -3,7 +3,7 @@
 import pytest
 from stand_in import Bucket, Lost, contents
 
-from pav_jax.core.errors import UserError
+from pav_jax.core.errors import Unanswered, UserError
 from pav_jax.storage import buckets
 
 bucket = pytest.fixture(autouse=True)(contents)
@@ -37,8 +37,30 @@ def test_a_bucket_that_does_not_answer_is_not_an_empty_one(monkeypatch):
         raise Lost
 
     monkeypatch.setattr(Bucket, "info", fail)
-    with pytest.raises(UserError, match="cannot use gs://bucket/run: Lost"):
+    with pytest.raises(Unanswered, match="cannot use gs://bucket/run: Lost"):
         buckets.exists(RUN)
+
+
+@pytest.mark.parametrize(
+    "error, kind",
+    [
+        (OSError("Forbidden: no access to storage.objects.get"), UserError),
+        (PermissionError("Access Denied"), UserError),
+        (FileNotFoundError("The specified bucket does not exist"), UserError),
+        (ImportError("Install s3fs to access S3"), UserError),
+        (RuntimeError("Unable to locate credentials"), UserError),
+        (OSError(28, "No space left on device"), UserError),  # here, not there
+        (OSError("Bad Gateway"), Unanswered),
+        (TimeoutError(), Unanswered),
+        (ConnectionResetError(104, "Connection reset by peer"), Unanswered),
+        (Exception("503: Slow Down"), Unanswered),
+    ],
+)
+def test_what_may_be_otherwise_the_next_time(error, kind):
+    words = "cannot use gs://bucket/run: "
+    with pytest.raises(UserError, match=words) as raised, buckets.explained(RUN):
+        raise error
+    assert raised.type is kind
 
 
 def test_what_is_read_of_a_run(tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import shutil
 import threading
@@ -128,6 +129,42 @@ def test_a_machine_lost_at_any_moment(bucket, monkeypatch, change):
         manifest = read_manifest(buckets.local_folder(REMOTE) / "second")
         assert len(manifest["files"]) == 2 * size
     assert moments > 15
+
+
+def test_a_stage_begun_anew_with_other_terms(bucket, monkeypatch):
+    """What is in the bucket of the stage as it was is not taken for what it is now."""
+    mirrors, fetch = [], mirror.Mirror.fetch
+    monkeypatch.setattr(
+        mirror.Mirror, "fetch", lambda self: (mirrors.append(self), fetch(self))
+    )
+
+    def stop_after(count):
+        calls = itertools.count(1)
+
+        def sync():
+            mirrors[-1].sync()
+            if next(calls) == count:
+                raise Lost
+
+        return sync
+
+    with pytest.raises(Lost):  # in `second`, after a shard of it
+        run_stages(make_stages([], stop_after(3)), config(2), REMOTE)
+    start = {name: file.getvalue() for name, file in Bucket.store.items()}
+    assert any("second.new/shard-0" in name for name in start)
+    for moments in range(10):
+        Bucket.store.clear()
+        lose_machine()
+        for name, value in start.items():
+            Bucket().pipe_file(name, value)
+        Bucket.left = moments
+        with contextlib.suppress(Lost, UserError):
+            run_stages(make_stages([], stop_after(1)), config(3), REMOTE)
+        lose_machine()
+        run_stages(make_stages([]), config(3), REMOTE)
+        second = buckets.local_folder(REMOTE) / "second"
+        for path in second.glob("*.npz"):
+            assert artifacts.read_arrays(path)["size"].tolist() == [3, 3, 3]
 
 
 def test_a_bucket_that_fails_at_the_end_loses_nothing(bucket):

@@ -31,6 +31,12 @@ ALL = jobset.Options(
 )
 
 
+PARTS = jobset.Options(
+    name="demo-1", type="v6e-8", image="gcr.io/x", parts=64, spot=True, restarts=6
+)
+RUN_PARTS = ["--config=demo.py", "--until=labels", "--workdir=gs://results/x"]
+
+
 def strict(schema):
     """The schema, which then refuses fields that it does not know, as kubectl does."""
     if isinstance(schema, list):
@@ -42,7 +48,7 @@ def strict(schema):
 
 
 @pytest.fixture(scope="module")
-def check():
+def schema():
     text = Path(__file__).with_name("jobset_schema.json").read_text()
     schema = strict(json.loads(text))
     # The only free object; what Kubernetes itself defines of it.
@@ -58,10 +64,33 @@ def check():
         },
     }
     jsonschema.Draft202012Validator.check_schema(schema)
+    return schema
+
+
+@pytest.fixture(scope="module")
+def check(schema):
     return jsonschema.Draft202012Validator(schema).validate
 
 
+@pytest.fixture(scope="module")
+def check_job(schema):
+    """By the schema of the jobs within a JobSet, which is that of Kubernetes' Job."""
+    within = schema["properties"]["spec"]["properties"]["replicatedJobs"]["items"]
+    job = within["properties"]["template"]["properties"]["spec"]
+    strings = {"apiVersion": {"const": "batch/v1"}, "kind": {"const": "Job"}}
+    metadata = schema["properties"]["metadata"]
+    whole = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {**strings, "metadata": metadata, "spec": job},
+        "required": ["apiVersion", "kind", "metadata", "spec"],
+    }
+    return jsonschema.Draft202012Validator(whole).validate
+
+
 def job_of(manifest):
+    if manifest["kind"] == "Job":
+        return manifest["spec"]
     (slices,) = manifest["spec"]["replicatedJobs"]
     return slices["template"]["spec"]
 
@@ -211,6 +240,79 @@ def test_exit_codes_of_a_pod(tmp_path, devices, run, code):
     """Hosts that are not there yet are waited for; other mistakes are not."""
     pav = f"[ $1 = devices ] && exit {devices}; exit {run}"
     assert run_pod(jobset.render(ONE, RUN), tmp_path, pav) == code
+
+
+# Of parts.
+
+
+@pytest.mark.parametrize("options", [PARTS, dataclasses.replace(PARTS, queue="mine")])
+def test_parts_are_a_job_of_the_published_schema(check_job, options):
+    manifest = jobset.render(options, RUN_PARTS)
+    check_job(manifest)
+    job = manifest["spec"]
+    assert job["completionMode"] == "Indexed"
+    assert job["parallelism"] == job["completions"] == 64
+    assert container_of(manifest)["resources"]["limits"] == {"google.com/tpu": 8}
+    assert "annotations" not in manifest["metadata"]
+    assert "env" not in container_of(manifest)  # the index is there by itself
+    job["backoffLimitPerindex"] = 2
+    with pytest.raises(jsonschema.ValidationError, match="backoffLimitPerindex"):
+        check_job(manifest)
+
+
+@pytest.mark.parametrize(
+    "code, preempted, then",
+    [
+        *((code, False, "ends") for code in (1, 2, 127, 139)),
+        *((code, False, "again") for code in (75, 134, 137, 143)),
+        *((code, True, "for nothing") for code in (1, 2, 75, 137, 143)),
+    ],
+)
+def test_what_an_exit_code_does_to_a_part(code, preempted, then):
+    """By the rules of Kubernetes: the first one that fits a failed pod counts."""
+    job = jobset.render(PARTS, RUN_PARTS)["spec"]
+
+    def fits(rule):
+        if conditions := rule.get("onPodConditions"):
+            assert conditions == [{"type": "DisruptionTarget", "status": "True"}]
+            return preempted
+        assert rule["onExitCodes"]["operator"] == "NotIn"
+        return code not in rule["onExitCodes"]["values"]
+
+    actions = [r["action"] for r in job["podFailurePolicy"]["rules"] if fits(r)]
+    expected = {"ends": ["FailIndex"], "again": [], "for nothing": ["Ignore"]}
+    assert actions[:1] == expected[then]
+    # Without a rule it counts, of this part alone.
+    assert job["backoffLimitPerIndex"] == 6 and "backoffLimit" not in job
+    assert job["template"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_each_pod_does_a_part(tmp_path):
+    manifest = jobset.render(PARTS, RUN_PARTS)
+    pav = 'printf "%s\\n" "$@" >"$1"'
+    for index in (0, 63):
+        assert run_pod(manifest, tmp_path, pav, JOB_COMPLETION_INDEX=str(index)) == 0
+        checked = (tmp_path / "devices").read_text().splitlines()
+        assert checked == ["devices", "--expect=8", "--timeout=600"]
+        ran = (tmp_path / "run").read_text().splitlines()
+        assert ran == ["run", *RUN_PARTS, f"--part={index}/64"]
+
+
+@pytest.mark.parametrize(
+    "changed, arguments, words",
+    [
+        (dict(parts=-1), RUN_PARTS, "--parts=-1 must be at least 1"),
+        (dict(type="v6e-16"), RUN_PARTS, "1 x v6e-16 has 4: give a --type of one host"),
+        (dict(slices=2), RUN_PARTS, "2 x v6e-8 has 2: give a --type of one host"),
+        (dict(), RUN_PARTS[::2], "--parts needs --until=STAGE after --"),
+        (dict(), RUN_PARTS[:2], "with --workdir="),
+        (dict(), [*RUN_PARTS, "--workdir=runs/x"], "would be lost with its pod"),
+    ],
+)
+def test_mistakes_of_parts(changed, arguments, words):
+    options = dataclasses.replace(PARTS, **changed)
+    with pytest.raises(UserError, match=re.escape(words)):
+        jobset.render(options, arguments)
 
 
 @pytest.mark.parametrize(
