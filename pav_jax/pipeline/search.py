@@ -61,27 +61,13 @@ def run_samples(context: StageContext) -> None:
             sampling=labels.sampling_for(problems, 0.0, branches=1),
             ledger=Ledger(),  # for comparison only
         )
-        ends = [labels.step_ends(r.tokens, problems.is_step_end) for r in responses]
-        of_steps = {
-            name: score_responses(
-                params,
-                responses,
-                ends,
-                architecture=problems.architecture,
-                ledger=ledger,
-            )
-            for name, params in verifiers.items()
-        }
-        shape = (len(part), count)
         arrays = {
             "correct": np.array([r.correct for r in responses]),
             "length": np.array([len(r.tokens) for r in responses]),
-            **{name: [q[-1] for q in values] for name, values in of_steps.items()},
-            **aggregated(of_steps["prm"]),
+            **_scores(verifiers, problems, responses, ledger),
         }
-        arrays = {
-            name: np.asarray(array).reshape(shape) for name, array in arrays.items()
-        }
+        shape = (len(part), count)
+        arrays = {name: array.reshape(shape) for name, array in arrays.items()}
         arrays["prompt_length"] = np.array([len(problems.prompts[i]) for i in part])
         arrays["greedy"] = np.array([r.correct for r in greedy])
         arrays["greedy_length"] = np.array([len(r.tokens) for r in greedy])
@@ -92,6 +78,24 @@ def run_samples(context: StageContext) -> None:
             advance()
 
     in_shards(context, range(len(problems)), _SHARD, "problem", work)
+
+
+def _scores(
+    verifiers: dict[str, Params],
+    problems: Problems,
+    responses: list[Response],
+    ledger: Ledger,
+) -> dict[str, np.ndarray]:
+    """`prm`, `orm`, and the PRM's scores by `AGGREGATED`, float `[N]` each."""
+    ends = [labels.step_ends(r.tokens, problems.is_step_end) for r in responses]
+    of_steps = {
+        name: score_responses(
+            params, responses, ends, architecture=problems.architecture, ledger=ledger
+        )
+        for name, params in verifiers.items()
+    }
+    last = {name: np.array([q[-1] for q in found]) for name, found in of_steps.items()}
+    return last | aggregated(of_steps["prm"])
 
 
 def run_search(context: StageContext) -> None:
