@@ -15,8 +15,8 @@ jax has no such function. `jax.nn.dot_product_attention` has no soft cap, and bu
 cuDNN's kernels it holds T × T scores; the splash kernel, which has soft caps, is in
 `jax.experimental`, and for TPUs alone.
 
-Shape letters: B batch, T time, N query heads, K kv heads, H head_dim; C blocks of S
-tokens; R = S * N / K, the queries of a block that share a kv head.
+Shape letters: B batch, T time, N query heads, K kv heads, H head_dim; G = N / K, the
+query heads that share a kv head, or 1 of keys and values; C blocks of S tokens.
 """
 
 import functools
@@ -81,25 +81,23 @@ def attend(
 
 
 def _blocks(x: jax.Array, kv_heads: int) -> jax.Array:
-    """`[B, T, N, H]` as `[C, B, K, R, H]`; the last block is filled up with zeros."""
+    """`[B, T, N, H]` as `[B, K, G, C, S, H]`; the last block is padded with zeros."""
     batch, length, _, head_dim = x.shape
     x = jnp.pad(x, ((0, 0), (0, -length % BLOCK), (0, 0), (0, 0)))
-    x = x.reshape(batch, -1, BLOCK, kv_heads, x.shape[2] // kv_heads, head_dim)
-    x = x.transpose(1, 0, 3, 4, 2, 5)
-    return _spread(x.reshape(*x.shape[:3], -1, head_dim))
+    count = x.shape[1] // BLOCK
+    x = x.swapaxes(1, 2).reshape(batch, kv_heads, -1, count, BLOCK, head_dim)
+    return _spread(x)
 
 
 def _tokens(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The reverse: `[C, B, K, R, H]` as `shape`, which is `[B, T, N, H]`."""
-    count, batch, kv_heads, _, head_dim = x.shape
-    x = x.reshape(count, batch, kv_heads, -1, BLOCK, head_dim)
-    x = x.transpose(1, 0, 4, 2, 3, 5)
-    return x.reshape(batch, count * BLOCK, -1, head_dim)[:, : shape[1]]
+    """The reverse: `[B, K, G, C, S, H]` as `shape`, which is `[B, T, N, H]`."""
+    batch, length, heads, head_dim = shape
+    return x.reshape(batch, heads, -1, head_dim)[:, :, :length].swapaxes(1, 2)
 
 
 def _spread(x: jax.Array) -> jax.Array:
-    """`x [C, B, K, ...]`, its rows and heads sharded as they are elsewhere."""
-    return constrain(x, None, BATCH, "tensor")
+    """`x [B, K, ...]`, its rows and heads sharded as they are elsewhere."""
+    return constrain(x, BATCH, "tensor")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -107,15 +105,15 @@ def _attend(q, k, v, is_local, cap, windows):
     """Attention of blocks.
 
     Args:
-      q: `[C, B, K, R, H]`.
-      k: `[C, B, K, S, H]`.
+      q: `[B, K, G, C, S, H]`.
+      k: `[B, K, 1, C, S, H]`.
       v: the same shape.
       is_local: bool scalar.
       cap: the soft cap of the scores, or None.
       windows: the windows that layers may have; two, or one if all have the same.
 
     Returns:
-      `[C, B, K, R, H]` in the dtype of `v`.
+      `[B, K, G, C, S, H]` in the dtype of `v`.
     """
     return _forward(q, k, v, is_local, cap, windows)[0]
 
@@ -125,21 +123,22 @@ def _forward(q, k, v, is_local, cap, windows):
         def visit(carry, pair):
             i, j = pair
             top, total, out = (_at(x, i) for x in carry)
-            scores = softcap(_scores(_at(q, i), _at(k, j)), cap)
-            scores = jnp.where(_seen(scores, i, j, window), scores, -jnp.inf)
+            scores = softcap(_scores(_at(q, i), _at(k, j)[:, :, 0]), cap)
+            scores = jnp.where(_seen(i, j, window), scores, -jnp.inf)
             # Finite from the first pair on, in which each query sees itself.
             new_top = jnp.maximum(top, jnp.max(scores, axis=-1))
             weights = jnp.exp(scores - new_top[..., None])
             shrink = jnp.exp(top - new_top)
             total = total * shrink + jnp.sum(weights, axis=-1)
-            part = _product("bkrs,bksh->bkrh", weights.astype(v.dtype), _at(v, j))
+            weights, value = weights.astype(v.dtype), _at(v, j)[:, :, 0]
+            part = _product("bkgts,bksh->bkgth", weights, value)
             out = out * shrink[..., None] + part
             return _put(carry, (new_top, total, out), i), None
 
         sums = jnp.zeros(q.shape[:-1], jnp.float32)
         start = (sums - jnp.inf, sums, jnp.zeros(q.shape, jnp.float32))
         start = jax.tree.map(_spread, start)
-        (top, total, out), _ = jax.lax.scan(visit, start, _pairs(len(q), window))
+        (top, total, out), _ = jax.lax.scan(visit, start, _pairs(q.shape[3], window))
         return (out / total[..., None]).astype(v.dtype), top + jnp.log(total)
 
     out, log_total = _choose(is_local, windows, run, q, k, v)
@@ -155,30 +154,26 @@ def _backward(cap, windows, saved, cotangent):
         def visit(carry, pair):
             i, j = pair
             of_q, of_k, of_v = carry
-            query, key, value, slope = (
-                _at(q, i),
-                _at(k, j),
-                _at(v, j),
-                _at(cotangent, i),
-            )
+            query, slope = _at(q, i), _at(cotangent, i)
+            key, value = _at(k, j)[:, :, 0], _at(v, j)[:, :, 0]
             scores = softcap(_scores(query, key), cap)
             weights = jnp.exp(scores - _at(log_total, i)[..., None])
-            weights = jnp.where(_seen(scores, i, j, window), weights, 0.0)
-            add = _product("bkrs,bkrh->bksh", weights.astype(v.dtype), slope)
-            of_v = _put(of_v, _at(of_v, j) + add, j)
-            slopes = _product("bkrh,bksh->bkrs", slope, value)
+            weights = jnp.where(_seen(i, j, window), weights, 0.0)
+            add = _product("bkgts,bkgth->bksh", weights.astype(v.dtype), slope)
+            of_v = _put(of_v, _at(of_v, j) + add[:, :, None], j)
+            slopes = _product("bkgth,bksh->bkgts", slope, value)
             slopes = weights * (slopes - _at(mean, i)[..., None])
             if cap is not None:
                 slopes *= 1.0 - jnp.square(scores / cap)
             slopes = slopes.astype(q.dtype)
-            add = _product("bkrs,bksh->bkrh", slopes, key)
+            add = _product("bkgts,bksh->bkgth", slopes, key)
             of_q = _put(of_q, _at(of_q, i) + add, i)
-            add = _product("bkrs,bkrh->bksh", slopes, query)
-            of_k = _put(of_k, _at(of_k, j) + add, j)
+            add = _product("bkgts,bkgth->bksh", slopes, query)
+            of_k = _put(of_k, _at(of_k, j) + add[:, :, None], j)
             return (of_q, of_k, of_v), None
 
         start = [_spread(jnp.zeros(x.shape, jnp.float32)) for x in (q, k, v)]
-        found, _ = jax.lax.scan(visit, tuple(start), _pairs(len(q), window))
+        found, _ = jax.lax.scan(visit, tuple(start), _pairs(q.shape[3], window))
         return tuple(g.astype(x.dtype) for g, x in zip(found, (q, k, v), strict=True))
 
     found = _choose(is_local, windows, run, q, k, v, cotangent, log_total, mean)
@@ -209,26 +204,26 @@ def _pairs(count: int, window: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _scores(query: jax.Array, key: jax.Array) -> jax.Array:
-    """Float32 `[B, K, R, S]`."""
-    return _product("bkrh,bksh->bkrs", query, key)
+    """Float32 `[B, K, G, S, S]`, of `query [B, K, G, S, H]` and `key [B, K, S, H]`."""
+    return _product("bkgth,bksh->bkgts", query, key)
 
 
-def _seen(scores: jax.Array, i: jax.Array, j: jax.Array, window: int) -> jax.Array:
-    """Which keys of block `j` each query of block `i` sees, bool `[1, 1, R, S]`."""
-    rows, columns = scores.shape[2:]
-    query = i * BLOCK + jnp.arange(rows)[:, None] % BLOCK
-    distance = query - (j * BLOCK + jnp.arange(columns)[None])
-    return ((distance >= 0) & (distance < window))[None, None]
+def _seen(i: jax.Array, j: jax.Array, window: int) -> jax.Array:
+    """Which keys of block `j` each query of block `i` sees, bool `[1, 1, 1, S, S]`."""
+    place = jnp.arange(BLOCK)
+    distance = (i - j) * BLOCK + place[:, None] - place[None]
+    return ((distance >= 0) & (distance < window))[None, None, None]
 
 
 def _at(x: jax.Array, i: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_index_in_dim(x, i, keepdims=False)
+    """Block `i` of `x [B, K, G, C, ...]`."""
+    return jax.lax.dynamic_index_in_dim(x, i, axis=3, keepdims=False)
 
 
 def _put(whole: Any, part: Any, i: jax.Array) -> Any:
     """Arrays with the parts at `i` replaced; in place, which `.at[i].set` is not."""
 
     def put(a, b):
-        return jax.lax.dynamic_update_index_in_dim(a, b, i, axis=0)
+        return jax.lax.dynamic_update_index_in_dim(a, b, i, axis=3)
 
     return jax.tree.map(put, whole, part)
