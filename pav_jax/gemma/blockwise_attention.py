@@ -1,7 +1,7 @@
 """Causal attention of whole sequences, a block of queries and of keys at a time.
 
-The scores of all pairs of tokens, T × T for each head, would be most of the memory of
-a training step on long rows. Here a scan visits pairs of blocks, and the scores of one
+The scores of all pairs of tokens, T × T for each head, would be the largest arrays of a
+training step on long rows. Here a scan visits pairs of blocks, and the scores of one
 pair exist at a time. The softmax of a query is put together on the way: its largest
 score so far, the sum of exponentials and the sum of values, both relative to that
 score. Pairs that no query sees, above the diagonal or out of a local layer's window,
