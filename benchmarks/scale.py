@@ -43,6 +43,13 @@ REFERENCES = [
     ("27b", "v5e:4x4", {"fsdp": 4, "tensor": 4}, "sft", (128,), (512, 512), "23.07"),
     ("27b", "v5p:4x4x4", _64, "decode", (16, 16), (384, 128), "13 to 14.5"),
 ]
+# Before the last two are tokens of a prompt and of its response. The last two are what
+# the step took when attention held the scores of all pairs of tokens: GiB of
+# temporaries, and in all.
+LONG_ROWS = [
+    ("2b", "v5e:4x4", {"fsdp": 4, "tensor": 4}, "sft", (1024, 512), "4.08", "5.91"),
+    ("2b", "v5p:2x2x4", {"fsdp": 16}, "sft", (7680, 512), "22.89", "24.72"),
+]
 LABELS = 300_000  # the paper's, of one base policy
 # Parts of stages `rollouts` and `labels`, each on one host: times the paper's labels,
 # how many parts, and `labels.shard`.
@@ -81,6 +88,11 @@ def load_reference(size: str, step: str, batch: tuple, tokens: tuple):
     return load(size, **{"model.dtype": "bfloat16"} | fields)
 
 
+def load_long(size: str, tokens: tuple[int, int]):
+    limits = ("limits.max_prompt_tokens", "limits.max_tokens")
+    return load(size, **dict(zip(limits, tokens, strict=True)))
+
+
 def main() -> None:
     found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
     for size, slice_, sizes, trunks in CELLS:
@@ -90,6 +102,9 @@ def main() -> None:
     for size, slice_, sizes, name, batch, tokens, _ in REFERENCES:
         config = load_reference(size, name, batch, tokens)
         _find(found, f"reference {size} {slice_}", name, config, slice_, sizes)
+    for size, slice_, sizes, name, tokens, *_ in LONG_ROWS:
+        cell = f"rows of {sum(tokens)} {size} {slice_}"
+        _find(found, cell, name, load_long(size, tokens), slice_, sizes)
     write_page(found)
 
 
@@ -134,6 +149,7 @@ def write_page(found: dict) -> None:
         "labels": labels,
         "experiment": chips,
         "parts": parts,
+        "long": [_long_row(cell, found) for cell in LONG_ROWS],
         "references": list(filter(None, beside)),
     }.items():
         text = text.replace(f"{{{name}}}", "\n".join(lines))
@@ -157,6 +173,17 @@ def _beside(cell: tuple, answers: dict) -> str | None:
         f"| {size.upper()} | {slice_} | {mesh} | {name} | {shape} | {ours} |"
         f" {reference} | {seconds:.0f} | {peak:.2f} |"
     )
+
+
+def _long_row(cell: tuple, found: dict) -> str:
+    size, slice_, sizes, name, tokens, *before = cell
+    length = sum(tokens)
+    answer = found[f"rows of {length} {size} {slice_}"][name]
+    mesh = " × ".join(f"{axis} {n}" for axis, n in sizes.items())
+    shape = f"{answer['tokens'] // length} × {length:,}"
+    now = [f"{answer[part] / _GIB:.2f}" for part in ("temporaries", "total")]
+    cells = [size.upper(), slice_, mesh, name, shape, *before, *now]
+    return f"| {' | '.join(cells)} |"
 
 
 def _memory(answer: dict, target: topology.Topology) -> str:

@@ -4,12 +4,15 @@
 
 The peer is the gemma package's `gm.nn.Transformer` under `jax.value_and_grad`, with
 optax's cross-entropy over all its logits. A tiny model, and the shape of Gemma 3 270M;
-peak memory is what the compiler reports.
+peak memory is what the compiler reports. And long rows: our step by blocks, against the
+same step with attention that holds all scores.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +23,8 @@ from benchmarks import harness
 from benchmarks.harness import Side
 from benchmarks.verifier_training import OPTIMIZER
 from pav_jax import policy
-from pav_jax.core.types import Params
-from pav_jax.gemma import forward
+from pav_jax.core.types import Batch, Params
+from pav_jax.gemma import blockwise_attention, forward
 from pav_jax.gemma.architecture import TransformerConfig, tiny_gemma2
 from pav_jax.train import step as state
 
@@ -44,62 +47,103 @@ SMALL = TransformerConfig(
     global_rope_base=1_000_000.0,
 )  # fmt: skip
 ROWS, LENGTH, PROMPT = 16, 104, 40
+MEDIUM = tiny_gemma2(512, num_layers=4, embed_dim=256, num_heads=4, mlp_dim=1024)
+LONG = 1536  # what the paper's configs train on
 
 
 def main() -> list[dict[str, object]]:
     """Runs it; returns what `harness.report` did."""
-    rng = np.random.default_rng(0)
     found = []
     for name, architecture, rows, length in (
         ("tiny", TINY, ROWS, LENGTH),
         ("270M", SMALL, 4, 256),
     ):
-        tokens = rng.integers(1, architecture.vocab_size, (rows, length)).astype(
-            np.int32
+        found += _measure(
+            f"SFT step, {name}",
+            "flax and optax",
+            architecture,
+            _batch(architecture, rows, length),
+            (_loss(architecture), _peer_loss(architecture)),
+            functools.partial(package_tree, architecture=architecture),
         )
-        mask = np.ones(tokens.shape, np.float32) * (np.arange(length) >= PROMPT)
-        batch = {"tokens": tokens, "mask": mask}
-        optimizer = state.make_optimizer(OPTIMIZER)
-        loss = functools.partial(policy.sft_loss, architecture=architecture)
-        ours = state.make_train_step(loss, optimizer)
-        peer = state.make_train_step(_peer_loss(architecture), optimizer)
-        init = functools.partial(forward.init_params, architecture=architecture)
-        ours_like = jax.eval_shape(init, jax.random.key(0))
-        peer_like = jax.eval_shape(
-            lambda p, c=architecture: package_tree(p, c), ours_like
-        )
-        model = harness.describe(architecture)
-        compiled = [
-            _compiled(step, like, optimizer, batch)
-            for step, like in ((ours, ours_like), (peer, peer_like))
-        ]
-        found.append(
-            harness.report(
-                f"SFT step, {name}: peak memory",
-                *(_peak_bytes(program) / 2**20 for program in compiled),
-                unit="MiB",
-                model=model,
-            )
-        )
-        params = init(jax.random.key(0))
-        trees = params, package_tree(params, architecture)
-        sides = [
-            _Training(label, program, optimizer, tree, batch)
-            for label, program, tree in zip(
-                ("ours", "flax and optax"), compiled, trees, strict=True
-            )
-        ]
-        measured = harness.compare(
-            f"SFT step, {name}, flax and optax",
-            *(side.side() for side in sides),
-            unit="tokens",
-            model=model,
-        )
-        losses = [side.losses[0] for side in sides]
-        print(f"  losses {losses[0]:.6f} and {losses[1]:.6f}")
-        np.testing.assert_allclose(*losses, rtol=1e-5)
-        found.append(measured)
-    return found
+    return found + _by_blocks()
+
+
+def _by_blocks() -> list[dict[str, object]]:
+    """Our step with attention by blocks, against one with all scores at once."""
+    loss = _loss(MEDIUM)
+
+    def at_once(params, batch):
+        with mock.patch.object(blockwise_attention, "SHORTEST", LONG + 1):
+            return loss(params, batch)
+
+    return _measure(
+        f"SFT step, {LONG:,} tokens a row",
+        "all scores at once",
+        MEDIUM,
+        _batch(MEDIUM, 1, LONG),
+        (loss, at_once),
+        lambda params: params,
+    )
+
+
+def _loss(architecture: TransformerConfig) -> state.Loss:
+    return functools.partial(policy.sft_loss, architecture=architecture)
+
+
+def _batch(architecture: TransformerConfig, rows: int, length: int) -> Batch:
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, architecture.vocab_size, (rows, length)).astype(np.int32)
+    mask = np.ones(tokens.shape, np.float32) * (np.arange(length) >= PROMPT)
+    return {"tokens": tokens, "mask": mask}
+
+
+def _measure(
+    name: str,
+    peer: str,
+    architecture: TransformerConfig,
+    batch: Batch,
+    losses: tuple[state.Loss, state.Loss],
+    peer_tree: Callable[[Params], Any],
+) -> list[dict[str, object]]:
+    """Peak memory and tokens a second of two ways to take the same step.
+
+    Args:
+      name: of the benchmark.
+      peer: what the other way is.
+      architecture: of the network.
+      batch: what is trained on.
+      losses: ours and the other.
+      peer_tree: makes the other way's parameters of ours.
+    """
+    optimizer = state.make_optimizer(OPTIMIZER)
+    init = functools.partial(forward.init_params, architecture=architecture)
+    ours_like = jax.eval_shape(init, jax.random.key(0))
+    likes = ours_like, jax.eval_shape(peer_tree, ours_like)
+    compiled = [
+        _compiled(state.make_train_step(loss, optimizer), like, optimizer, batch)
+        for loss, like in zip(losses, likes, strict=True)
+    ]
+    model = harness.describe(architecture)
+    memory = harness.report(
+        f"{name}: peak memory",
+        *(_peak_bytes(program) / 2**20 for program in compiled),
+        unit="MiB",
+        model=model,
+    )
+    params = init(jax.random.key(0))
+    trees = params, peer_tree(params)
+    sides = [
+        _Training(label, program, optimizer, tree, batch)
+        for label, program, tree in zip(("ours", peer), compiled, trees, strict=True)
+    ]
+    speed = harness.compare(
+        f"{name}, {peer}", *(side.side() for side in sides), unit="tokens", model=model
+    )
+    first = [side.losses[0] for side in sides]
+    print(f"  losses {first[0]:.6f} and {first[1]:.6f}")
+    np.testing.assert_allclose(*first, rtol=1e-5)
+    return [memory, speed]
 
 
 @dataclasses.dataclass

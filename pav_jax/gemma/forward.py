@@ -11,6 +11,7 @@ head_dim, F mlp_dim, V vocabulary, L layers.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 from pav_jax.core.types import Params
 from pav_jax.distributed.mesh import BATCH
 from pav_jax.distributed.sharding import constrain, constrain_one
-from pav_jax.gemma import chunked_log_probs
+from pav_jax.gemma import blockwise_attention, chunked_log_probs
 from pav_jax.gemma.architecture import TransformerConfig
 
 _MASKED = -2.3819763e38  # what the gemma package uses; finite, so no NaN rows
@@ -244,6 +245,36 @@ def _widen_backward(dtype, saved, cotangent):
 _widen.defvjp(_widen_forward, _widen_backward)
 
 
+def _attention(length: int, architecture: TransformerConfig) -> Callable[..., Any]:
+    """Causal attention of whole sequences of `length` tokens.
+
+    Returns:
+      A function of queries `[B, T, N, H]`, keys and values `[B, T, K, H]` and whether
+      the layer is local, which returns `[B, T, N, H]`: by blocks for long sequences,
+      and for others of all scores at once.
+    """
+    if length >= blockwise_attention.SHORTEST:
+        return functools.partial(blockwise_attention.attend, architecture=architecture)
+    causal = jnp.tril(jnp.ones((length, length), bool))
+    near = jnp.triu(jnp.ones((length, length), bool), 1 - architecture.window)
+    groups = architecture.num_heads // architecture.num_kv_heads
+
+    def attend(q, k, v, is_local):
+        shape = q.shape
+        q = q.reshape(
+            *q.shape[:2], architecture.num_kv_heads, groups, architecture.head_dim
+        )
+        logits = jnp.einsum("btkgh,bskh->bkgts", q, k)
+        mask = causal & (near | ~is_local)
+        weights = attention_weights(
+            logits, mask[None, None, None], architecture=architecture
+        )
+        encoded = jnp.einsum("bkgts,bskh->btkgh", weights.astype(v.dtype), v)
+        return encoded.reshape(shape)
+
+    return attend
+
+
 def hidden_states(
     params: Params,
     tokens: jax.Array,
@@ -269,9 +300,7 @@ def hidden_states(
     batch, length = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(length), (batch, length))
     angles = rope_angles(positions, architecture)
-    causal = jnp.tril(jnp.ones((length, length), bool))
-    near = jnp.triu(jnp.ones((length, length), bool), 1 - architecture.window)
-    groups = architecture.num_heads // architecture.num_kv_heads
+    attend = _attention(length, architecture)
 
     def block(x, scanned):
         layer, is_local = scanned
@@ -279,18 +308,7 @@ def hidden_states(
             lambda a, b: jnp.where(is_local, a, b), angles["local"], angles["global"]
         )
         q, k, v = project_qkv(layer, x, angle, architecture=architecture)
-        q = q.reshape(
-            *q.shape[:2], architecture.num_kv_heads, groups, architecture.head_dim
-        )
-        logits = jnp.einsum("btkgh,bskh->bkgts", q, k)
-        mask = causal & (near | ~is_local)
-        weights = attention_weights(
-            logits, mask[None, None, None], architecture=architecture
-        )
-        encoded = jnp.einsum("bkgts,bskh->btkgh", weights.astype(v.dtype), v)
-        encoded = encoded.reshape(
-            batch, length, architecture.num_heads, architecture.head_dim
-        )
+        encoded = attend(q, k, v, is_local)
         kv = (k.swapaxes(1, 2), v.swapaxes(1, 2)) if return_kv else None
         return _spread(finish_layer(layer, x, encoded)), kv
 

@@ -5,10 +5,12 @@ change once jax has started. Steps run one at a time: if there are few cores, se
 sharded programs in flight on host devices can wait for each other for ever.
 """
 
+import dataclasses
 import functools
 import json
 import re
 import sys
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +20,8 @@ from ml_collections import ConfigDict
 from pav_jax import policy, rollout, verifier
 from pav_jax.core.ledger import Ledger
 from pav_jax.distributed import mesh, sharding
+from pav_jax.gemma import blockwise_attention, forward
 from pav_jax.gemma import decode_loop as grid_lib
-from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import tiny_gemma2
 from pav_jax.gemma.sampling import SamplingConfig
 from pav_jax.rl import update as rl
@@ -78,6 +80,14 @@ def parameters():
 def sft(programs):
     loss = functools.partial(policy.sft_loss, architecture=ARCHITECTURE)
     return _train(parameters()[0], loss, programs, "sft")
+
+
+def sft_by_blocks(programs):
+    """With attention by blocks, of which local layers see other ones than global."""
+    architecture = dataclasses.replace(ARCHITECTURE, window=3)
+    loss = functools.partial(policy.sft_loss, architecture=architecture)
+    with mock.patch.multiple(blockwise_attention, BLOCK=5, SHORTEST=LENGTH):
+        return _train(parameters()[0], loss, programs, "sft_by_blocks")
 
 
 def prm(programs):
@@ -199,7 +209,10 @@ def gathered(program):
 
 
 def main(meshes):
-    jobs = {f.__name__: f for f in (sft, prm, reinforce, decode, score, beams)}
+    jobs = {
+        f.__name__: f
+        for f in (sft, sft_by_blocks, prm, reinforce, decode, score, beams)
+    }
     wanted = {name for _, names in meshes for name in names}
     alone = {name: jax.device_get(jobs[name]({})) for name in sorted(wanted)}
     report = {}

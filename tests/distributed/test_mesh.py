@@ -20,7 +20,7 @@ from pav_jax.gemma import forward, sizes
 from pav_jax.rl import update
 
 WORKER = Path(__file__).with_name("mesh_worker.py")
-JOBS = ["sft", "prm", "reinforce", "decode", "score", "beams"]
+JOBS = ["sft", "sft_by_blocks", "prm", "reinforce", "decode", "score", "beams"]
 MESHES = [
     ({"data": 2, "fsdp": 2, "tensor": 2}, JOBS),
     ({"fsdp": 4, "tensor": 2}, ["sft", "reinforce"]),

@@ -95,6 +95,14 @@ def test_flops_of_products_loops_and_gradients():
     assert program.flops(again.jaxpr) == 20 * one
 
 
+def test_flops_of_a_choice_are_those_of_the_larger_branch():
+    def choose(is_large, a, b):
+        return jax.lax.cond(is_large, lambda a, b: a @ b @ b, jnp.matmul, a, b)
+
+    jaxpr = jax.make_jaxpr(choose)(True, jnp.zeros((3, 7)), jnp.zeros((7, 7))).jaxpr
+    assert program.flops(jaxpr) == 2 * 2 * 3 * 7 * 7
+
+
 def test_flops_of_rows_that_devices_share():
     kinds = (jax.sharding.AxisType.Auto,) * 3
     with jax.sharding.use_abstract_mesh(AbstractMesh((4, 2, 2), AXES, kinds)):

@@ -25,7 +25,11 @@ _LARGE_COPY = 64 * 2**20  # bytes
 
 
 def flops(jaxpr: Any) -> float:
-    """Floating-point operations of the matrix products of a jaxpr."""
+    """Floating-point operations of the matrix products of a jaxpr.
+
+    Of a choice they are those of the branch with most: of attention by blocks where
+    some layers are local, those of global layers.
+    """
     total = 0.0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
@@ -33,6 +37,9 @@ def flops(jaxpr: Any) -> float:
             left = equation.invars[0].aval.shape
             depth = math.prod(left[axis] for axis in contracted)
             total += 2.0 * math.prod(equation.outvars[0].aval.shape) * depth
+            continue
+        if equation.primitive.name == "cond":
+            total += max(flops(inner) for inner in _inner(equation.params))
             continue
         times = equation.params.get("length", 1)
         if equation.primitive.name == "shard_map":
