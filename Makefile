@@ -2,6 +2,8 @@
 # Everything is installed into .venv, at the versions in requirements.lock.
 
 PYTHON ?= python3
+# Another stack beside it: make test-fast PYTHON=python3.12 VENV=.venv-3.12
+VENV := .venv
 UV_PIN := 0.13.9
 
 .DEFAULT_GOAL := help
@@ -28,11 +30,11 @@ endif
 # The lock holds wheels of hundreds of megabytes; 30 s without a byte is too strict.
 export UV_HTTP_TIMEOUT ?= 300
 
-UV := .venv/bin/uv
+UV := $(VENV)/bin/uv
 PEERS := .venv-peers
 # Written last, so an interrupted set-up leaves none. It holds the place it was made for:
 # the scripts in .venv name it, so a moved or copied checkout needs a set-up of its own.
-READY := .venv/.ready
+READY := $(VENV)/.ready
 ifneq ("$(shell cat $(READY) 2>/dev/null)","$(CURDIR)")
 .PHONY: $(READY)
 endif
@@ -46,31 +48,31 @@ define fresh_venv
   echo 'error: $(PYTHON) is not a Python 3.11, 3.12 or 3.13; name one that is: make PYTHON=python3.12' >&2; exit 1; }
 @'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || { \
   echo 'error: $(PYTHON) cannot make virtual environments; install its venv module (Debian: apt install python3-venv)' >&2; exit 1; }
-@echo 'Making .venv (fills about 3 GB of disk; a first set-up downloads for a while)'
-@rm -rf .venv
-@'$(PYTHON)' -m venv .venv
-@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_PIN)
+@echo 'Making $(VENV) (fills about 3 GB of disk; a first set-up downloads for a while)'
+@rm -rf $(VENV)
+@'$(PYTHON)' -m venv $(VENV)
+@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_PIN)
 endef
 
 setup: $(READY) ## make .venv (the other targets do so by themselves)
 
 $(READY): requirements.lock setup.py
 	$(fresh_venv)
-	@$(UV) pip install --quiet --python .venv/bin/python -r requirements.lock
-	@$(UV) pip install --quiet --python .venv/bin/python --no-deps -e .
+	@$(UV) pip install --quiet --python $(VENV)/bin/python -r requirements.lock
+	@$(UV) pip install --quiet --python $(VENV)/bin/python --no-deps -e .
 	@pwd -P > $@
 
 demo: $(READY) ## run a whole small experiment; ends in runs/demo/report/index.html
-	.venv/bin/pav run --config=experiments/demo.py --workdir=runs/demo
+	$(VENV)/bin/pav run --config=experiments/demo.py --workdir=runs/demo
 
 smoke: $(READY) ## run the same stages at the smallest size
-	.venv/bin/pav run --config=experiments/demo.py:smoke --workdir=runs/smoke
+	$(VENV)/bin/pav run --config=experiments/demo.py:smoke --workdir=runs/smoke
 
 # A file of tests goes to one process: tests of a file share what is slow to make. In the
 # order of names, since files of few tests have the slow ones, and should not come last.
 # One process more than there are cores, since some tests wait for others' processes.
-CORES = $(shell .venv/bin/python -c 'import os; print(os.cpu_count() or 1)')
-PYTEST = .venv/bin/python -m pytest --numprocesses=$$(($(CORES) + 1)) --maxprocesses=5 \
+CORES = $(shell $(VENV)/bin/python -c 'import os; print(os.cpu_count() or 1)')
+PYTEST = $(VENV)/bin/python -m pytest --numprocesses=$$(($(CORES) + 1)) --maxprocesses=5 \
   --dist=loadfile --no-loadscope-reorder
 
 test: lint ## lint, then all tests
@@ -80,30 +82,30 @@ test-fast: $(READY) ## the tests that are not marked slow
 	$(PYTEST) -m 'not slow'
 
 lint: $(READY) ## check style and format
-	.venv/bin/ruff check
-	.venv/bin/ruff format --check
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
 
 format: $(READY) ## mend what the linter can mend, and format
-	.venv/bin/ruff check --fix
-	.venv/bin/ruff format
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
 
 soak: $(READY) ## kill small runs a hundred times, and compare; most of an hour on 2 cores
-	.venv/bin/python tests/reliability/soak.py
+	$(VENV)/bin/python tests/reliability/soak.py
 
 evidence: $(READY) ## run what docs/evidence.md rests on, some hours; ONLY=tree runs one
-	.venv/bin/python launch/evidence.py $(ONLY)
+	$(VENV)/bin/python launch/evidence.py $(ONLY)
 
 # With the peers where they are installed, else without them.
 benchmarks: $(READY) ## measure what matters against what a user would pick instead
-	$(if $(wildcard $(PEERS)),$(PEERS),.venv)/bin/python -m benchmarks
+	$(if $(wildcard $(PEERS)),$(PEERS),$(VENV))/bin/python -m benchmarks
 
 accelerator: $(READY) ## measure the hot paths on the GPU or TPU that jax sees
-	.venv/bin/python -m benchmarks.accelerator
+	$(VENV)/bin/python -m benchmarks.accelerator
 
 # By uv, which made the lock: pip refuses a pin whose upper bound of Python uv ignores.
 peers: $(READY) ## install what `make benchmarks` compares with, in .venv-peers
 	@rm -rf $(PEERS)
-	@$(UV) venv --quiet --python .venv/bin/python $(PEERS)
+	@$(UV) venv --quiet --python $(VENV)/bin/python $(PEERS)
 	@grep -Ev '^(safetensors|python-dateutil|kubernetes)==' requirements.lock > $(PEERS)/lock.txt
 	@$(UV) pip install --quiet --python $(PEERS)/bin/python \
 	  $(if $(PIP_FIND_LINKS),--find-links '$(PIP_FIND_LINKS)') \
@@ -113,9 +115,9 @@ $(UV):
 	$(fresh_venv)
 
 lock: $(UV) ## renew requirements.lock; keeps its pins, or takes the newest with UPGRADE=1
-	$(UV) pip compile setup.py --python .venv/bin/python --universal --python-version 3.11 --extra dev \
+	$(UV) pip compile setup.py --python $(VENV)/bin/python --universal --python-version 3.11 --extra dev \
 	  --quiet --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) -o requirements.lock
 
-clean: ## remove .venv, caches and build products; keeps runs/
-	rm -rf .venv $(PEERS) .pytest_cache .ruff_cache build dist pav_jax.egg-info
+clean: ## remove .venv and its like, caches and build products; keeps runs/
+	rm -rf .venv .venv-* .pytest_cache .ruff_cache build dist pav_jax.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -140,7 +140,7 @@ copy() {
   [ -z "$dry_run" ] || archive=pav_jax.tar.gz
   say "copies this checkout"
   (cd "$here/.." && run tar --create --gzip "--file=$archive" \
-    --exclude=.git --exclude=.venv --exclude=runs .)
+    --exclude=.git --exclude='.venv*' --exclude=runs .)
   tpus tpu-vm scp "$archive" "$name:pav_jax.tar.gz" --worker=all
   local steps="mkdir -p pav_jax && tar xzf pav_jax.tar.gz -C pav_jax && cd pav_jax"
   steps="$steps && python3 -m pip install --quiet --user uv"
