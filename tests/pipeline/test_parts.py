@@ -1,6 +1,7 @@
 """What parts do, what a merge makes of it, and what both refuse: cheap stages."""
 
 import contextlib
+import os
 import re
 import shutil
 from pathlib import Path
@@ -127,6 +128,7 @@ def test_rollouts_that_the_workdir_has_are_not_done_again(begun, quick):
 
 def test_a_machine_lost_at_any_moment(bucket, monkeypatch, quick):
     """What a part has in the bucket is not done again, on whatever machine."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # slow, and for power cuts
     mirrors, fetch = [], mirror.Mirror.fetch
     monkeypatch.setattr(
         mirror.Mirror, "fetch", lambda self: (mirrors.append(self), fetch(self))
@@ -141,7 +143,7 @@ def test_a_machine_lost_at_any_moment(bucket, monkeypatch, quick):
         for name, value in start.items():
             Bucket().pipe_file(name, value)
         Bucket.left = moments
-        moments += 2
+        moments += 3
         with contextlib.suppress(Lost, UserError):
             do(REMOTE, 1, after=lambda: mirrors[-1].sync())
             finished = True
@@ -168,7 +170,8 @@ def test_a_machine_lost_at_any_moment(bucket, monkeypatch, quick):
     assert contents(found, *NAMES) == contents(quick, *NAMES)
 
 
-def test_a_merge_lost_at_any_moment(bucket, quick):
+def test_a_merge_lost_at_any_moment(bucket, monkeypatch, quick):
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     run_stages(make_quick(), quick_config(), REMOTE, until="sft")
     do(REMOTE)
     moments, finished = 0, False

@@ -20,6 +20,7 @@ from pav_jax.pipeline.manifest import read_manifest
 from pav_jax.pipeline.runner import run_stages
 from pav_jax.storage import buckets
 
+pytestmark = pytest.mark.slow
 WORKER = Path(__file__).resolve().parents[1] / "parts_worker.py"
 ROOT = WORKER.parents[1]
 COUNT = 3

@@ -18,6 +18,7 @@ from pav_jax.storage import artifacts
 from pav_jax.tasks.problems import Problems
 
 DEMO = str(Path(__file__).resolve().parents[2] / "experiments" / "demo.py")
+pytestmark = pytest.mark.slow
 FIRST_PIT = dict(threshold=0.5, n_mc=2, responses=3)
 
 

@@ -124,7 +124,7 @@ def test_tensorboard_shows_what_the_files_have(tmp_path):
 def test_only_the_primary_process_shows_anything(tmp_path):
     helper = types.SimpleNamespace(is_primary=False)
     watch = Watch(profile=3)
-    context = runner._context(STAGES[0], CONFIG, tmp_path, helper, watch)
+    context = runner.make_context(STAGES[0], CONFIG, tmp_path, watch, helper)
     assert not context.profile.is_on
     context.open_log(0).scalars(1, {"loss": 0.5})
     assert not list(tmp_path.iterdir())
