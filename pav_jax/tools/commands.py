@@ -35,10 +35,11 @@ def run(arguments: argparse.Namespace, changes: list[str]) -> None:
     from pav_jax.pipeline import runner, stages
     from pav_jax.pipeline.watch import Watch
 
+    planned = stages.stages(config)  # raises if the config cannot be run
     joined = processes.join(coordinator)
     mesh.activate(config)
     runner.run_stages(
-        stages.stages(config),
+        planned,
         config,
         arguments.workdir,
         until=arguments.until,
@@ -61,9 +62,11 @@ def plan(arguments: argparse.Namespace, changes: list[str]) -> int:
     from pav_jax.core import config as config_lib
 
     config = config_lib.load([f"--config={arguments.config}", *changes])
+    from pav_jax.pipeline import allowed
     from pav_jax.tools import plan
     from pav_jax.tools.planning import topology
 
+    allowed.check(config)
     target = topology.parse(arguments.topology)
     if arguments.search:
         plans = plan.search(config, target)
