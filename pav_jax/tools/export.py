@@ -53,9 +53,12 @@ def export_stage(folder: Path, output: Path) -> None:
     manifest = read_manifest(folder)
     config = config_lib.unflatten(manifest["fields"])
     root = folder.absolute().parent
-    tokenizer = Tokenizer.load(root / "data" / "tokenizer.model")
-    architecture = sizes.from_config(config.model, tokenizer.vocab_size)
-    dtype = sizes.dtype_of(config.model)
+    with artifacts.as_written(folder, "pav run"):
+        tokenizer = Tokenizer.load(root / "data" / "tokenizer.model")
+        architecture = sizes.from_config(config.model, tokenizer.vocab_size)
+        dtype = sizes.dtype_of(config.model)
+        settings = artifacts.read_json(root / workdir.SETTINGS)["config"]
+        prover_k = settings["verifier.prover_k"]
     published = architecture
     if "name" in config.model and not config.model.get("shrunk"):
         published = sizes.by_name(config.model.name)  # with its spare embeddings
@@ -69,11 +72,10 @@ def export_stage(folder: Path, output: Path) -> None:
         params = load_policy(folder, architecture, dtype)
         checkpoint.write(new / "policy", params, architecture=published)
     tokenizer.save(new / "tokenizer.model")
-    settings = artifacts.read_json(root / workdir.SETTINGS)["config"]
     about = {
         "stage": manifest["stage"],
         "fingerprint": manifest["fingerprint"],
-        "prover_k": settings["verifier.prover_k"],
+        "prover_k": prover_k,
         "fields": {
             name: value
             for name, value in manifest["fields"].items()
