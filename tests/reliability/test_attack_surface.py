@@ -190,7 +190,8 @@ HOSTILE = (
 def _dom(path: Path, folder: Path) -> str:
     """What headless Chromium makes of a page, once its scripts have run."""
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu"]
-    command += [f"--user-data-dir={folder}", "--virtual-time-budget=2000"]
+    command += ["--disable-dev-shm-usage", f"--user-data-dir={folder}"]
+    command += ["--virtual-time-budget=2000"]
     done = subprocess.run(
         [*command, "--dump-dom", path.as_uri()],
         capture_output=True,
@@ -209,7 +210,8 @@ def test_a_browser_shows_the_text_of_a_response_and_runs_none_of_it(tmp_path):
     browser = tmp_path / "browser"
     browser.mkdir()
     raw = tmp_path / "raw.html"
-    raw.write_text(f"<!doctype html><title>a</title><body>{HOSTILE}")
+    script = "<script>document.title='SPOILT'</script>"
+    raw.write_text(f"<!doctype html><title>a</title>{script}")
     assert "<title>SPOILT</title>" in _dom(raw, browser)  # it does run scripts
     step = {"text": HOSTILE, "q": 0.5, "advantage": 0.1}
     row = {"prompt": HOSTILE, "answer": HOSTILE, "correct": True}

@@ -1,6 +1,7 @@
 """Losses and gradients in bfloat16 and in float32, on the same data.
 
-The bounds are what was measured, with some room; they say how much a loss of
+Measured: the loss is off by at most 0.3% of itself (or of 1, if it is less), the
+gradient by 3.4% of its length. The bounds have some room; they say how much a loss of
 `config.model.dtype="bfloat16"` can be off. Rows are of the long tail too: steps of one
 token, a step of the whole limit, a response of one token.
 """
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from tiny import random_params
 
-from pav_jax import labels, policy, verifier
+from pav_jax import labels, verifier
 from pav_jax.core.types import Response, StepLabels
 from pav_jax.gemma.architecture import tiny_gemma2
 from pav_jax.rl import rewards, update
@@ -99,14 +100,9 @@ def _rl_loss(network: dict, batch: dict) -> jax.Array:
     return update.policy_loss(log_probs, reference, reward, batch["mask"], kl=0.01)
 
 
-def _sft_loss(network: dict, batch: dict) -> jax.Array:
-    return policy.sft_loss(network, batch, architecture=ARCHITECTURE)[0]
-
-
 LOSSES = {
     "verifier": (_verifier_loss, _verifier_batch),
     "rl": (_rl_loss, _rl_batch),
-    "sft": (_sft_loss, _verifier_batch),
 }
 
 
@@ -127,13 +123,12 @@ def _measured(loss: str, rows: str, dtype) -> tuple[float, np.ndarray]:
 
 @pytest.mark.parametrize("rows", TEXTS)
 @pytest.mark.parametrize("loss", LOSSES)
-def test_losses_in_bfloat16(loss, rows, capsys):
+def test_losses_in_bfloat16(loss, rows):
     exact, slope = _measured(loss, rows, jnp.float32)
     rounded, other = _measured(loss, rows, jnp.bfloat16)
     assert np.isfinite([exact, rounded]).all()
     assert np.isfinite(slope).all() and np.isfinite(other).all()
     error = abs(rounded - exact) / max(abs(exact), 1.0)
     turned = np.linalg.norm(other - slope) / np.linalg.norm(slope)
-    with capsys.disabled():
-        print(f"{loss}, {rows}: loss {exact:.4f}, off {error:.1e}; grad {turned:.1e}")
-    assert error < 0.02 and turned < 0.1
+    print(f"{loss}, {rows}: loss {exact:.4f}, off {error:.1e}; gradient {turned:.1e}")
+    assert error < 0.01 and turned < 0.07
