@@ -5,6 +5,7 @@ unpickled, no name in one leads out of its folder, and no answer holds up a run.
 """
 
 import ast
+import html.parser
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ import re
 import resource
 import shutil
 import subprocess
+import tempfile
 import time
 import zipfile
 from collections import Counter
@@ -187,18 +189,20 @@ HOSTILE = (
 )
 
 
-def _dom(path: Path, folder: Path) -> str:
+def _dom(path: Path) -> str:
     """What headless Chromium makes of a page, once its scripts have run."""
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu"]
-    command += ["--disable-dev-shm-usage", f"--user-data-dir={folder}"]
-    command += ["--virtual-time-budget=2000"]
-    done = subprocess.run(
-        [*command, "--dump-dom", path.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "HOME": str(folder), "TMPDIR": str(folder)},
-    )
+    # Of a short name: there are sockets in it, whose names are bounded.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu"]
+        command += ["--disable-dev-shm-usage", "--no-zygote"]
+        command += [f"--user-data-dir={folder}", "--virtual-time-budget=2000"]
+        done = subprocess.run(
+            [*command, "--dump-dom", path.as_uri()],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "HOME": folder, "TMPDIR": folder},
+        )
     assert "<html" in done.stdout, done.stderr[-500:]
     return done.stdout
 
@@ -207,12 +211,10 @@ def _dom(path: Path, folder: Path) -> str:
 def test_a_browser_shows_the_text_of_a_response_and_runs_none_of_it(tmp_path):
     if not shutil.which("chromium"):
         pytest.skip("needs chromium on the PATH")
-    browser = tmp_path / "browser"
-    browser.mkdir()
     raw = tmp_path / "raw.html"
     script = "<script>document.title='SPOILT'</script>"
     raw.write_text(f"<!doctype html><title>a</title>{script}")
-    assert "<title>SPOILT</title>" in _dom(raw, browser)  # it does run scripts
+    assert "<title>SPOILT</title>" in _dom(raw)  # it does run scripts
     step = {"text": HOSTILE, "q": 0.5, "advantage": 0.1}
     row = {"prompt": HOSTILE, "answer": HOSTILE, "correct": True}
     row["pav"] = {"orm": 0.5, "steps": [step]}
@@ -220,11 +222,17 @@ def test_a_browser_shows_the_text_of_a_response_and_runs_none_of_it(tmp_path):
     source = tmp_path / "scored.jsonl"
     source.write_text("".join(json.dumps(line) + "\n" for line in (row, bad)))
     page = steps_page.write(source, tmp_path / "page.html", count=3)
-    dom = _dom(page, browser)
+    dom = _dom(page)
     title = re.search("<title>(.*?)</title>", dom)[1]
     assert title == "scored.jsonl"
     assert "&lt;script&gt;document.title='SPOILT'" in dom
-    assert not re.search(r"<(script|img|iframe)\b|\son\w+=", dom)
+    elements: list[tuple[str, list]] = []
+    reader = html.parser.HTMLParser()
+    reader.handle_starttag = lambda tag, attributes: elements.append((tag, attributes))
+    reader.feed(dom)
+    assert not {"script", "img", "iframe"} & {tag for tag, _ in elements}
+    names = {name for _, attributes in elements for name, _ in attributes}
+    assert names and not [name for name in names if name.startswith("on")]
 
 
 # Grading.
