@@ -58,6 +58,7 @@ setup(
         "plan": LIBTPU,
         "wandb": ["wandb>=0.31"],  # for pav run --log_to=wandb
         "dev": [
+            "hypothesis>=6.100",
             "jsonschema>=4.23",
             "pytest>=8",
             "pytest-xdist>=3.6",

@@ -334,7 +334,8 @@ def calibration(predicted: np.ndarray, labels: Sequence[StepLabels]) -> dict:
         for b in range(_BINS)
         if np.any(place == b)
     ]
-    varied = np.std(predicted) > 0 and np.std(q) > 0
+    # By range: the standard deviation of equal float32 values need not be 0.
+    varied = np.ptp(predicted) > 0 and np.ptp(q) > 0
     return {
         "brier": float(error + spread),
         "brier_floor": float(spread),

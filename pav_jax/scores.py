@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pav_jax import verifier
+from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.types import Params, Response
 from pav_jax.gemma import cached_attention
@@ -39,6 +40,9 @@ def score_rows(
 
     Returns:
       Float32 `[len(row)]` for each.
+
+    Raises:
+      UserError: a value is not finite.
     """
     place = np.searchsorted(widths, [len(row) for row in rows])
     out: list[np.ndarray | None] = [None] * len(rows)
@@ -53,7 +57,16 @@ def score_rows(
             q = np.asarray(_step_values(params, tokens, architecture=architecture))
             for i, values in zip(batch, q, strict=False):
                 out[i] = values[: len(rows[i])].copy()  # else the batch stays, too
+    _check_finite(out)
     return out
+
+
+def _check_finite(found: Sequence[np.ndarray]) -> None:
+    if not all(np.isfinite(q).all() for q in found):
+        raise UserError(
+            "the verifier gives values that are not finite, so its parameters are"
+            " damaged, or not numbers: take an earlier checkpoint, or train it again"
+        )
 
 
 def score_responses(
@@ -76,6 +89,9 @@ def score_responses(
 
     Returns:
       Float32 `[H + 1]` for each response.
+
+    Raises:
+      UserError: a value is not finite.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, response in enumerate(responses):
@@ -98,6 +114,7 @@ def score_responses(
         for of_group, (_, members) in zip(q, batch, strict=False):
             for values, i in zip(of_group, members, strict=False):
                 out[i] = values[ends[i]].copy()  # else the batch stays, too
+    _check_finite(out)
     return out
 
 

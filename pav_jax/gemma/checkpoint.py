@@ -17,7 +17,7 @@ from pav_jax.core.errors import UserError
 from pav_jax.core.types import Params
 from pav_jax.gemma import forward
 from pav_jax.gemma.architecture import TransformerConfig
-from pav_jax.gemma.formats import Piece, Source
+from pav_jax.gemma.formats import Piece, Source, damage_is_a_user_error
 from pav_jax.gemma.hugging_face import HuggingFaceSource, difference
 from pav_jax.gemma.package_format import GEMMA_NAMES, GemmaSource
 from pav_jax.storage import checkpoints
@@ -50,7 +50,8 @@ def read(
     """
     source = _open(path)
     if isinstance(source, HuggingFaceSource):
-        _check_fields(path, source.config, architecture)
+        with damage_is_a_user_error(path):
+            _check_fields(path, source.config, architecture)
     pieces = source.pieces(architecture)
     _check_tensors(path, source, pieces)
     like = jax.eval_shape(

@@ -102,6 +102,8 @@ class HuggingFaceSource:
             names = sorted(set(_read_json(index)["weight_map"].values()))
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{index} is damaged: it has no weight_map") from error
+        if others := [n for n in names if Path(n).name != n]:
+            raise UserError(f"{index} names {others[0]!r}, which is not beside it")
         if missing := [n for n in names if not (self._path / n).is_file()]:
             raise UserError(f"{self._path} lacks {missing[0]}, which {index} names")
         return [self._path / name for name in names]

@@ -1,6 +1,7 @@
 """The published architectures, by name."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -9,6 +10,7 @@ from pav_jax.core.errors import UserError
 from pav_jax.gemma.architecture import TransformerConfig, tiny_gemma2
 from pav_jax.gemma.formats import SPARE_ROWS
 
+_MOST_LAYERS, _MOST = 1_000, 1 << 20  # of an architecture of one's own
 _DTYPES = ("float32", "bfloat16")
 
 
@@ -138,6 +140,7 @@ def from_config(model: ConfigDict, vocab_size: int | None) -> TransformerConfig:
     """
     fields = {k: v for k, v in model.items() if k not in ("checkpoint", "dtype")}
     if "name" not in fields:
+        _check_own(fields)
         return tiny_gemma2(vocab_size, **fields)
     if others := sorted(fields.keys() - {"name", "shrunk"}):
         raise UserError(
@@ -156,6 +159,17 @@ def from_config(model: ConfigDict, vocab_size: int | None) -> TransformerConfig:
             " SentencePiece model that belongs to it"
         )
     return dataclasses.replace(published, vocab_size=vocab_size)
+
+
+def _check_own(fields: dict[str, Any]) -> None:
+    """Raises UserError for the size of an architecture of one's own that is none."""
+    for field, value in fields.items():
+        most = _MOST_LAYERS if field == "num_layers" else _MOST
+        if type(value) is not int or not 1 <= value <= most:
+            raise UserError(
+                f"config.model.{field} is {value!r}; it must be a whole number from 1"
+                f" to {most}"
+            )
 
 
 def dtype_of(model: ConfigDict) -> jnp.dtype:

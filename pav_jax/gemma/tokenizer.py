@@ -19,6 +19,11 @@ _SPACE = "\u2581"
 _FOREIGN = re.compile(f"[{_SPACE}\ud800-\udfff]")
 _SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")  # ids 0 to 3, as in Gemma
 _END_OF_TURN = "<end_of_turn>"
+# What Gemma's models take for structure, and SentencePiece for texts like any other.
+_MARKERS = re.compile(
+    r"<(start_of_turn|end_of_turn|mask|unused\d+|pad|eos|bos|unk"
+    r"|start_of_image|end_of_image|image_soft_token)>"
+)
 _FATAL_ONLY = 3  # SentencePiece's log level; failures still raise
 _LONGEST_LINE = 1 << 24  # bytes; SentencePiece drops longer lines silently
 
@@ -67,10 +72,12 @@ class Tokenizer:
         turns = () if model.is_unknown(turn) else (turn,)
         self.end_ids: tuple[int, ...] = (self.eos_id, *turns)
         self._model = model
-        self._special = frozenset(turns) | frozenset(
+        self._special = frozenset(
             i
             for i in range(self.vocab_size)
-            if model.is_control(i) or model.is_unknown(i)
+            if model.is_control(i)
+            or model.is_unknown(i)
+            or _MARKERS.fullmatch(model.id_to_piece(i))
         )
 
     @classmethod
@@ -116,14 +123,14 @@ class Tokenizer:
         """Token ids of a text, without bos or eos.
 
         Args:
-          text: any text; the names of pad, bos and eos in it are plain text.
+          text: any text; names of control tokens in it are plain text, or an error.
 
         Returns:
           The ids; `decode` gives back exactly `text`.
 
         Raises:
-          UserError: the vocabulary cannot represent the text; the message
-            names the offending characters.
+          UserError: the vocabulary cannot represent the text, and the message names
+            the offending characters; or it would read a control token in it.
         """
         foreign = _FOREIGN.findall(text)
         if foreign:
@@ -160,8 +167,8 @@ class Tokenizer:
 
         Args:
           ids: any ids below vocab_size, in any order. Special tokens (pad, bos,
-            eos, end of turn, unknown) are dropped; bytes that form no character become
-            U+FFFD.
+            eos, Gemma's marks of turns and images, its unused ones, unknown) are
+            dropped; bytes that form no character become U+FFFD.
 
         Returns:
           The text.

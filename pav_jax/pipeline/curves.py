@@ -260,9 +260,14 @@ def _beam_methods(points: Sequence[Point]) -> list[str]:
 def _difference(
     ours: np.ndarray, theirs: np.ndarray
 ) -> tuple[float, tuple[float, float]]:
-    """The mean of `ours - theirs`, `[P]` each, and its 95% interval over problems."""
-    values = ours - theirs
-    half = 1.959964 * np.std(values, ddof=1) / np.sqrt(len(values))
+    """The mean of `ours - theirs`, `[P]` each, and its 95% interval over problems.
+
+    One problem does not say how problems differ: the interval then holds all there can
+    be.
+    """
+    values, half = ours - theirs, 2.0
+    if len(values) > 1:
+        half = 1.959964 * np.std(values, ddof=1) / np.sqrt(len(values))
     mean = float(np.mean(values))
     return mean, (mean - float(half), mean + float(half))
 

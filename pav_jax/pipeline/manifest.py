@@ -7,7 +7,7 @@ inputs. The same terms give the same files.
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pav_jax
@@ -44,12 +44,38 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest = artifacts.read_json(path)
     try:
         intact = manifest["fingerprint"] == _fingerprint(manifest)
-        float(manifest["seconds"])
-    except (KeyError, TypeError, ValueError):
+        intact = intact and _is_manifest(manifest)
+    except (KeyError, TypeError, ValueError, AttributeError):
         intact = False
     if not intact:
         raise UserError(f"{path} is damaged; delete it and run again")
     return manifest
+
+
+def _is_manifest(manifest: Mapping[str, Any]) -> bool:
+    """Whether the parts are of the types that they have, and files are in the folder.
+
+    Others wrote the manifests of `--reuse` and of what is downloaded; a name such as
+    "../../x" would be written outside of the workdir.
+    """
+    parts = [manifest[name] for name in ("fields", "needs", "files")]
+    return (
+        isinstance(manifest["stage"], str)
+        and all(isinstance(part, dict) for part in parts)
+        and float(manifest["seconds"]) >= 0
+        and all(
+            is_inside(name)
+            and isinstance(file["bytes"], int)
+            and isinstance(file["sha256"], str)
+            for name, file in manifest["files"].items()
+        )
+    )
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative name, joined to a folder, stays in the folder."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not name.startswith("/") and ".." not in parts
 
 
 def difference(old: dict, terms: dict) -> str:

@@ -41,10 +41,10 @@ def write_page(directory: Path) -> Path:
     Raises:
       UserError: one of them is missing or damaged.
     """
-    html = page(
-        artifacts.read_json(directory / "results.json"),
-        artifacts.read_json(directory / "responses.json"),
-    )
+    results = artifacts.read_json(directory / "results.json")
+    responses = artifacts.read_json(directory / "responses.json")
+    with artifacts.as_written(directory, "pav run"):
+        html = page(results, responses)
     path = directory / "index.html"
     artifacts.write_atomically(path, lambda file: file.write(html.encode()))
     return path

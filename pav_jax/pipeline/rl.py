@@ -48,7 +48,7 @@ def run_rl(context: StageContext, *, method: str, seed: int) -> None:
         return
     config = context.config
     train = Problems.load(config, context.input("data"), "labels")
-    objective = _objective(config, method)
+    objective = objective_of(config, method)
     measured, validation = _watched(train, config.rl.measured)
     trainer = Trainer(
         objective=objective,
@@ -116,7 +116,7 @@ def _load_verifier(
         return load()
 
 
-def _objective(config: ConfigDict, method: str) -> Objective:
+def objective_of(config: ConfigDict, method: str) -> Objective:
     """The objective of an entry of `config.rl.methods`.
 
     Raises:

@@ -13,6 +13,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
+from pav_jax.pipeline import allowed
 from pav_jax.pipeline.data import run_data, run_pretraining, run_sft
 from pav_jax.pipeline.imported import run_imported_labels
 from pav_jax.pipeline.labelling import run_labels, run_rollouts
@@ -20,7 +21,7 @@ from pav_jax.pipeline.on_search import run_beams
 from pav_jax.pipeline.other_provers import Prover, run_policy, run_prover_labels
 from pav_jax.pipeline.provers import run_provers
 from pav_jax.pipeline.results import run_report, write_page
-from pav_jax.pipeline.rl import prm_stage, run_rft, run_rl
+from pav_jax.pipeline.rl import objective_of, prm_stage, run_rft, run_rl
 from pav_jax.pipeline.rl_comparison import run_improvement
 from pav_jax.pipeline.runner import Stage
 from pav_jax.pipeline.search import run_samples, run_search
@@ -30,7 +31,6 @@ from pav_jax.pipeline.verifiers import (
     run_prm,
     run_prover_prm,
 )
-from pav_jax.verifier import HEADS
 
 # Config fields that several stages read.
 _MODEL = ("task", "model", "limits", "seed")
@@ -41,7 +41,13 @@ _VERIFIER = (*_MODEL, "verifier.language_weight", "verifier.balance") + (
 
 
 def stages(config: ConfigDict) -> list[Stage]:
-    """All stages, each after the ones it needs."""
+    """All stages, each after the ones it needs.
+
+    Raises:
+      UserError: a field of the config is wrong (`allowed.check`), or an entry of
+        `config.provers` or `config.rl.methods` is.
+    """
+    allowed.check(config)
     improved = _rl_stages(config) if "rl" in config else []
     return [*_training_stages(config), *improved, *_comparison_stages(config, improved)]
 
@@ -165,16 +171,8 @@ def _orm_stages(config: ConfigDict) -> list[Stage]:
 
 
 def _verifier(config: ConfigDict) -> tuple[str, ...]:
-    """The fields that every stage reads that trains a verifier.
-
-    Raises:
-      UserError: `config.verifier.head` names no head.
-    """
+    """The fields that every stage reads that trains a verifier."""
     head = config.verifier.get("head", "sum")
-    if head not in HEADS:
-        raise UserError(
-            f"config.verifier.head is {head!r}; it may be {' or '.join(HEADS)}"
-        )
     # Not of the default, so that such verifiers are the same as before there was one.
     return _VERIFIER if head == "sum" else (*_VERIFIER, "verifier.head")
 
@@ -277,6 +275,7 @@ def _rl_stages(config: ConfigDict) -> list[Stage]:
     refresh = ("rl.refresh",) if "refresh" in config.rl else ()
     known = [prover.name for prover in _provers(config)]
     for method, settings in config.rl.methods.items():
+        objective_of(config, method)  # raises UserError
         if (name := settings.get("prover")) and name not in known:
             raise UserError(
                 f"config.rl.methods.{method}.prover={name!r} is no entry of"

@@ -1,6 +1,7 @@
 """The page of a file that `pav score` wrote: Q and progress of every step."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +52,7 @@ def write(
         if len(shown) < count:
             try:
                 shown.append(_response(row, verdict))
-            except (AttributeError, KeyError, TypeError, ValueError):
+            except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
                 raise _foreign(source, number) from None
     if not shown:
         raise UserError(f"{source} has no scored responses to show")
@@ -105,6 +106,9 @@ def _foreign(source: Path, number: int) -> UserError:
 def _response(row: dict[str, Any], verdict: dict[str, Any]) -> dict[str, Any]:
     """A response as the viewer takes it; the fields of `row` can have any type."""
     correct, answer, orm = row.get("correct"), row.get("answer"), verdict["orm"]
+    numbers = [step[name] for step in verdict["steps"] for name in ("q", "advantage")]
+    if not all(math.isfinite(x) for x in [*numbers, *([] if orm is None else [orm])]):
+        raise ValueError("a score is not finite")
     return {
         "prompt": str(row["prompt"]),
         "correct": correct if isinstance(correct, bool) else None,

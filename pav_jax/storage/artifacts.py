@@ -66,6 +66,25 @@ def write_atomically(path: PathLike, write: Callable[[BinaryIO], None]) -> None:
             partial.unlink()
 
 
+@contextlib.contextmanager
+def as_written(path: PathLike, again: str) -> Iterator[None]:
+    """Within, what is not in a file as it should be is a UserError that names it.
+
+    Args:
+      path: what is read.
+      again: what would make it anew, for the message.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as e:
+        raise UserError(
+            f"{path} is not as this version writes it ({type(e).__name__}: {e}); run"
+            f" again what makes it: {again}"
+        ) from e
+
+
 def remove_partials(folder: Path) -> None:
     """Removes the unfinished files under `folder` that a killed process left; not
     those in hidden folders, where others may be at work."""

@@ -8,6 +8,8 @@ import numpy as np
 from pav_jax.core.types import Problem, Response, StepLabels
 from pav_jax.storage import artifacts
 
+_AGAIN = "pav run"  # what makes such files
+
 
 def write_problems(path: Path, problems: Sequence[Problem]) -> None:
     """Writes one problem a line."""
@@ -16,7 +18,12 @@ def write_problems(path: Path, problems: Sequence[Problem]) -> None:
 
 def read_problems(path: Path) -> list[Problem]:
     """The problems that `write_problems` wrote; raises UserError if damaged."""
-    return [Problem(**record) for record in artifacts.read_jsonl(path)]
+    records = artifacts.read_jsonl(path)
+    with artifacts.as_written(path, _AGAIN):
+        problems = [Problem(**record) for record in records]
+        if not all(isinstance(x, str) for p in problems for x in vars(p).values()):
+            raise TypeError("a problem's fields are texts")
+    return problems
 
 
 def _ragged(name: str, rows: Sequence, dtype) -> dict[str, np.ndarray]:
@@ -26,8 +33,21 @@ def _ragged(name: str, rows: Sequence, dtype) -> dict[str, np.ndarray]:
     return {name: flat, f"{name}_stops": stops.astype(np.int64)}
 
 
-def _rows(arrays: dict[str, np.ndarray], name: str) -> list[np.ndarray]:
-    return np.split(arrays[name], arrays[f"{name}_stops"][:-1])
+def _rows(arrays: dict[str, np.ndarray], name: str, kind: str) -> list[np.ndarray]:
+    """The ragged rows of a name; raises ValueError if they are not whole.
+
+    Args:
+      arrays: of a file.
+      name: of the rows.
+      kind: of their values, as of `np.dtype.kind`.
+    """
+    flat, stops = arrays[name], arrays[f"{name}_stops"]
+    ascend = stops.dtype.kind == "i" and np.all(np.diff(stops, prepend=0) >= 0)
+    if flat.ndim != 1 or flat.dtype.kind != kind or stops.ndim != 1 or not ascend:
+        raise ValueError(f"{name} is no list of rows")
+    if len(stops) == 0 or stops[-1] != len(flat):
+        raise ValueError(f"the rows of {name} do not end where it ends")
+    return np.split(flat, stops[:-1])
 
 
 def write_responses(path: Path, responses: Sequence[Response]) -> None:
@@ -51,15 +71,16 @@ def write_responses(path: Path, responses: Sequence[Response]) -> None:
 def read_responses(path: Path) -> list[Response]:
     """The responses of one shard; raises UserError if it is missing or damaged."""
     arrays = artifacts.read_arrays(path)
-    columns = zip(
-        arrays["problem"].tolist(),
-        (tuple(row.tolist()) for row in _rows(arrays, "prompt")),
-        (tuple(row.tolist()) for row in _rows(arrays, "tokens")),
-        (tuple(row.tolist()) for row in _rows(arrays, "log_probs")),
-        arrays["correct"].tolist(),
-        strict=True,
-    )
-    return [Response(*row) for row in columns]
+    with artifacts.as_written(path, _AGAIN):
+        columns = zip(
+            arrays["problem"].tolist(),
+            (tuple(row.tolist()) for row in _rows(arrays, "prompt", "i")),
+            (tuple(row.tolist()) for row in _rows(arrays, "tokens", "i")),
+            (tuple(row.tolist()) for row in _rows(arrays, "log_probs", "f")),
+            arrays["correct"].tolist(),
+            strict=True,
+        )
+        return [Response(*row) for row in columns]
 
 
 def write_labels(path: Path, labels: Sequence[StepLabels]) -> None:
@@ -81,8 +102,17 @@ def write_labels(path: Path, labels: Sequence[StepLabels]) -> None:
 def read_labels(path: Path) -> list[StepLabels]:
     """The labels of one shard; raises UserError if it is missing or damaged."""
     arrays = artifacts.read_arrays(path)
-    columns = (_rows(arrays, name) for name in ("ends", "correct", "count"))
-    return [StepLabels(*row) for row in zip(*columns, strict=True)]
+    with artifacts.as_written(path, _AGAIN):
+        columns = (_rows(arrays, name, "i") for name in ("ends", "correct", "count"))
+        found = [StepLabels(*row) for row in zip(*columns, strict=True)]
+        for labels in found:
+            sizes = {len(labels.ends), len(labels.correct), len(labels.count)}
+            if len(sizes) > 1 or 0 in sizes:
+                raise ValueError("the labels of a response are not one a prefix")
+        correct, count = arrays["correct"], arrays["count"]
+        if np.any((correct < 0) | (correct > count) | (count < 1)):
+            raise ValueError("a label counts more successes than continuations")
+    return found
 
 
 def shards(directory: Path) -> list[Path]:

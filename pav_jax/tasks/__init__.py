@@ -2,6 +2,9 @@
 
 import importlib
 import inspect
+import types
+import typing
+from typing import Any
 
 import ml_collections
 
@@ -26,12 +29,15 @@ def make_task(config: ml_collections.ConfigDict) -> Task:
       The task.
 
     Raises:
-      UserError: the name is unknown, an argument is missing or not one of the
-        task's, or the task refuses its value.
+      UserError: the name is unknown, an argument is missing, not one of the task's or
+        of another type, or the task refuses its value.
     """
     name = config.get("name")
-    if name not in _TASKS:
-        raise UserError(f"unknown task {name!r}; the tasks are {', '.join(_TASKS)}")
+    if not isinstance(name, str) or name not in _TASKS:
+        raise UserError(
+            f"config.task.name is {name!r}, an unknown task; the tasks are"
+            f" {', '.join(_TASKS)}"
+        )
     module, class_name = _TASKS[name]
     task = getattr(importlib.import_module(module), class_name)
     arguments = {key: value for key, value in config.items() if key != "name"}
@@ -41,4 +47,23 @@ def make_task(config: ml_collections.ConfigDict) -> Task:
         raise UserError(
             f"task {name!r}: {error}; it takes {inspect.signature(task)}"
         ) from error
+    hints = typing.get_type_hints(task.__init__)
+    for field, value in arguments.items():
+        if not _fits(value, hints[field]):
+            raise UserError(
+                f"config.task.{field} is {value!r}; task {name!r} takes"
+                f" {inspect.signature(task).parameters[field]}"
+            )
     return task(**arguments)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the type that a task's argument is annotated with."""
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, part) for part in typing.get_args(hint))
+    kind = typing.get_origin(hint) or hint
+    if kind is tuple:
+        return isinstance(value, list | tuple)
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is kind if kind in (int, bool) else isinstance(value, kind)

@@ -136,6 +136,11 @@ class Relations(Task):
                 f"relations task: wrong_turns={wrong_turns} is a probability; it must"
                 " be between 0 and 1"
             )
+        if max_decoy < 1:
+            raise UserError(
+                f"relations task: max_decoy={max_decoy} is the length of a branch; it"
+                " must be at least 1"
+            )
         self._seed = seed
         self._depths, self._people, self._decoys = depths, people, decoys
         self._names, self._answer_path = NAMES[:num_names], answer_path

@@ -76,7 +76,8 @@ def advise(
     """
     place = _root(labels, "labels", beside="rollouts")
     with _fetched(place) as workdir:
-        labelled = Labelled.read(workdir, place)
+        with artifacts.as_written(place, "pav run --until=labels"):
+            labelled = Labelled.read(workdir, place)
         measured = _results(workdir)
     sections = {
         "provers": lines.prover_lines(labelled),
@@ -115,18 +116,6 @@ def _fetched(place: str) -> Iterator[Path]:
         yield workdir
 
 
-@contextlib.contextmanager
-def _as_written(path: str, command: str) -> Iterator[None]:
-    """Within, what is not in a file as it should be is a UserError."""
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is not as this version writes it ({type(error).__name__}:"
-            f" {error}); run again what makes it: {command}"
-        ) from error
-
-
 def _verifier(place: str) -> list[Line]:
     """What a run found of its verifier: evaluation.json and viewer.json."""
     with buckets.to_read(place, parts=("evaluation",)) as workdir:
@@ -139,7 +128,7 @@ def _verifier(place: str) -> list[Line]:
             )
         evaluation = artifacts.read_json(folder / "evaluation.json")
         viewer = artifacts.read_json(folder / "viewer.json")
-    with _as_written(f"{place}/evaluation", "pav run --until=evaluation"):
+    with artifacts.as_written(f"{place}/evaluation", "pav run --until=evaluation"):
         return list(lines.verifier_lines(evaluation, viewer))
 
 
@@ -157,7 +146,7 @@ def _budget(
 ) -> list[Line]:
     """Beams against best-of-N as measured; else a bound from the labels."""
     if results is not None:
-        with _as_written(f"{place}/{_RESULTS}", "pav run"):
+        with artifacts.as_written(f"{place}/{_RESULTS}", "pav run"):
             if found := budget.versus(results, tokens):
                 return list(lines.versus_lines(found))
     return list(lines.bound_lines(budget.pass_bound(labelled, tokens)))

@@ -36,10 +36,11 @@ def run(arguments: argparse.Namespace, changes: list[str]) -> None:
     from pav_jax.pipeline import parts, runner, stages
     from pav_jax.pipeline.watch import Watch
 
+    planned = stages.stages(config)  # raises if the config cannot be run
     joined = processes.join(coordinator)
     mesh.activate(config)
     todo = dict(until=arguments.until, watch=Watch(arguments.profile, arguments.log_to))
-    common = (stages.stages(config), config, arguments.workdir)
+    common = (planned, config, arguments.workdir)
     if part:
         parts.run_part(*common, part=part, **todo)
     else:
@@ -97,9 +98,11 @@ def plan(arguments: argparse.Namespace, changes: list[str]) -> int:
     from pav_jax.core import config as config_lib
 
     config = config_lib.load([f"--config={arguments.config}", *changes])
+    from pav_jax.pipeline import allowed
     from pav_jax.tools import plan
     from pav_jax.tools.planning import topology
 
+    allowed.check(config)
     target = topology.parse(arguments.topology)
     if arguments.search:
         plans = plan.search(config, target)

@@ -58,15 +58,17 @@ def export_stage(folder: Path, output: Path, form: str = "gemma") -> None:
     manifest = read_manifest(folder)
     config = config_lib.unflatten(manifest["fields"])
     root = folder.absolute().parent
-    tokenizer = Tokenizer.load(root / "data" / "tokenizer.model")
-    architecture = sizes.from_config(config.model, tokenizer.vocab_size)
-    dtype = sizes.dtype_of(config.model)
     load = load_verifier if _is_verifier(manifest["stage"]) else load_policy
-    settings = artifacts.read_json(root / workdir.SETTINGS)["config"]
+    with artifacts.as_written(folder, "pav run"):
+        tokenizer = Tokenizer.load(root / "data" / "tokenizer.model")
+        architecture = sizes.from_config(config.model, tokenizer.vocab_size)
+        dtype = sizes.dtype_of(config.model)
+        settings = artifacts.read_json(root / workdir.SETTINGS)["config"]
+        prover_k = settings["verifier.prover_k"]
     about = {
         "stage": manifest["stage"],
         "fingerprint": manifest["fingerprint"],
-        "prover_k": settings["verifier.prover_k"],
+        "prover_k": prover_k,
         "fields": {
             name: value
             for name, value in manifest["fields"].items()

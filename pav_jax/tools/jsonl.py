@@ -94,7 +94,7 @@ def rows(path: Path, layout: str) -> Rows:
     if not is_list:
         return Rows(*survey(path, layout), _lines_of(path))
     try:
-        values = json.loads(content.decode("utf-8-sig"))
+        values = _loads(content)
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} starts as a JSON list, but is not JSON ({error}); {layout}"
@@ -208,17 +208,10 @@ def parse(line: bytes | None) -> dict[str, Any]:
       ValueError: if it is no JSON object, with the reason.
     """
 
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is not JSON")
-
-    def finite(text: str) -> float:
-        return float(text) if math.isfinite(float(text)) else refuse(text)
-
     if line is None:
         raise ValueError(f"longer than {_LONGEST} bytes")
     try:
-        text = line.decode("utf-8-sig")
-        row = json.loads(text, parse_constant=refuse, parse_float=finite)
+        row = _loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error})") from error
     except RecursionError:
@@ -226,6 +219,21 @@ def parse(line: bytes | None) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
     return row
+
+
+def _loads(text: bytes) -> Any:
+    """A JSON value; raises ValueError if it is none, or has a number that is not
+    finite."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not JSON")
+
+    def finite(text: str) -> float:
+        return float(text) if math.isfinite(float(text)) else refuse(text)
+
+    return json.loads(
+        text.decode("utf-8-sig"), parse_constant=refuse, parse_float=finite
+    )
 
 
 def text_field(row: dict[str, Any], field: str) -> str:

@@ -121,11 +121,17 @@ class Verifier:
         """
         with fetched(os.fspath(directory)) as folder:
             is_export = (folder / export.ABOUT).exists()
-            source = _exported(folder) if is_export else _trained(folder)
-            config = config_lib.unflatten(source.fields)
-            tokenizer = Tokenizer.load(source.tokenizer)
-            architecture = sizes.from_config(config.model, tokenizer.vocab_size)
-            dtype = sizes.dtype_of(config.model)
+            with artifacts.as_written(directory, "pav run, or pav export"):
+                source = _exported(folder) if is_export else _trained(folder)
+                config = config_lib.unflatten(source.fields)
+                tokenizer = Tokenizer.load(source.tokenizer)
+                architecture = sizes.from_config(config.model, tokenizer.vocab_size)
+                dtype = sizes.dtype_of(config.model)
+                limits = config.limits
+                max_tokens = limits.max_prompt_tokens + limits.max_tokens
+                most = source.prover_k if prover_k is None else prover_k
+                if type(max_tokens) is not int or type(most) is not int:
+                    raise TypeError("limits and prover_k are whole numbers")
             params = [
                 source.read(path, architecture=architecture, dtype=dtype)
                 for path in source.folders
@@ -136,8 +142,8 @@ class Verifier:
             architecture=architecture,
             tokenizer=tokenizer,
             is_step_end=tokenizer.step_end_mask(),
-            max_tokens=config.limits.max_prompt_tokens + config.limits.max_tokens,
-            prover_k=source.prover_k if prover_k is None else prover_k,
+            max_tokens=max_tokens,
+            prover_k=most,
             fingerprint=config_lib.digest(source.fingerprints),
         )
 
@@ -326,9 +332,9 @@ def mesh_of(directory: Path) -> dict[str, int]:
     settings = _root(directory) / workdir.SETTINGS
     if not settings.exists():  # exported
         return {}
-    values = artifacts.read_json(settings)["config"]
-    return {
-        name.removeprefix("mesh."): size
-        for name, size in values.items()
-        if config_lib.within(name, "mesh") and name != "mesh"
-    }
+    with artifacts.as_written(settings, "pav run"):
+        return {
+            name.removeprefix("mesh."): int(size)
+            for name, size in artifacts.read_json(settings)["config"].items()
+            if config_lib.within(name, "mesh") and name != "mesh"
+        }

@@ -295,11 +295,11 @@ def _jsonl(row: Row) -> list[LabelledText]:
     of_prompt = [row.get(f"prompt_{key}", 0) for key in ("correct", "count")]
     pairs = [of_prompt, *zip(correct, count, strict=True)]
     for number, (k, n) in enumerate(pairs):
-        if not (_is_int(k) and _is_int(n) and 0 <= k <= n):
+        if not (_is_int(k) and _is_int(n) and 0 <= k <= n < 1 << 31):
             where = f"step {number}" if number else "the prompt"
             raise ValueError(
                 f"{where} has correct={k!r} and count={n!r}; whole numbers with"
-                " 0 <= correct <= count are right"
+                " 0 <= correct <= count below 2^31 are right"
             )
     if not any(count):
         raise ValueError("no step has a count above 0")

@@ -100,12 +100,12 @@ def test_the_papers_rl(name):
     assert (training.steps, training.warmup_steps) == (steps, steps // 10)
     assert training.problems * training.samples == 32
     assert (training.learning_rate, training.kl) == (1e-7, 0.001)
-    objective = rl._objective(config, "pav_rl")
+    objective = rl.objective_of(config, "pav_rl")
     # The prover is the SFT policy, by the frozen verifier of its Q; that of search Bo4.
     assert (objective.alpha, objective.prover_k) == (alpha, 1)
     assert objective.uses_verifier and not objective.refresh_every
     assert config.verifier.prover_k == 4
-    assert not rl._objective(config, "orm_rl").uses_verifier
+    assert not rl.objective_of(config, "orm_rl").uses_verifier
     assert config.rl.rft == config.sft
     # The base run's stages do not run again.
     base = {stage.name: stage.fields for stage in stages.stages(_load(name))}

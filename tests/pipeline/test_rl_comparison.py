@@ -132,7 +132,7 @@ def test_every_variant_names_stages_that_can_run(variant):
     for stage in stages.stages(made):
         config.select(made, stage.fields)
     for method in made.rl.methods:
-        rl._objective(made, method)
+        rl.objective_of(made, method)
     assert made.rl.final.reference in made.rl.methods
 
 
@@ -142,7 +142,7 @@ def test_controls_and_provers_are_what_they_are_called():
         "get_config",
         "controls,monte_carlo,provers",
     )
-    found = {method: rl._objective(made, method) for method in made.rl.methods}
+    found = {method: rl.objective_of(made, method) for method in made.rl.methods}
     pav = found["pav_rl"]
     # μ is the frozen SFT policy; μ = π is the policy as it is, without a verifier.
     assert found["sft_prover"] == dataclasses.replace(pav, prover_k=1)
@@ -158,7 +158,7 @@ def test_an_objective_names_its_method():
     with made.unlocked():
         made.rl.methods.old = dict(reward="value", baseline="value", alpha=1.0)
     with pytest.raises(UserError, match=r"methods\.old: .*Write reward=.value_to_go"):
-        rl._objective(made, "old")
+        rl.objective_of(made, "old")
 
 
 @pytest.mark.slow

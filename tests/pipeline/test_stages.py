@@ -191,7 +191,7 @@ def test_verifiers_with_the_plain_head(finished, tmp_path, capfd):
 
     changes = ("--config.verifier.head=mean", f"--workdir={tmp_path / 'other'}")
     assert main(["run", f"--config={DEMO}:smoke", *changes]) == 2
-    message = "config.verifier.head is 'mean'; it may be sum or plain"
+    message = "config.verifier.head is 'mean'; it must be one of 'sum', 'plain'"
     assert message in capfd.readouterr().err
 
 

@@ -88,7 +88,10 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def _check(row: dict[str, Any]) -> None:
     """Raises ValueError if a row is not as `_SCORED` says."""
-    jsonl.text_field(row, "prompt")
+    try:
+        jsonl.text_field(row, "prompt").encode()
+    except UnicodeEncodeError:
+        raise ValueError("the prompt has half a surrogate pair") from None
     if "correct" not in row:
         jsonl.text_field(row, "answer")
     elif not isinstance(row["correct"], bool):
@@ -101,7 +104,7 @@ def _check(row: dict[str, Any]) -> None:
                 raise TypeError("no fingerprint")
             if "error" not in row[KEY]:
                 _scores(row[KEY])
-        except (TypeError, KeyError, AttributeError) as error:
+        except (TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(f"field {KEY!r} is not of pav score") from error
 
 

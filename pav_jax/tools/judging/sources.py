@@ -204,9 +204,10 @@ class Run:
                     f"{folder} is not the workdir of a run that is through with stage"
                     f" sft: it has no finished {part}"
                 )
-        settings = artifacts.read_json(folder / workdir.SETTINGS)["config"]
-        config = config_lib.unflatten(settings)
-        return cls(folder, Problems.load(config, folder / "data", split))
+        with artifacts.as_written(folder, "pav run --until=sft"):
+            settings = artifacts.read_json(folder / workdir.SETTINGS)["config"]
+            config = config_lib.unflatten(settings)
+            return cls(folder, Problems.load(config, folder / "data", split))
 
     @property
     def config(self) -> ConfigDict:

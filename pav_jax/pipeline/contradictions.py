@@ -1,0 +1,137 @@
+"""Fields of a config that are right by themselves and wrong together."""
+
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+_OWN_SIZE = ("num_layers", "embed_dim", "num_heads", "mlp_dim")
+
+
+def contradictions(config: ConfigDict) -> Iterator[str]:
+    """What is wrong with a field in view of another, a sentence each.
+
+    Args:
+      config: of an experiment, whose fields are right by themselves.
+    """
+    for section in _trainings(config):
+        steps, warmup = (config[section][f] for f in ("steps", "warmup_steps"))
+        if warmup >= steps:
+            yield (
+                f"config.{section}.warmup_steps={warmup} must be fewer than"
+                f" config.{section}.steps={steps}"
+            )
+    rollouts, search, evaluation = config.rollouts, config.search, config.evaluation
+    if rollouts.n_cov > rollouts.n_orm:
+        yield (
+            f"config.rollouts.n_cov={rollouts.n_cov} must be at most"
+            f" config.rollouts.n_orm={rollouts.n_orm}: seed rollouts are the first of"
+            " the responses"
+        )
+    if max(search.ns) > search.samples:
+        yield (
+            f"config.search.ns={tuple(search.ns)} must be at most"
+            f" config.search.samples={search.samples}, of which they are parts"
+        )
+    if max(search.alphas) <= 0:
+        yield (
+            f"config.search.alphas={tuple(search.alphas)} has no number above 0 to"
+            " choose from"
+        )
+    if evaluation.oracle_n > evaluation.n:
+        yield (
+            f"config.evaluation.oracle_n={evaluation.oracle_n} must be at most"
+            f" config.evaluation.n={evaluation.n}, of which they are the first"
+        )
+    if not config.labels.get("from") and "n_mc" not in config.labels:
+        yield (
+            "the config has no field 'labels.n_mc', continuations of a step prefix, 1"
+            " or more; only labels of others (config.labels.from) do without"
+        )
+    yield from _of_problems(config)
+    yield from _of_model(config.get("model", ConfigDict()))
+    if "rl" in config:
+        yield from _of_rl(config.rl)
+
+
+def _of_problems(config: ConfigDict) -> Iterator[str]:
+    problems, grid = config.problems, config.sampling
+    tokenizer = config.get("tokenizer", ConfigDict())
+    if ("path" in tokenizer) == ("vocab_size" in tokenizer):
+        yield (
+            "config.tokenizer needs either the path of a SentencePiece model or the"
+            " vocab_size of one to learn, and not both"
+        )
+    if problems.get("disjoint", True) and None in (problems.sft, problems.labels):
+        yield (
+            "config.problems.sft and config.problems.labels must be numbers, or"
+            " config.problems.disjoint=False"
+        )
+    if problems.sft is not None and config.sft.batch_size > problems.sft:
+        yield (
+            f"config.sft.batch_size={config.sft.batch_size} must be at most"
+            f" config.problems.sft={problems.sft}"
+        )
+    if grid.trunks % (together := grid.get("trunks_per_group", 1)):
+        yield (
+            f"config.sampling.trunks={grid.trunks} has to be a multiple of"
+            f" config.sampling.trunks_per_group={together}"
+        )
+
+
+def _trainings(config: ConfigDict) -> Iterator[str]:
+    """The sections of optimizers."""
+    yield from ("sft", "verifier.prm", "verifier.orm")
+    if "rl" in config:
+        yield from ("rl.rft", "rl.training")
+        yield from ("rl.refresh",) if "refresh" in config.rl else ()
+
+
+def _of_model(model: ConfigDict) -> Iterator[str]:
+    if "name" in model:
+        return
+    for field in _OWN_SIZE:
+        if field not in model:
+            yield (
+                f"the config has no field 'model.{field}'; config.model needs"
+                f" {', '.join(_OWN_SIZE)}, or the name of a published size"
+            )
+            return
+    width, heads = model.embed_dim, model.num_heads
+    if width < 2 * heads or width // heads % 2:
+        yield (
+            f"config.model.embed_dim={width} gives each of config.model.num_heads="
+            f"{heads} the size {width // heads}, which must be even, and 2 or more"
+        )
+    if heads % model.get("num_kv_heads", heads):
+        yield (
+            f"config.model.num_kv_heads={model.num_kv_heads} must divide"
+            f" config.model.num_heads={heads}"
+        )
+
+
+def _of_rl(rl: ConfigDict) -> Iterator[str]:
+    final = rl.final
+    if not rl.get("methods"):
+        yield "config.rl.methods is empty; RL needs a method"
+    if max(final.ns) > final.samples:
+        yield (
+            f"config.rl.final.ns={tuple(final.ns)} must be at most"
+            f" config.rl.final.samples={final.samples}, of which they are parts"
+        )
+    if final.reference not in rl.methods:
+        yield (
+            f"config.rl.final.reference={final.reference!r} is none of"
+            f" config.rl.methods: {', '.join(rl.methods)}"
+        )
+    if "provers" in rl and 2 * max(rl.provers.ks) > rl.provers.n_mc:
+        yield (
+            f"config.rl.provers.ks={tuple(rl.provers.ks)} must be at most half of"
+            f" config.rl.provers.n_mc={rl.provers.n_mc}, since a value to the power of"
+            " 2K is estimated"
+        )
+    for method, settings in rl.methods.items():
+        if settings.get("refresh_every") and "refresh" not in rl:
+            yield (
+                f"config.rl.methods.{method}.refresh_every={settings.refresh_every}"
+                " needs a section config.rl.refresh"
+            )

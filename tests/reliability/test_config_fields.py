@@ -1,0 +1,281 @@
+"""Every field of a config misspelt, missing, of a wrong type, out of range.
+
+Each is told at once, in one paragraph with the field's name, before a folder is made
+or a stage is run. Which values are right is written here by hand, apart from the table
+that the code has.
+"""
+
+import difflib
+import functools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ml_collections import ConfigDict
+
+from pav_jax.core import config as config_lib
+from pav_jax.core.errors import UserError
+from pav_jax.main import main
+from pav_jax.pipeline import stages
+from pav_jax.pipeline.contradictions import contradictions
+
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+
+# Fields of which 0 means something: none of it, or the first.
+ZERO = """
+seed task.seed task.wrong_turns sft.warmup_steps sft.weight_decay
+sft.final_learning_rate rollouts.temperature labels.first_pit.n_mc
+verifier.language_weight verifier.prm.warmup_steps verifier.prm.weight_decay
+verifier.prm.final_learning_rate verifier.orm.warmup_steps verifier.orm.weight_decay
+verifier.orm.final_learning_rate search.temperature provers.mu.task.wrong_turns
+provers.both.from_prover rl.training.kl rl.training.weight_decay
+rl.training.warmup_steps rl.training.final_learning_rate rl.training.min_accuracy
+rl.rft.warmup_steps rl.rft.weight_decay rl.rft.final_learning_rate
+rl.refresh.warmup_steps rl.refresh.weight_decay rl.refresh.final_learning_rate
+rl.refresh.language_weight pretraining.task.wrong_turns sft.short_first.steps
+pretraining.sft.short_first.steps rl.methods.pav_mc.n_mc rl.methods.pav_mc.alpha
+rl.methods.pav_rl.alpha rl.methods.pav_refreshed.alpha
+rl.methods.pav_refreshed.refresh_every
+""".split()
+# Fractions and probabilities: more than 1 is wrong.
+AT_MOST_ONE = ("final_learning_rate", "held_out", "wrong_turns", "fraction")
+AT_MOST_ONE += ("min_accuracy", "threshold")
+# Fields of which None means something: all that there are, or the default.
+NONE = ["problems.sft", "problems.labels", "problems.validation", "problems.test"]
+NONE += ["rl.final.problems", "task.num_people", "task.decoys", "task.min_people"]
+NONE += ["pretraining.task.decoys"]
+
+
+@functools.cache
+def _full() -> dict[str, Any]:
+    """A config with every section there is, as dotted names and values."""
+    rl = config_lib.call(
+        str(EXPERIMENTS / "rl_demo.py"),
+        "get_config",
+        "monte_carlo,refreshed,provers,smoke",
+    )
+    methods = ("grpo", "orm_rl", "pav_rl", "pav_mc", "pav_refreshed")
+    values = {
+        k: v
+        for k, v in config_lib.flatten(rl).items()
+        if not k.startswith("rl.methods.") or k.split(".")[2] in methods
+    }
+    for name in ("provers", "on_search", "first_pit"):
+        path = EXPERIMENTS / "evidence" / f"{name}.py"
+        other = config_lib.flatten(config_lib.call(str(path), "get_config"))
+        parts = ("provers.", "verifier.on_search.", "labels.first_pit.", "pretraining.")
+        values |= {k: v for k, v in other.items() if k.startswith(parts)}
+    values |= {"mesh.data": -1, "sampling.trunks_per_group": 1, "search.subtree": 2}
+    values |= {"model.num_kv_heads": 1, "model.dtype": "float32"}
+    values |= {"sft.short_first.steps": 1, "sft.short_first.fraction": 0.5}
+    values |= {"rl.final.problems": 3, "task.decoys": (1, 7)}
+    del values["task.num_people"]
+    tuples = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+    return values | tuples
+
+
+def _config(changes: dict[str, Any], without: str = "") -> ConfigDict:
+    values = {k: v for k, v in (_full() | changes).items() if k != without}
+    return config_lib.unflatten(values)
+
+
+FIELDS = sorted(set(_full()) - {"name"})
+NUMBERS = [f for f in FIELDS if type(_full()[f]) in (int, float)]
+
+
+def _refusal(config: ConfigDict) -> str:
+    """What a config is refused with; "" if it is not."""
+    try:
+        stages.stages(config)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _names(message: str, field: str) -> bool:
+    """Whether a message names a field: a task's by its own name, others with dots."""
+    last = field.rpartition(".")[2]
+    entry = field.split(".")[-2] if "." in field else ""
+    return field in message or (last in message and entry in message)
+
+
+def test_the_config_that_is_spoilt_is_right():
+    assert len(FIELDS) > 130
+    stages.stages(_config({}))
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_misspelt_in_the_file(field):
+    section, _, last = field.rpartition(".")
+    wrong = last[:-1] + last[-1] * 2
+    wrong = f"{section}.{wrong}" if section else wrong
+    message = _refusal(_config({wrong: _full()[field]}, without=field))
+    assert wrong.rpartition(".")[2] in message or field == "task.name"
+    if not field.startswith(("task.", "provers.", "rl.methods.", "pretraining.task.")):
+        assert f"did you mean '{field}'?" in message
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_of_a_wrong_type(field):
+    old = _full()[field]
+    wrong: list[Any] = [{"a": 1}.keys, b"x", 1 + 2j]  # what no config may hold
+    if field not in NONE:
+        wrong.append(None)
+    if not isinstance(old, str):
+        wrong += ["many", ""]
+    if isinstance(old, bool):
+        wrong += [1, 0.0]
+    elif isinstance(old, int | float):
+        wrong += [True, (1,), math.nan, math.inf]
+    elif isinstance(old, str | tuple):
+        wrong += [3, True]
+    if type(old) is int:
+        wrong += [2.5]
+    if isinstance(old, tuple):
+        wrong += [(None,), ("a", "b"), (True, True)]
+    for value in wrong:
+        assert _names(_refusal(_config({field: value})), field), value
+    section = {f"{field}.inner": 1}
+    assert _names(_refusal(_config(section, without=field)), field)
+
+
+@pytest.mark.parametrize("field", NUMBERS)
+def test_out_of_range(field):
+    kind = type(_full()[field])
+    wrong = [kind(-3)]
+    if field not in ZERO:
+        wrong.append(kind(0))
+    if field.rpartition(".")[2] in AT_MOST_ONE:
+        wrong.append(1.5)
+    if field in ("seed", "task.seed", "provers.mu.task.seed"):
+        wrong = [-3] if field == "seed" else []  # a name of a stream: any number
+    if field == "mesh.data":
+        wrong = [0, -2]
+    for value in wrong:
+        assert _names(_refusal(_config({field: value})), field), value
+    assert field not in ZERO or stages.stages(_config({field: kind(0)}))
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_missing(field):
+    """Told by its name, or not needed."""
+    try:
+        stages.stages(_config({}, without=field))
+    except UserError as error:
+        assert _names(str(error), field)
+    else:
+        optional = ("task.", "provers.", "pretraining.", "mesh.", "rl.methods.")
+        optional += ("labels.from", "problems.disjoint", "sampling.trunks_per_group")
+        optional += ("search.subtree", "model.", "rl.final.problems", "tokenizer.")
+        assert field.startswith(optional)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"sft.warmup_steps": 600}, "sft.warmup_steps=600 .*sft.steps=600"),
+        ({"rl.training.warmup_steps": 9999}, "rl.training.warmup_steps=9999 .* fewer"),
+        ({"rollouts.n_cov": 9}, "n_cov=9 .* config.rollouts.n_orm=2"),
+        ({"search.ns": (1, 99)}, "search.ns=.* config.search.samples=4"),
+        ({"search.alphas": (0.0,)}, "search.alphas=.* no number above 0"),
+        ({"evaluation.oracle_n": 3}, "oracle_n=3 .* config.evaluation.n=2"),
+        ({"model.num_heads": 6}, "model.embed_dim=32 .* config.model.num_heads=6"),
+        ({"model.embed_dim": 2, "model.num_heads": 2}, "model.embed_dim=2 .* even"),
+        ({"model.num_heads": 2, "model.num_kv_heads": 4}, "num_kv_heads=4 must divide"),
+        ({"model.name": "gemma2_2b"}, "already fixes .* config.model.embed_dim"),
+        ({"tokenizer.path": "a.model"}, "config.tokenizer needs either .* not both"),
+        ({"rl.final.ns": (1, 999)}, "rl.final.ns=.* config.rl.final.samples=4"),
+        ({"rl.final.reference": "ppo"}, "reference='ppo' is none of .* orm_rl"),
+        ({"rl.provers.ks": (1, 64)}, "rl.provers.ks=.* half of config.rl.provers.n_mc"),
+        ({"rl.seeds": (0, 0)}, "rl.seeds .* each once"),
+        ({"search.beams": ()}, "search.beams .* at least one"),
+        ({"labels.from": "x"}, "first_pit .*labels.from takes; leave out either"),
+        ({"rl.methods.grpo.reward": "matched"}, "grpo: reward=.matched. .* baseline"),
+        ({"rl.methods.pav_mc.prover_k": 9}, "pav_mc: n_mc=4 .* Bo9"),
+        ({"rl.methods.pav_rl.prover": "x"}, "prover='x' is no entry of .* mu"),
+        ({"provers.mu.from_policy": 99}, "provers.mu.from_policy=99 .* at most"),
+        ({"task.min_depth": 9}, "min_depth <= max_depth"),
+        ({"sampling.trunks_per_group": 3}, "sampling.trunks=8 .* multiple"),
+        ({"problems.sft": None}, "problems.sft .* must be numbers"),
+        ({"sft.batch_size": 9999}, "sft.batch_size=9999 .* config.problems.sft=6000"),
+    ],
+)
+def test_fields_that_do_not_go_together(changes, words):
+    with pytest.raises(UserError, match=words):
+        stages.stages(_config(changes))
+
+
+def test_a_policy_without_a_size():
+    values = {k: v for k, v in _full().items() if not k.startswith("model.")}
+    assert "model" in _refusal(config_lib.unflatten(values))
+
+
+# The same through the command.
+
+_READS_JSON = """
+import json
+from pathlib import Path
+from pav_jax.core import config as config_lib
+
+def get_config(variant=""):
+    text = Path(__file__).with_name("values.json").read_text()
+    return config_lib.unflatten(json.loads(text)).unlock()
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs the demo with some changes; gives the message."""
+    monkeypatch.chdir(tmp_path)
+    Path("made.py").write_text(_READS_JSON)
+    demo = config_lib.call(str(EXPERIMENTS / "demo.py"), "get_config", "smoke")
+
+    def run(changes: dict[str, Any], *arguments: str, command: str = "run") -> str:
+        over = [name.rpartition(".")[0] for name in changes]
+        values = {k: v for k, v in config_lib.flatten(demo).items() if k not in over}
+        values |= changes
+        Path("values.json").write_text(json.dumps(values))
+        where = ["--topology=v5e-8"] if command == "plan" else ["--workdir=out"]
+        assert main([command, "--config=made.py", *where, *arguments]) == 2
+        out, err = capsys.readouterr()
+        assert not out and err.startswith("pav: ") and err.count("\n") == 1
+        assert "Traceback" not in err and not Path("out").exists()
+        return err
+
+    return run
+
+
+def test_the_command_tells_them_in_one_paragraph(run):
+    assert "config.labels.n_mc is 0" in run({"labels.n_mc": 0})
+    assert "config.labels.n_mc is 0" in run({"labels.n_mc": 0}, command="plan")
+    assert "config.mesh.data is 'all'" in run({"mesh.data": "all"})
+    assert "config.sft.steps is -5" in run({}, "--config.sft.steps=-5")
+    assert "did you mean 'search.beams'?" in run({"search.beamz": 3})
+    assert "config.sft.steps is a section; it must be" in run({"sft.steps.a": 3})
+    assert "config.task.min_depth is 'two'" in run({"task.min_depth": "two"})
+    assert "config.task.name is 'sudoku', an unknown task" in run(
+        {"task.name": "sudoku"}
+    )
+
+
+@pytest.mark.parametrize("field", sorted(_full()))
+def test_misspelt_on_the_command_line(field):
+    """The nearest field is named; no file is read twice to find it."""
+    values = {k: v for k, v in _full().items() if k != "labels.from"}
+    section, _, last = field.rpartition(".")
+    wrong = f"{section}.{last[:1]}{last[2:]}x" if section else f"{last}x"
+    if wrong in values:
+        return
+    config = config_lib.unflatten(values).unlock()
+    with pytest.raises(UserError) as caught:
+        config_lib._override(config, f"--config.{wrong}=1")
+    message = str(caught.value)
+    assert f"no config field '{wrong}'" in message
+    near = difflib.get_close_matches(last, [field], n=1, cutoff=0.6)
+    assert near is not None and ("did you mean" in message or "there are" in message)
+
+
+def test_every_contradiction_is_of_a_config_that_is_else_right():
+    assert list(contradictions(_config({}))) == []
