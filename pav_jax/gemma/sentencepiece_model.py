@@ -28,7 +28,6 @@ _NORMALIZER = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _SPLITTER = ("Split", {"String": " "})
 _MODEL = {
     "type": "BPE",
-    "byte_fallback": True,
     "dropout": None,
     "ignore_merges": False,
     "continuing_subword_prefix": None,
@@ -131,29 +130,33 @@ def _pieces(stated: Mapping[str, Any]) -> list[Piece]:
     model, added = stated["model"], stated["added_tokens"]
     _check_settings(stated)
     names = _names(model["vocab"], added)
-    by_name = {token["content"] for token in added}
+    whole = {token["content"] for token in added}
     # A tokenizer.json of before Gemma 3 has the tab itself in the place of its byte.
     tab_for_byte = "\t" in names and _TAB not in names
     if tab_for_byte:
-        by_name.add("\t")
+        whole.add("\t")
     merges = [
         tuple(merge.split(" ") if isinstance(merge, str) else merge)
         for merge in model["merges"]
     ]
-    places = _places(model["vocab"], merges, by_name)
+    places = _places(model["vocab"].keys() - whole, merges)
+    # Those are looked for where spaces are replaced already, as SentencePiece does.
+    in_pieces = {token["content"] for token in added if token.get("normalized")}
+    _check_runs(merges, whole - in_pieces, places)
     pieces = [
         Piece(
             name.replace(" ", SPACE),
             -float(places.get(name, 0)),
-            kind_of(name, is_added=name in by_name),
+            kind_of(name, is_added=name in whole),
         )
         for name in names
     ]
     _check_cuts(pieces)
     if tab_for_byte:
         pieces[names.index("\t")] = Piece(_TAB, 0.0, Kind.BYTE)
-    if missing := _BYTES - {piece.text for piece in pieces}:
-        raise UserError(f"it lacks the token of the byte {min(missing)}")
+    found = _BYTES & {piece.text for piece in pieces}
+    if found != (_BYTES if model.get("byte_fallback") else set()):
+        _refuse([f"byte_fallback, and {len(found)} tokens of the 256 bytes"])
     return pieces
 
 
@@ -200,52 +203,67 @@ def _names(vocab: Mapping[str, int], added: Iterable[Mapping[str, Any]]) -> list
 
 
 def _places(
-    vocab: Collection[str], merges: Sequence[tuple[str, str]], added: Collection[str]
+    learnt: Collection[str], merges: Sequence[tuple[str, str]]
 ) -> dict[str, int]:
-    """The place of each piece in the order in which pieces are joined.
+    """The place of each learnt piece in the order in which pieces are joined.
 
     Args:
-      vocab: the pieces.
-      merges: pairs of them, the first to be joined first.
-      added: pieces that are cut out whole, whatever the merges.
+      learnt: the pieces that are not cut out of a text whole, before any merge.
+      merges: pairs, the first to be joined first.
 
     Raises:
       UserError: the merges are not all the pairs that make a piece, or those of a piece
         are apart; the order of pieces alone then does not give the ids.
     """
     places: dict[str, int] = {}
-    last = None
-    for rank, merge in enumerate(merges):
-        piece = "".join(merge)
-        if piece in places and piece != last and piece not in added:
-            _refuse([f"other merges are between those of {piece!r}"])
-        places.setdefault(piece, rank)
+    last, found = None, set()
+    for rank, (left, right) in enumerate(merges):
+        piece = left + right
+        if piece in learnt and left in learnt and right in learnt:
+            if piece in places and piece != last:
+                _refuse([f"other merges are between those of {piece!r}"])
+            places.setdefault(piece, rank)
+            found.add((left, right))
         last = piece
     implied = {
         (piece[:i], piece[i:])
-        for piece in vocab
+        for piece in learnt
         for i in range(1, len(piece))
-        if piece[:i] in vocab and piece[i:] in vocab
+        if piece[:i] in learnt and piece[i:] in learnt
     }
-    _check_runs(merges, added)
-    if odd := implied ^ set(merges):
+    if odd := implied ^ found:
         _refuse([f"its merges do not follow from its vocabulary, such as {min(odd)}"])
     return places
 
 
-def _check_runs(merges: Sequence[tuple[str, str]], added: Collection[str]) -> None:
+def _check_runs(
+    merges: Sequence[tuple[str, str]], whole: Collection[str], places: dict[str, int]
+) -> None:
     """Refuses added runs of spaces of which a text would not get the longest.
 
-    `tokenizers` joins them like learnt pieces; SentencePiece takes the longest first.
+    `tokenizers` looks for added tokens before spaces are replaced, so it joins these
+    like learnt pieces; SentencePiece takes the longest run first.
+
+    Args:
+      merges: pairs, the first to be joined first.
+      whole: added tokens that are looked for in the text as it is.
+      places: of learnt pieces, those that are joined.
     """
-    places, lengths, learnt = [], [], len(merges)
-    for rank, (left, right) in enumerate(merges):
-        if left + right not in added:
-            learnt = min(learnt, rank)
-        elif SPACE in left:
-            places.append(rank)
-            lengths.append((len(left), len(right)))
-    if lengths != sorted(lengths, reverse=True) or max(places, default=-1) > learnt:
+    runs = {name for name in whole if set(name) == {SPACE}}
+    found = {
+        (len(left), len(right)): rank
+        for rank, (left, right) in enumerate(merges)
+        if left + right in runs
+    }
+    expected = [
+        (i, len(run) - i)
+        for run in runs
+        for i in range(1, len(run))
+        if all(part == SPACE or part in runs for part in (run[:i], run[i:]))
+    ]
+    if list(found) != sorted(expected, reverse=True) or (
+        max(found.values(), default=-1) > min(places.values(), default=len(merges))
+    ):
         _refuse(["its runs of spaces are not joined first, to the longest"])
 
 

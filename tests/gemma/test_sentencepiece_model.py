@@ -177,6 +177,39 @@ def test_an_older_file_is_the_same(tmp_path, gemma_like, stated):
         assert found.encode(text) == gemma_like.encode(text)
 
 
+def test_added_tokens_may_be_looked_for_among_pieces(tmp_path, gemma_like, stated):
+    """As some files have it; no merge makes them then."""
+    other = copy.deepcopy(stated)
+    for token in other["added_tokens"]:
+        token["normalized"] = not token["special"]
+    other["model"]["merges"] = [
+        pair
+        for pair in other["model"]["merges"]
+        if not {*pair, "".join(pair)}.intersection(ADDED)
+    ]
+    found = _load(tmp_path, other)
+    for text in _random_texts()[-500:]:
+        assert found.encode(text) == gemma_like.encode(text)
+
+
+def test_a_vocabulary_without_bytes(tmp_path, stated):
+    other = copy.deepcopy(stated)
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "a", "\u2581", "\u2581a", "\n"]
+    other["added_tokens"] = [
+        other["added_tokens"][i] | {"id": i, "content": pieces[i]}
+        for i in (0, 1, 2, 3, 7)
+    ]
+    other["model"] |= {
+        "byte_fallback": False,
+        "vocab": {piece: i for i, piece in enumerate(pieces)},
+        "merges": [["\u2581", "a"]],
+    }
+    found = _load(tmp_path, other)
+    assert found.encode("a a\n") == [4, 6, 7]
+    with pytest.raises(UserError, match="cannot represent 'b'"):
+        found.encode("ab")
+
+
 def _change(stated: dict, path: str, value) -> dict:
     changed = copy.deepcopy(stated)
     *outer, last = path.split("/")
@@ -194,7 +227,7 @@ def _change(stated: dict, path: str, value) -> dict:
         ("pre_tokenizer/pattern", {"Regex": r"\s+"}, "its pre_tokenizer is Split"),
         ("normalizer", {"type": "NFKC"}, "its normalizer does more"),
         ("model/type", "Unigram", "model.type is 'Unigram' and not 'BPE'"),
-        ("model/byte_fallback", False, "model.byte_fallback is False and not True"),
+        ("model/byte_fallback", False, "byte_fallback, and 256 tokens of the 256"),
         ("model/ignore_merges", True, "model.ignore_merges is True"),
         ("added_tokens/9/lstrip", True, "the token .* has lstrip"),
         ("model/merges", [["a", "n"]], "do not follow from its vocabulary"),
@@ -253,11 +286,11 @@ def test_a_damaged_file_is_named(tmp_path, content):
         _load(tmp_path, content)
 
 
-def test_a_missing_byte_is_named(tmp_path, stated):
+def test_a_missing_byte_is_refused(tmp_path, stated):
     changed = copy.deepcopy(stated)
     vocab = changed["model"]["vocab"]
     vocab["zz"] = vocab.pop("<0x7F>")
-    with pytest.raises(UserError, match="lacks the token of the byte <0x7F>"):
+    with pytest.raises(UserError, match="255 tokens of the 256 bytes"):
         _load(tmp_path, changed)
 
 
