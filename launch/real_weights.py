@@ -225,7 +225,8 @@ def _tensors(tensors: Sequence[Any], dequantize: Any) -> Iterator[tuple[str, Any
             ours = _OUTER[name]
         if name.endswith("norm"):  # stored as the factor; a checkpoint has factor - 1
             values = values - 1
-        yield f"model.{ours}.weight", values.astype(jnp.bfloat16)
+        # In this order, since safetensors writes the memory of an array as it lies.
+        yield f"model.{ours}.weight", values.astype(jnp.bfloat16, order="C")
 
 
 def _config(metadata: Mapping[str, Any]) -> dict[str, Any]:
