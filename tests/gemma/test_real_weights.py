@@ -122,6 +122,7 @@ def test_logits_and_perplexity_are_those_of_transformers(
         loss = -float(np.mean(log_probs[: len(ids) - 1]))
         assert loss == pytest.approx(float(out.loss), abs=1e-4)
         losses.append(loss * (len(ids) - 1))
+        print(len(ids), loss, differences[-1], flush=True)
     lengths = [len(ids) for ids in passages]
     gsm8k, math = (
         float(np.exp(sum(losses[part]) / sum(n - 1 for n in lengths[part])))
@@ -143,10 +144,10 @@ def test_greedy_continuations_are_those_of_transformers(
 ):
     import torch
 
-    problems = Gsm8k(gsm8k_dir).problems("test", 3)
+    problems = Gsm8k(gsm8k_dir).problems("test", 2)
     prompts = [[tokenizer.bos_id, *tokenizer.encode(p.prompt)] for p in problems]
     sampling = SamplingConfig(
-        max_tokens=GREEDY, end_ids=tokenizer.end_ids, temperature=0.0, trunks=3, rows=1
+        max_tokens=GREEDY, end_ids=tokenizer.end_ids, temperature=0.0, trunks=2, rows=1
     )
     requests = [
         rollout.Request(
