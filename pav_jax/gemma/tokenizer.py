@@ -89,8 +89,10 @@ class Tokenizer:
             is_json = path.suffix == ".json"
             return cls(from_tokenizer_json(content) if is_json else content)
         except OSError as error:
+            other = path.with_name("tokenizer.json")
+            hint = f"; {other} is there, which can be read too" * other.is_file()
             raise UserError(
-                f"cannot read the tokenizer model {path}: {error.strerror}"
+                f"cannot read the tokenizer {path}: {error.strerror}{hint}"
             ) from error
         except UserError as error:
             raise UserError(f"cannot use the tokenizer {path}: {error}") from error

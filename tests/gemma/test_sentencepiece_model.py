@@ -163,6 +163,14 @@ def test_the_model_of_a_file_is_saved_as_any_other(tmp_path, stated):
     assert again.encode(TEXTS[5]) == found.encode(TEXTS[5])
 
 
+def test_where_there_is_no_model_the_file_is_named(tmp_path, stated):
+    _load(tmp_path, stated)
+    with pytest.raises(
+        UserError, match=f"No such file.*; {tmp_path}/tokenizer.json is"
+    ):
+        Tokenizer.load(tmp_path / "tokenizer.model")
+
+
 def test_an_older_file_is_the_same(tmp_path, gemma_like, stated):
     """Pairs as one string, and the tab itself where its byte is."""
     older = copy.deepcopy(stated)
