@@ -8,7 +8,7 @@ UV_PIN := 0.13.9
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo smoke test test-fast lint format soak evidence benchmarks accelerator peers lock clean
+.PHONY: help setup demo smoke test test-fast lint format soak evidence benchmarks accelerator peers real-weights lock clean
 
 # The caller's pip and uv settings may say how packages are fetched; they must not say
 # which packages, nor where they go. An active virtual environment must not say either.
@@ -40,7 +40,7 @@ ifneq ("$(shell cat $(READY) 2>/dev/null)","$(CURDIR)")
 endif
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 # TensorFlow, which gemma needs, has no wheels for Python 3.14 yet.
 define fresh_venv
@@ -111,6 +111,9 @@ peers: $(READY) ## install what `make benchmarks` compares with, in .venv-peers
 	  $(if $(PIP_FIND_LINKS),--find-links '$(PIP_FIND_LINKS)') \
 	  -r $(PEERS)/lock.txt -r benchmarks/peers.txt
 
+real-weights: $(READY) ## fetch Gemma 3 270M, under Gemma's terms, into checkpoints/
+	$(VENV)/bin/python launch/real_weights.py
+
 $(UV):
 	$(fresh_venv)
 
@@ -118,6 +121,6 @@ lock: $(UV) ## renew requirements.lock; keeps its pins, or takes the newest with
 	$(UV) pip compile setup.py --python $(VENV)/bin/python --universal --python-version 3.11 --extra dev \
 	  --quiet --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) -o requirements.lock
 
-clean: ## remove .venv and its like, caches and build products; keeps runs/
+clean: ## remove .venv and its like, caches and build products; keeps runs/ and checkpoints/
 	rm -rf .venv .venv-* .pytest_cache .ruff_cache build dist pav_jax.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -41,7 +41,7 @@ setup(
         "fsspec>=2024.10",
         "matplotlib>=3.9",
         "numpy>=2.0",
-        "protobuf>=5",  # by sentencepiece.sentencepiece_model_pb2
+        "protobuf>=5",  # SentencePiece's models as data; sentencepiece does not say so
         "pyarrow>=21",
         "pyyaml>=6",
         "safetensors>=0.8",  # the first of which bfloat16 is known to work with numpy

@@ -156,7 +156,7 @@ def from_config(model: ConfigDict, vocab_size: int | None) -> TransformerConfig:
         raise UserError(
             f"the tokenizer has {vocab_size} tokens, and {model.name} has"
             f" {published.vocab_size} embeddings; set config.tokenizer.path to the"
-            " SentencePiece model that belongs to it"
+            " tokenizer.model, or tokenizer.json, that belongs to it"
         )
     return dataclasses.replace(published, vocab_size=vocab_size)
 

@@ -11,13 +11,11 @@ import sentencepiece
 from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
+from pav_jax.gemma.sentencepiece_model import SPACE, SPECIAL, from_tokenizer_json
 
-# SentencePiece stores a space as this character, so a text that really holds
-# one would come back with a space in its place.
-_SPACE = "\u2581"
-# That, and the halves of surrogate pairs, which have no UTF-8 form.
-_FOREIGN = re.compile(f"[{_SPACE}\ud800-\udfff]")
-_SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")  # ids 0 to 3, as in Gemma
+# What SentencePiece stores a space as: a text that really holds it would come back with
+# a space. And the halves of surrogate pairs, which have no UTF-8 form.
+_FOREIGN = re.compile(f"[{SPACE}\ud800-\udfff]")
 _END_OF_TURN = "<end_of_turn>"
 # What Gemma's models take for structure, and SentencePiece for texts like any other.
 _MARKERS = re.compile(
@@ -85,19 +83,26 @@ class Tokenizer:
         """Reads a model file.
 
         Args:
-          path: a SentencePiece `.model` file, such as Gemma's or one of `save`.
+          path: a SentencePiece `.model` file, such as Gemma's or one of `save`; or, if
+            its name ends in `.json`, Hugging Face's tokenizer.json, which is made into
+            such a model.
 
         Raises:
           UserError: the file cannot be read or is not a usable model.
         """
+        path = pathlib.Path(path)
         try:
-            return cls(pathlib.Path(path).read_bytes())
+            content = path.read_bytes()
+            is_json = path.suffix == ".json"
+            return cls(from_tokenizer_json(content) if is_json else content)
         except OSError as error:
+            other = path.with_name("tokenizer.json")
+            hint = f"; {other} is there, which can be read too" * other.is_file()
             raise UserError(
-                f"cannot read the tokenizer model {path}: {error.strerror}"
+                f"cannot read the tokenizer {path}: {error.strerror}{hint}"
             ) from error
         except UserError as error:
-            raise UserError(f"damaged tokenizer model {path}: {error}") from error
+            raise UserError(f"cannot use the tokenizer {path}: {error}") from error
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the model file; a reader never sees half of it.
@@ -146,7 +151,7 @@ class Tokenizer:
         if unknown in ids:
             pieces = self._model.encode(text, out_type=str)
             offending = [
-                piece.replace(_SPACE, " ")
+                piece.replace(SPACE, " ")
                 for piece, i in zip(pieces, ids, strict=True)
                 if i == unknown
             ]
@@ -224,12 +229,12 @@ def train_tokenizer(
         return _train(lines, vocab_size, ["\n"], coverage=0.9999, byte_fallback=True)
 
     for piece in pieces:
-        if not piece or piece in _SPECIAL or _SPACE in piece or "\0" in piece:
+        if not piece or piece in SPECIAL or SPACE in piece or "\0" in piece:
             raise UserError(f"{piece!r} cannot be a token of a closed vocabulary")
     if len(set(pieces)) < len(pieces):
         repeated = sorted({piece for piece in pieces if pieces.count(piece) > 1})
         raise UserError(f"a closed vocabulary lists these more than once: {repeated}")
-    size = len(_SPECIAL) + len(pieces)
+    size = len(SPECIAL) + len(pieces)
     if size > vocab_size:
         raise UserError(
             f"vocab_size is {vocab_size}, but the task's closed vocabulary needs {size}"
@@ -238,7 +243,7 @@ def train_tokenizer(
     # a piece leaves no character to learn, so the vocabulary stays closed.
     sample = next((piece for piece in pieces if "\n" not in piece), "")
     tokenizer = _train(
-        [sample], size, [piece.replace(" ", _SPACE) for piece in pieces], coverage=1.0
+        [sample], size, [piece.replace(" ", SPACE) for piece in pieces], coverage=1.0
     )
     for text in texts:
         tokenizer.encode(text)
@@ -251,8 +256,8 @@ def from_config(
     """The tokenizer that `config.tokenizer` describes.
 
     Args:
-      config: either the `path` of a SentencePiece model, or the `vocab_size` of one to
-        learn.
+      config: either the `path` of a SentencePiece model or of a tokenizer.json, or the
+        `vocab_size` of one to learn.
       texts: what a learnt one is to represent.
       pieces: the task's own vocabulary, if it has one; takes the place of learning.
 
@@ -262,8 +267,8 @@ def from_config(
     """
     if ("path" in config) == ("vocab_size" in config):
         raise UserError(
-            "config.tokenizer needs either the path of a SentencePiece model or the"
-            " vocab_size of one to learn, and not both"
+            "config.tokenizer needs either the path of a tokenizer.model or a"
+            " tokenizer.json, or the vocab_size of one to learn, and not both"
         )
     if "path" in config:
         return Tokenizer.load(config.path)
@@ -293,7 +298,7 @@ def _train(
     Raises:
       UserError: `vocab_size` is too small or too large for `lines`.
     """
-    pad, eos, bos, unk = _SPECIAL
+    pad, eos, bos, unk = SPECIAL
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
