@@ -22,6 +22,7 @@ ADDED = [
     *("\u2581" * k for k in range(2, 6)),
     "\t\t",
     "<h1>",
+    "</td>",
 ]
 TEXTS = [
     f"Ana had {a} apples, and then she had {a + b} of them.\n{a} + {b} = {a + b}"
@@ -124,7 +125,7 @@ def _load(tmp_path, stated) -> Tokenizer:
 
 def _random_texts() -> list[str]:
     draw = random.Random(0)
-    parts = [*"Anhdpls0123 =+.\n\t é漢<>", "<h1>", "<mask>", "  ", "   ", "had", " and"]
+    parts = [*"Anhdpls0123 =+.\n\t é漢<>", "<h1>", "</td>", "  ", "   ", "had", " and"]
     return TEXTS + [
         "".join(draw.choices(draw.sample(parts, 4), k=draw.randrange(1, 40)))
         for _ in range(2_000)
