@@ -3,6 +3,7 @@
 `make soak` does the same with more deaths, also at any time.
 """
 
+import itertools
 import json
 import random
 
@@ -50,3 +51,62 @@ def test_a_run_killed_in_every_stage(nursery, whole, tmp_path):
     assert not differences(reference, workdir)
     left = {path.name for path in workdir.iterdir()} - {"counts.json"}
     assert left == {path.name for path in reference.iterdir()} - {"counts.json"}
+
+
+def _files(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _check_killed_everywhere(nursery, folder, command, *, stride=1):
+    """Kills a command before every change to the file system, or before some, and runs
+    it again: what it leaves is what one that was not killed leaves, and nothing else.
+
+    Args:
+      command: makes the arguments of a place for the output.
+    """
+
+    def place(name):
+        (folder / name).mkdir(parents=True)
+        return folder / name / "out"
+
+    assert nursery.run(command(place("whole"))) == 0, nursery.log.read_text()[-2000:]
+    expected = _files(folder / "whole")
+    assert expected
+    for change in itertools.count(step=stride):
+        argv = command(place(str(change)))
+        code = nursery.run(argv, signal="SIGKILL", within=folder, change=change)
+        if code == 0:
+            break  # it has made fewer changes
+        assert code == -9
+        assert nursery.run(argv) == 0, nursery.log.read_text()[-2000:]
+        assert _files(folder / str(change)) == expected
+    assert change > 0
+
+
+def test_scoring(nursery, whole, tmp_path):
+    workdir, _ = whole
+    rows = [json.loads(line) for line in (workdir / "data" / "test.jsonl").open()]
+    lines = [{"prompt": r["prompt"], "response": r["solution"]} for r in rows]
+    source = tmp_path / "responses.jsonl"
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ["score", f"--verifier={workdir}", f"--input={source}"]
+    _check_killed_everywhere(
+        nursery, tmp_path / "out", lambda out: [*command, f"--output={out}"], stride=4
+    )
+
+
+def test_labels_exported_and_imported(nursery, whole, tmp_path):
+    workdir, _ = whole
+    command = ["labels", "export", f"--labels={workdir}"]
+    _check_killed_everywhere(
+        nursery, tmp_path / "export", lambda out: [*command, f"--output={out}"]
+    )
+    source = tmp_path / "export" / "whole" / "out" / "responses" / "labels.jsonl"
+    command = ["import", "--from=jsonl", f"--input={source}"]
+    _check_killed_everywhere(
+        nursery, tmp_path / "import", lambda out: [*command, f"--output={out}"]
+    )
