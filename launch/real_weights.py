@@ -26,6 +26,8 @@ sys.path.insert(0, str(HERE.parent))  # a checkout need not be installed
 from pav_jax.core.errors import UserError  # noqa: E402
 from pav_jax.gemma import checkpoint, sizes  # noqa: E402
 from pav_jax.gemma.sentencepiece_model import (  # noqa: E402
+    SPACE,
+    Kind,
     Piece,
     kind_of,
     model_bytes,
@@ -277,14 +279,14 @@ def pieces(
     GGUF calls more of them control tokens than that model does, and has plain spaces in
     the tokens of several.
     """
-    return [
-        Piece(
-            token if kind not in _ADDED else token.replace(" ", "\u2581"),
-            float(score),
-            kind_of(token, is_added=kind in _ADDED),
-        )
-        for token, score, kind in zip(tokens, scores, types, strict=True)
-    ]
+    found = []
+    for token, score, kind in zip(tokens, scores, types, strict=True):
+        ours = kind_of(token, is_added=kind in _ADDED)
+        text = token.replace(" ", SPACE) if kind in _ADDED else token
+        # GGUF has -1000 for those that are not learnt and Gemma's model 0, by which
+        # transformers joins runs of spaces before all else.
+        found.append(Piece(text, float(score) if ours is Kind.NORMAL else 0.0, ours))
+    return found
 
 
 if __name__ == "__main__":

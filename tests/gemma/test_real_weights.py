@@ -17,6 +17,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from pav_jax import labels, rollout
+from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.gemma import checkpoint, forward, sizes
 from pav_jax.gemma.sampling import SamplingConfig
@@ -191,14 +192,32 @@ def test_texts_go_there_and_back(texts, tokenizer):
 
 
 def test_ids_are_those_of_transformers(texts, tokenizer, their_tokenizer, tmp_path):
-    expected = their_tokenizer(texts, add_special_tokens=False)["input_ids"]
-    assert [tokenizer.encode(text) for text in texts] == expected
-    # Also by way of tokenizer.json, which is not in the folder.
+    """But for more than 31 spaces: its own reading of tokenizer.model halves them."""
+    ours = [tokenizer.encode(text) for text in texts]
+    theirs = their_tokenizer(texts, add_special_tokens=False)["input_ids"]
+    other = [t for t, a, b in zip(texts, ours, theirs, strict=True) if a != b]
+    assert all(" " * 32 in text for text in other)
+    # Google's tokenizer.json has runs of spaces joined to the longest; with that, ids
+    # are equal on all texts, by the library tokenizers and by our reading of the file.
+    import tokenizers
+
     their_tokenizer.save_pretrained(tmp_path)
-    by_json = Tokenizer.load(tmp_path / "tokenizer.json")
+    file = tmp_path / "tokenizer.json"
+    with pytest.raises(UserError, match="its runs of spaces are not joined first"):
+        Tokenizer.load(file)
+    stated = json.loads(file.read_text())
+    merges = stated["model"]["merges"]
+    runs = [pair for pair in merges if set("".join(pair)) == {"\u2581"}]
+    runs.sort(key=lambda pair: (len(pair[0]), len(pair[1])), reverse=True)
+    rest = [pair for pair in merges if set("".join(pair)) != {"\u2581"}]
+    stated["model"]["merges"] = runs + rest
+    file.write_text(json.dumps(stated))
+    by_library = tokenizers.Tokenizer.from_file(str(file))
+    found = by_library.encode_batch(texts, add_special_tokens=False)
+    assert [encoding.ids for encoding in found] == ours
+    by_json = Tokenizer.load(file)
     assert (by_json.vocab_size, by_json.end_ids) == (262_144, tokenizer.end_ids)
-    for text, ids in list(zip(texts, expected, strict=True))[::20]:
-        assert by_json.encode(text) == ids
+    assert [by_json.encode(text) for text in texts[::20]] == ours[::20]
 
 
 def test_special_tokens_are_gemma_s(tokenizer):
