@@ -24,7 +24,6 @@ from pav_jax.storage import checkpoints
 from pav_jax.tasks.problems import Problems
 from pav_jax.train import loop
 
-_stages = pipeline.stages  # of a whole experiment
 PAV = dict(reward="progress", baseline="group", alpha=0.5, prover_k=2)
 STEPS = 3
 
@@ -99,7 +98,8 @@ def stages(config) -> list[Stage]:
         Stage("data", run_data, (), fields),
         Stage("rft", _policy, ("data",), model),
         Stage("prm", _verifier, ("data", "rft"), model),
-        *(s for s in _stages(config) if s.name.startswith("rl-")),
+        # Not those of `pipeline.stages`, which wants a whole experiment.
+        *(s for s in pipeline._rl_stages(config) if s.name.startswith("rl-")),
     ]
 
 

@@ -218,7 +218,8 @@ def test_stages():
     with_prover = _config(provers=dict(mu=dict(n_mc=2)))
     assert "rollouts" in [stage.name for stage in stages(with_prover)]
     with pytest.raises(UserError, match="first_pit continues rollouts of one's own"):
-        stages(_config(labels=dict(first_pit=dict(n_mc=2))))
+        first_pit = dict(threshold=0.5, n_mc=2, responses=2)
+        stages(_config(labels=dict(first_pit=first_pit)))
 
 
 def _published(path):

@@ -28,7 +28,7 @@ def make_config(**labels):
     config.limits.update(dict(max_prompt_tokens=8, max_tokens=10, max_steps=8))
     config.rollouts.update(dict(n_cov=2, n_orm=3))
     config.labels.update(dict(n_mc=2, shard=2) | labels)
-    config.search.samples = 2
+    config.search.update(dict(samples=2, ns=(1, 2)))
     config.sampling = dict(trunks=4, rows=1)  # one grid for all, compiled once
     config.provers = dict(mu=dict(n_mc=1, policy="sft"))
     return config.lock()
@@ -52,9 +52,12 @@ def toy_problems():
     """The bodies of stages get an untrained policy, and scores of no verifier."""
     params = random_params(ARCHITECTURE)
 
-    def score(_, responses, *, architecture, ledger):
+    def score(_, responses, ends, *, architecture, ledger):
         ledger.scored += len(responses)
-        return np.array([np.sin(sum(r.tokens) + len(r.prompt)) for r in responses])
+        return [
+            np.array([np.sin(sum(r.tokens[:end]) + len(r.prompt)) for end in steps])
+            for r, steps in zip(responses, ends, strict=True)
+        ]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Problems, "load", lambda config, *_: ToyProblems(config))
@@ -62,7 +65,7 @@ def toy_problems():
             patch.setattr(module, "load_policy", lambda *_: params)
         patch.setattr(other_provers.Prover, "load", lambda *found: (params, found[2]))
         patch.setattr(search, "load_verifier", lambda *_: None)
-        patch.setattr(search, "score_outcomes", score)
+        patch.setattr(search, "score_responses", score)
         patch.setattr(search, "_SHARD", 1)
         yield
 

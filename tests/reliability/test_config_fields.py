@@ -168,7 +168,13 @@ def test_missing(field):
     else:
         optional = ("task.", "provers.", "pretraining.", "mesh.", "rl.methods.")
         optional += ("labels.from", "problems.disjoint", "sampling.trunks_per_group")
-        optional += ("search.subtree", "model.", "rl.final.problems", "tokenizer.")
+        optional += (
+            "verifier.head",
+            "search.subtree",
+            "model.",
+            "rl.final.problems",
+            "tokenizer.",
+        )
         assert field.startswith(optional)
 
 
