@@ -32,6 +32,7 @@ if _FIRST:
     os.environ["TFDS_DATA_DIR"] = os.path.join(_KEPT.name, "prepared")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_KEPT.name, "compiled")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(_KEPT.name, "torch")
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     _TEMPORARY = Path(_KEPT.name) / "temporary"
     _TEMPORARY.mkdir()
