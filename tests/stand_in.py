@@ -1,7 +1,13 @@
 """A bucket on this machine: objects by name, with no locks, renames or appending."""
 
+import itertools
+import shutil
+from collections.abc import Iterator, Mapping
+
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
+
+from pav_jax.storage import buckets, mirror
 
 
 class Lost(OSError):
@@ -42,6 +48,33 @@ class Bucket(MemoryFileSystem):
         raise NotImplementedError
 
     rename = mv
+
+
+def lose_machine() -> None:
+    """The local folders are gone; the bucket works again."""
+    shutil.rmtree(buckets.scratch_root(), ignore_errors=True)
+    Bucket.left = 10**9
+
+
+def lost_machines(start: Mapping[str, bytes], stride: int = 1) -> Iterator[int]:
+    """New machines with the same bucket, each of which is lost a few changes later than
+    the one before; yields after how many."""
+    for moments in itertools.count(step=stride):
+        Bucket.store.clear()
+        lose_machine()
+        for name, value in start.items():
+            Bucket().pipe_file(name, value)
+        Bucket.left = moments
+        yield moments
+
+
+def record_mirrors(monkeypatch) -> list[mirror.Mirror]:
+    """The mirrors that are made from now on, the newest last."""
+    mirrors, fetch = [], mirror.Mirror.fetch
+    monkeypatch.setattr(
+        mirror.Mirror, "fetch", lambda self: (mirrors.append(self), fetch(self))
+    )
+    return mirrors
 
 
 def contents(monkeypatch, tmp_path):

@@ -1,10 +1,14 @@
 """Weights of tiny networks, and a tiny tokenizer, where no trained ones are needed."""
 
 import functools
+import io
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import sentencepiece
 from ml_collections import ConfigDict
 
 from pav_jax import verifier
@@ -30,6 +34,42 @@ def random_params(architecture: TransformerConfig, seed: int = 0) -> Params:
 def byte_tokenizer() -> Tokenizer:
     """A token for each byte, one for the space and one for the newline."""
     return train_tokenizer([" "], vocab_size=4 + 2 + 256)
+
+
+def gemma_like_tokenizer(
+    symbols: Sequence[str],
+    texts: Sequence[str] = ("the answer is 42",),
+    vocab_size: int | None = None,
+    **changes: Any,
+) -> Tokenizer:
+    """Learnt by SentencePiece with Gemma's settings, and pieces that are added to it.
+
+    Args:
+      symbols: pieces like those of a text, such as the names of Gemma's marks of turns.
+      texts: lines to learn from.
+      vocab_size: of all; by default little more than what there has to be.
+      changes: other arguments of SentencePiece's trainer.
+    """
+    model = io.BytesIO()
+    settings = dict(
+        model_type="bpe",
+        vocab_size=vocab_size or 4 + len(symbols) + 256 + 12,
+        hard_vocab_limit=False,
+        user_defined_symbols=list(symbols),
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        minloglevel=3,
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+    )
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=model, **settings | changes
+    )
+    return Tokenizer(model.getvalue())
 
 
 def random_verifier(max_tokens: int = 100) -> Verifier:

@@ -39,12 +39,12 @@ def run(arguments: argparse.Namespace, changes: list[str]) -> None:
     planned = stages.stages(config)  # raises if the config cannot be run
     joined = processes.join(coordinator)
     mesh.activate(config)
-    todo = dict(until=arguments.until, watch=Watch(arguments.profile, arguments.log_to))
-    common = (planned, config, arguments.workdir)
+    run = (planned, config, arguments.workdir)
+    how = dict(until=arguments.until, watch=Watch(arguments.profile, arguments.log_to))
     if part:
-        parts.run_part(*common, part=part, **todo)
+        parts.run_part(*run, part=part, **how)
     else:
-        runner.run_stages(*common, processes=joined, reuse_from=arguments.reuse, **todo)
+        runner.run_stages(*run, processes=joined, reuse_from=arguments.reuse, **how)
 
 
 def _part(arguments: argparse.Namespace, coordinator):

@@ -1,13 +1,12 @@
 """A tokenizer.json gives the ids of the SentencePiece model that it was made of."""
 
 import copy
-import io
 import json
 import random
 
 import pytest
-import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
+from tiny import gemma_like_tokenizer
 
 from pav_jax.core.errors import UserError
 from pav_jax.gemma.sentencepiece_model import Kind, Piece, model_bytes
@@ -35,28 +34,16 @@ _TYPES = sentencepiece_model_pb2.ModelProto.SentencePiece
 @pytest.fixture(scope="module")
 def gemma_like() -> Tokenizer:
     """Learnt by SentencePiece with Gemma's settings, and pieces like its added ones."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(line for text in TEXTS for line in text.split("\n")),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=340,
-        user_defined_symbols=ADDED,
-        byte_fallback=True,
+    return gemma_like_tokenizer(
+        ADDED,
+        [line for text in TEXTS for line in text.split("\n")],
+        340,
+        hard_vocab_limit=True,
         split_digits=True,
-        normalization_rule_name="identity",
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
         allow_whitespace_only_pieces=True,
-        minloglevel=3,
-        pad_id=0,
-        eos_id=1,
-        bos_id=2,
-        unk_id=3,
         eos_piece="<eos>",
         bos_piece="<bos>",
     )
-    return Tokenizer(model.getvalue())
 
 
 def _proto(tokenizer: Tokenizer) -> sentencepiece_model_pb2.ModelProto:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sentencepiece
 from ml_collections import ConfigDict
-from tiny import byte_tokenizer
+from tiny import byte_tokenizer, gemma_like_tokenizer
 
 from pav_jax.core.errors import UserError
 from pav_jax.gemma.tokenizer import Tokenizer, from_config, train_tokenizer
@@ -306,25 +306,7 @@ def _like_gemma_s(end_of_turn: int) -> Tokenizer:
     symbols = ["<mask>", *(f"<unused{i}>" for i in range(end_of_turn - 6))]
     symbols += ["<start_of_turn>", "<end_of_turn>"]
     symbols += ["\n" * k for k in range(1, 32)]
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["the answer is 42"]),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=4 + len(symbols) + 256 + 12,
-        hard_vocab_limit=False,
-        user_defined_symbols=symbols,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        minloglevel=3,
-        pad_id=0,
-        eos_id=1,
-        bos_id=2,
-        unk_id=3,
-    )
-    return Tokenizer(model.getvalue())
+    return gemma_like_tokenizer(symbols)
 
 
 @pytest.mark.slow

@@ -82,10 +82,10 @@ def alone(toy_problems, tmp_path_factory):
 
 
 def in_parts(workdir, config, until, count):
-    todo = (make_stages(config), config, workdir)
+    run = (make_stages(config), config, workdir)
     for index in reversed(range(count)):
-        parts.run_part(*todo, until=until, part=Part(index, count))
-    parts.merge(*todo, until=until, count=count)
+        parts.run_part(*run, until=until, part=Part(index, count))
+    parts.merge(*run, until=until, count=count)
 
 
 def test_bytes_are_those_of_one_process(alone, tmp_path):
@@ -93,11 +93,12 @@ def test_bytes_are_those_of_one_process(alone, tmp_path):
 
     Of five parts two have no shard of rollouts.
     """
-    config, todo = make_config(), make_stages(make_config())
-    run_stages(todo, config, tmp_path, until="sft")
+    config = make_config()
+    stages_of_all = make_stages(config)
+    run_stages(stages_of_all, config, tmp_path, until="sft")
     in_parts(tmp_path, config, "labels", 5)
     in_parts(tmp_path, config, "labels-mu", 5)
-    run_stages(todo, config, tmp_path, until="orm")
+    run_stages(stages_of_all, config, tmp_path, until="orm")
     in_parts(tmp_path, config, "samples", 2)
     names = ("rollouts", "labels", "labels-mu", "samples")
     expected = contents(alone / "plain", *names)
@@ -105,7 +106,7 @@ def test_bytes_are_those_of_one_process(alone, tmp_path):
     # Each with its ledger, and samples with answers.
     assert len([name for name in expected if "/shard-" in name]) == 2 * 11 + 3 * 5
     before = contents(tmp_path, *names)
-    run_stages(todo, config, tmp_path, until="samples")
+    run_stages(stages_of_all, config, tmp_path, until="samples")
     assert contents(tmp_path, *names) == before
 
 

@@ -5,17 +5,15 @@ verifier whose parameters are not numbers; texts that name control tokens.
 """
 
 import dataclasses
-import io
 import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import sentencepiece
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import byte_tokenizer, random_verifier
+from tiny import byte_tokenizer, gemma_like_tokenizer, random_verifier
 
 from pav_jax import labels, metrics, prover, verifier
 from pav_jax.core.errors import UserError
@@ -199,25 +197,7 @@ def _gemma_like() -> Tokenizer:
     symbols = ["<mask>", "<start_of_turn>", "<end_of_turn>", "<unused0>", "<unused98>"]
     symbols += ["<start_of_image>", "<end_of_image>", "<image_soft_token>"]
     symbols += ["\n" * k for k in range(1, 5)] + ["<b>", "</b>"]
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["the answer is 42"]),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=4 + len(symbols) + 256 + 12,
-        hard_vocab_limit=False,
-        user_defined_symbols=symbols,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        minloglevel=3,
-        pad_id=0,
-        eos_id=1,
-        bos_id=2,
-        unk_id=3,
-    )
-    return Tokenizer(model.getvalue())
+    return gemma_like_tokenizer(symbols)
 
 
 GEMMA, BYTES = _gemma_like(), byte_tokenizer()
