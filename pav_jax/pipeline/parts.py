@@ -9,7 +9,7 @@ them, since it may take days, and they may change.
 
 `merge` makes the stage in `WORKDIR` of the files of all parts. They are those that one
 process writes; so is the manifest, but for the seconds, which are those of all parts
-together.
+together, and the version, which is that of the merge.
 """
 
 import dataclasses
@@ -38,17 +38,16 @@ from pav_jax.pipeline.runner import (
     make_terms,
     why_not_done,
 )
-from pav_jax.pipeline.shards import LEDGER, read_ledger, write_ledger
+from pav_jax.pipeline.shards import LEDGER, is_ledger, read_ledger, write_ledger
 from pav_jax.pipeline.watch import Watch
 from pav_jax.storage import buckets
-from pav_jax.storage.workdir import claim
+from pav_jax.storage.workdir import PARTS, claim
 
 T = TypeVar("T")
 PathLike = str | os.PathLike[str]
 Manifest = Mapping[str, Any]
 
-# Hidden, as are the inputs of a part, so that no mirror of a workdir copies them.
-_PARTS, _INPUTS = ".parts", ".inputs"
+_INPUTS = ".inputs"  # of a part; hidden, so that no mirror of a workdir copies them
 _CONNECTIONS = 16  # to a bucket at a time
 _NAMED = 10  # parts that a message names
 
@@ -133,13 +132,14 @@ def merge(
     values = config_lib.flatten(config)
     _finished(needed, in_parts, values, workdir)  # before `claim` would make a workdir
     fingerprints: dict[str, str] = {}
+    terms_of: dict[str, Manifest] = {}
     with claim(workdir, config.name, values) as root:
         for stage in needed:
-            terms = make_terms(stage, values, fingerprints)
+            terms = terms_of[stage.name] = make_terms(stage, values, fingerprints)
             if why := why_not_done(root / stage.name, terms):
                 if stage.name not in in_parts:
                     raise UserError(f"stage {stage.name} in {workdir}: {why}")
-                parts = _check_parts(stage, terms, in_parts, workdir, count)
+                parts = _check_parts(stage, terms_of, in_parts, workdir, count)
                 run = functools.partial(_gather, workdir=workdir, parts=parts)
                 stage = dataclasses.replace(stage, run=run)
             context = make_context(stage, config, root)
@@ -176,7 +176,7 @@ def _below(workdir: PathLike, name: str) -> str:
 
 def _place(workdir: PathLike, part: Part, stage: str = "") -> str:
     """The workdir of a part, or the folder of a stage there."""
-    name = f"{_PARTS}/{part.index}-of-{part.count}/{stage}"
+    name = f"{PARTS}/{part.index}-of-{part.count}/{stage}"
     return _below(workdir, name.rstrip("/"))
 
 
@@ -206,7 +206,7 @@ def _finished(
     others = [stage.name for stage in needed if stage.name not in in_parts]
     for stage in needed:
         manifest = _read_manifest(_below(workdir, stage.name))
-        why = "is not there"
+        why = "it is not there"
         if manifest and finished.keys() >= set(stage.needs):
             known = {name: found["fingerprint"] for name, found in finished.items()}
             why = difference(manifest, make_terms(stage, values, known))
@@ -215,7 +215,7 @@ def _finished(
         elif stage.name in others:
             by_parts = " (or pav merge, if parts did it)" * stage.in_shards
             raise UserError(
-                f"parts need stage {stage.name} finished in {workdir}; it {why}. First"
+                f"parts need stage {stage.name} finished in {workdir}; {why}. First"
                 f" run this config with --until={others[-1]} and no --part{by_parts}"
             )
     return finished
@@ -254,7 +254,7 @@ def _fault(folder: Path, manifest: Manifest) -> str:
 
 def _check_parts(
     stage: Stage,
-    terms: Mapping[str, Any],
+    terms_of: Mapping[str, Manifest],
     in_parts: Collection[str],
     workdir: PathLike,
     count: int,
@@ -263,7 +263,7 @@ def _check_parts(
 
     Args:
       stage: to be merged.
-      terms: of the stage in the workdir.
+      terms_of: the terms in the workdir of the stage, and of those that it needs.
       in_parts: the stages that parts do.
       workdir: that the parts are of.
       count: of the parts.
@@ -272,17 +272,22 @@ def _check_parts(
       UserError: some are missing, or were made with other terms or by another version.
     """
 
+    def fault(part: Part, name: str, manifest: Manifest) -> str:
+        terms = terms_of[name]
+        needs = dict(terms["needs"])
+        for need in in_parts & needs.keys():
+            # Shards of an earlier stage may be its own, if they are right themselves.
+            if manifest["needs"].get(need) != needs[need]:
+                own = _read_manifest(_place(workdir, part, need))
+                if own and not fault(part, need, own):
+                    needs[need] = own["fingerprint"]
+        return difference(manifest, {"fields": terms["fields"], "needs": needs})
+
     def read(part: Part) -> Manifest | None:
         manifest = _read_manifest(_place(workdir, part, stage.name))
         if manifest is None:
             return None
-        # Shards of an earlier stage may be its own, of which it knows no more.
-        needs = dict(terms["needs"])
-        for need in in_parts & needs.keys():
-            if manifest["needs"].get(need) != needs[need]:
-                own = _read_manifest(_place(workdir, part, need))
-                needs[need] = own["fingerprint"] if own else needs[need]
-        if why := difference(manifest, {"fields": terms["fields"], "needs": needs}):
+        if why := fault(part, stage.name, manifest):
             raise UserError(
                 f"part {part} of stage {stage.name} is not of this config and policy:"
                 f" {why}; run that part again"
@@ -321,13 +326,16 @@ def _gather(
                     f"part {part} of stage {context.stage}: {why}; remove"
                     f" {_place(workdir, part)} and run that part again"
                 )
-            for name in parts[part]["files"]:
+            # As the stage itself writes them: a shard with its ledger is complete.
+            for name in sorted(parts[part]["files"], key=is_ledger):
                 if name != LEDGER:
                     target = context.directory / name
                     target.unlink(missing_ok=True)
                     reuse.link(folder / name, target)
             return read_ledger(folder)
 
+    for ledger in filter(is_ledger, context.directory.iterdir()):
+        ledger.unlink()  # of an attempt before: its shard may be replaced
     total = Ledger()
     for _, ledger in _for_each(len(parts), take):
         total += ledger

@@ -16,15 +16,22 @@ from typing import Any
 from pav_jax.core.errors import UserError
 from pav_jax.pipeline.manifest import MANIFEST, damage, difference, read_manifest
 from pav_jax.storage import artifacts, buckets
+from pav_jax.storage.workdir import PARTS
 
 
 def check(places: Collection[str | os.PathLike[str]]) -> None:
-    """Raises UserError if a place to take stages from is no folder of this machine."""
+    """Raises UserError if a place to take stages from is no folder of this machine, or
+    has parts of stages."""
     for place in places:
         if buckets.is_remote(place) or not Path(place).is_dir():
             raise UserError(
                 f"--reuse={place} is not a folder of this machine; give the workdir of"
                 " another run, or a folder of workdirs"
+            )
+        if PARTS in Path(place).absolute().parts:
+            raise UserError(
+                f"--reuse={place} has parts of stages, which are not whole; pav merge"
+                " makes them whole"
             )
 
 

@@ -1,5 +1,6 @@
 """Long stages in shards: a shard that is on disk is not done again."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,11 @@ def _work_on_claims(
 def _name(context: StageContext, path: Path) -> str:
     """Of a shard, among the workers."""
     return f"{context.stage}-{path.stem}"
+
+
+def is_ledger(path: str | Path) -> bool:
+    """Whether a file is the ledger of a shard, which is there if that is complete."""
+    return re.fullmatch(r"shard-\d+\.json", Path(path).name) is not None
 
 
 def _ledger_path(path: Path) -> Path:

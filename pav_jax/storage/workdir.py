@@ -13,6 +13,9 @@ from pav_jax.core.errors import UserError
 from pav_jax.storage import artifacts, buckets, mirror
 
 SETTINGS = "config.json"
+# Workdirs of parts of a run (`pipeline/parts.py`); hidden, so that no mirror of the
+# workdir that they are in copies them.
+PARTS = ".parts"
 _LOCK = ".pav.lock"
 
 # The locks of this process. A lock lives as long as any copy of its file is open, and

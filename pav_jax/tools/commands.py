@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace, changes: list[str]) -> None:
     from pav_jax.storage import buckets
 
     coordinator = _coordinator(arguments)
-    part = _part(arguments, coordinator) if arguments.part else None
+    part = _part(arguments, coordinator) if arguments.part is not None else None
     config = config_lib.load([f"--config={arguments.config}", *changes])
 
     # jax keeps what it compiled, so that a rerun or a like stage need not do so again.

@@ -1,6 +1,8 @@
 """What parts do, what a merge makes of it, and what both refuse: cheap stages."""
 
 import contextlib
+import dataclasses
+import itertools
 import os
 import re
 import shutil
@@ -18,7 +20,7 @@ import pav_jax
 from pav_jax.core.errors import UserError
 from pav_jax.distributed.processes import Part
 from pav_jax.main import main
-from pav_jax.pipeline import parts
+from pav_jax.pipeline import parts, reuse
 from pav_jax.pipeline.manifest import make_manifest, read_manifest
 from pav_jax.pipeline.runner import run_stages
 from pav_jax.storage import artifacts, buckets
@@ -179,6 +181,32 @@ def test_a_merge_lost_at_any_moment(bucket, monkeypatch, quick):
     assert not (buckets.local_folder(REMOTE) / ".parts").exists()
 
 
+def test_a_run_goes_on_after_a_merge_that_was_killed(begun, quick, monkeypatch):
+    """What it has begun is no shard that a run takes for complete."""
+    do(begun)
+    link = reuse.link
+    for most in itertools.count():
+        calls = itertools.count()
+
+        def limited(source, target, most=most, calls=calls):
+            if next(calls) >= most:
+                raise Lost
+            link(source, target)
+
+        monkeypatch.setattr(reuse, "link", limited)
+        with contextlib.suppress(Lost, UserError):
+            merge(begun)
+            break
+        monkeypatch.setattr(reuse, "link", link)
+        if most % 3 == 0:
+            run_stages(make_quick(), quick_config(), begun, until="labels")
+            assert contents(begun, *NAMES) == contents(quick, *NAMES)
+            for name in NAMES:
+                shutil.rmtree(begun / name)
+    assert most > PROBLEMS * (1 + SIBLINGS)
+    assert contents(begun, *NAMES) == contents(quick, *NAMES)
+
+
 # Mistakes.
 
 
@@ -198,6 +226,7 @@ def test_a_part():
     "flags, words",
     [
         (["--part=0/2"], "--part=0/2 needs --until=STAGE"),
+        (["--part=", "--until=labels"], "--part= is no part"),
         (["--part=2/2", "--until=labels"], "those of 2 are 0/2 to 1/2"),
         (["--part=0/2", "--until=labels", "--reuse=."], "--reuse do not go together"),
         (
@@ -224,9 +253,7 @@ def test_what_has_to_be_finished_before(workdir, tmp_path, bucket):
             command(workdir)
     assert not bucket() and not (tmp_path / "run").exists()
     run_stages(make_quick(), quick_config(), workdir, until="sft")
-    with pytest.raises(
-        UserError, match="stage sft .* it seed changed from 3 to 4. First"
-    ):
+    with pytest.raises(UserError, match="stage sft .* seed changed from 3 to 4. First"):
         do(workdir, seed=4)
     words = "need stage rollouts .*--until=prm and no --part .or pav merge"
     with pytest.raises(UserError, match=words):
@@ -254,7 +281,7 @@ def test_an_input_that_changes_meanwhile(begun, quick):
             (begun / "changed").touch()
 
     do(begun, 0, after=change)
-    with pytest.raises(UserError, match="stage sft .* it seed changed from 9 to 3"):
+    with pytest.raises(UserError, match="stage sft .* seed changed from 9 to 3"):
         merge(begun)
     run_stages(make_quick(), quick_config(), begun, until="sft")
     do(begun)
@@ -303,6 +330,31 @@ def test_parts_of_another_policy(begun):
     words = "part 0/3 of stage rollouts is not of this config and policy: sft ran again"
     with pytest.raises(UserError, match=words):
         merge(begun)
+
+
+def test_parts_whose_rollouts_are_of_another_policy(begun):
+    """Also where the labels' own terms do not show it."""
+    stages = [
+        dataclasses.replace(stage, needs=("rollouts",), fields=("n_mc",))
+        if stage.name == "labels"
+        else stage
+        for stage in make_quick()
+    ]
+    for index in range(COUNT):
+        part = Part(index, COUNT)
+        parts.run_part(stages, quick_config(), begun, until="labels", part=part)
+    run_stages(stages, quick_config(seed=4), begun, until="rollouts")
+    with pytest.raises(UserError, match="stage labels is not of .*: rollouts ran agai"):
+        parts.merge(stages, quick_config(seed=4), begun, until="labels", count=COUNT)
+
+
+def test_parts_are_not_taken_for_stages(begun, tmp_path):
+    do(begun)
+    for place in (begun / ".parts", begun / ".parts" / "0-of-3"):
+        with pytest.raises(UserError, match="has parts of stages, which are not whole"):
+            run_stages(
+                make_quick(), quick_config(), tmp_path / "other", reuse_from=[place]
+            )
 
 
 def test_parts_of_another_version(begun, monkeypatch):
