@@ -94,7 +94,11 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--context", help="of kubectl; default: its current one")
     add("--namespace", default="default")
     add("--poll", type=float, default=10, help="seconds between looks at the JobSet")
-    add("--down", action="store_true", help="only delete it")
+    add(
+        "--down",
+        action="store_true",
+        help="only delete it; with --parts, a Job of parts",
+    )
     add("--dry_run", action="store_true", help="print the manifest instead")
     return parser.parse_args(argv[:place]), argv[place + 1 :]
 
@@ -102,6 +106,11 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def _launch(arguments: argparse.Namespace, rest: list[str]) -> int:
     cluster = _Cluster(arguments)
     if arguments.down:
+        if cluster.look() is None:
+            raise UserError(
+                f"there is no {cluster.kind} {arguments.name}; a JobSet is deleted"
+                " without --parts, and a Job of parts with it"
+            )
         cluster.delete()
         return 0
     fields = [field.name for field in dataclasses.fields(jobset.Options)]

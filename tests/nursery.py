@@ -30,7 +30,7 @@ class Nursery:
     @classmethod
     @contextlib.contextmanager
     def open(cls, log: Path) -> Iterator["Nursery"]:
-        """Yields one; forks that still run at its end are waited for."""
+        """Yields one, and ends its process."""
         with subprocess.Popen(
             [sys.executable, str(_HERE / "reliability" / "victim.py")],
             stdin=subprocess.PIPE,

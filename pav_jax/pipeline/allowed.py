@@ -8,7 +8,7 @@ problems or on the machine is left to the stage that knows them.
 
 import dataclasses
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -17,6 +17,7 @@ from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
 from pav_jax.gemma import sizes
 from pav_jax.pipeline.contradictions import contradictions
+from pav_jax.pipeline.data import OWN
 from pav_jax.tasks import make_task
 from pav_jax.verifier import HEADS
 
@@ -163,9 +164,10 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
     },
     "verifier.prm": _TRAINED,
     "verifier.orm": _TRAINED,
-    "verifier.on_search": dict.fromkeys(
-        ("rounds", "beams", "problems", "labelled", "n_mc", "steps"), _POSITIVE
-    ),
+    "verifier.on_search": {
+        **dict.fromkeys(("rounds", "beams", "problems", "labelled", "n_mc"), _POSITIVE),
+        "steps": _whole(2),  # of which one warms up
+    },
     "evaluation": dict.fromkeys(
         ("n", "oracle_problems", "oracle_n", "oracle_n_mc"), _POSITIVE
     ),
@@ -265,6 +267,9 @@ def check(config: ConfigDict) -> None:
         do not go together; it names them, and what is allowed.
     """
     values = config_lib.flatten(config)
+    for name, value in _entries(config):
+        if not isinstance(value, ConfigDict):
+            raise UserError(f"config.{name} is {value!r}; it must be a section")
     for name, value in values.items():
         if config_lib.within(name, "task") or ".task." in name:
             continue  # a task knows its own fields
@@ -278,7 +283,7 @@ def check(config: ConfigDict) -> None:
         elif not rule.accepts(value):
             raise UserError(f"config.{name} is {value!r}; it must be {rule.words}")
     for name, rule in RULES.items():
-        if rule.needed and ANY not in name and _is_missing(name, values):
+        if rule.needed and ANY not in name and _is_missing(name, values, config):
             raise UserError(f"the config has no field {name!r}; it is {rule.words}")
     if not isinstance(config.get("task"), ConfigDict):
         raise UserError("the config has no section 'task'; its name says which task")
@@ -324,12 +329,31 @@ def _unknown(name: str) -> str:
     return f"there is no config field {name!r}; there are: {', '.join(there)}"
 
 
-def _is_missing(name: str, values: dict[str, Any]) -> bool:
-    """Whether a field that is needed is not there, and its section is no option."""
-    if name in values:
-        return False
-    for section in _OPTIONAL:
-        is_there = any(config_lib.within(other, section) for other in values)
-        if config_lib.within(name, section) and not is_there:
-            return False
-    return True
+def _is_missing(name: str, values: dict[str, Any], config: ConfigDict) -> bool:
+    """Whether a field that is needed is not there, and its section is no option.
+
+    A section without any field is there, as those that read it will find.
+    """
+    return name not in values and not any(
+        config_lib.within(name, section) and _at(config, section) is None
+        for section in _OPTIONAL
+    )
+
+
+def _at(config: ConfigDict, name: str) -> Any:
+    """The value, or the section, of a dotted name; None if there is none."""
+    found: Any = config
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, ConfigDict) else None
+    return found
+
+
+def _entries(config: ConfigDict) -> Iterator[tuple[str, Any]]:
+    """What the user has named, a prover or a method, and their sections."""
+    for holder in ("provers", "rl.methods"):
+        entries = _at(config, holder)
+        for name in entries if isinstance(entries, ConfigDict) else ():
+            yield f"{holder}.{name}", entries[name]
+            for section in OWN:
+                if (value := _at(entries, f"{name}.{section}")) is not None:
+                    yield f"{holder}.{name}.{section}", value

@@ -20,6 +20,13 @@ def contradictions(config: ConfigDict) -> Iterator[str]:
                 f"config.{section}.warmup_steps={warmup} must be fewer than"
                 f" config.{section}.steps={steps}"
             )
+    for where, changes in _other_policies(config):
+        sft = {f: changes.get(f, config.sft[f]) for f in ("warmup_steps", "steps")}
+        if sft["warmup_steps"] >= sft["steps"]:
+            yield (
+                f"with config.{where}.sft warmup_steps={sft['warmup_steps']} must be"
+                f" fewer than steps={sft['steps']}"
+            )
     rollouts, search, evaluation = config.rollouts, config.search, config.evaluation
     if rollouts.n_cov > rollouts.n_orm:
         yield (
@@ -71,11 +78,28 @@ def _of_problems(config: ConfigDict) -> Iterator[str]:
             f"config.sft.batch_size={config.sft.batch_size} must be at most"
             f" config.problems.sft={problems.sft}"
         )
+    if "on_search" in config.verifier and problems.labels is not None:
+        most = int(problems.labels * (1 - config.verifier.held_out))
+        if (asked := config.verifier.on_search.problems) > most:
+            yield (
+                f"config.verifier.on_search.problems={asked} must be at most {most}:"
+                " the others of config.problems.labels are held out by"
+                " config.verifier.held_out"
+            )
     if grid.trunks % (together := grid.get("trunks_per_group", 1)):
         yield (
             f"config.sampling.trunks={grid.trunks} has to be a multiple of"
             f" config.sampling.trunks_per_group={together}"
         )
+
+
+def _other_policies(config: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
+    """The sections of policies that are fine-tuned otherwise, and how."""
+    sections = {f"provers.{name}": p for name, p in config.get("provers", {}).items()}
+    if "pretraining" in config:
+        sections["pretraining"] = config.pretraining
+    for where, section in sections.items():
+        yield where, section.get("sft") or ConfigDict()
 
 
 def _trainings(config: ConfigDict) -> Iterator[str]:

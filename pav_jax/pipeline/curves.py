@@ -24,6 +24,12 @@ from pav_jax.search.pick import AGGREGATED
 _PAPERS = "best_of_n_orm"  # what the paper compares beam search with
 # Selection among independent samples, which costs the same tokens by each of them.
 _SELECTIONS = (_PAPERS, "best_of_n_pav", "vote_orm", "vote_pav")
+_OF_SAMPLES = {  # rule of the pick -> the method that picks by it
+    "prm": "best_of_n_pav",
+    "orm": "best_of_n_orm",
+    "vote_prm": "vote_pav",
+    "vote_orm": "vote_orm",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,27 +143,22 @@ def pick_rows(
 
 
 def sample_pick_rows(
-    samples: Mapping[str, np.ndarray],
-    answers: list[list[str | None]],
-    ns: Sequence[int],
-    seed: int,
+    points: Sequence[Point], samples: Mapping[str, np.ndarray], ns: Sequence[int]
 ) -> list[dict[str, Any]]:
     """The same of N independent samples, whose copies each have a vote.
 
-    Arguments are those of `sample_points`.
+    Args:
+      points: what `sample_points` returned.
+      samples: as there; older files lack the scores of `AGGREGATED`.
+      ns: as there.
     """
-    correct, rows = samples["correct"], []
+    known = {(point.method, point.n): point.correct for point in points}
+    rows = []
     for n in ns:
-        outcomes = {
-            rule: best_of_n(samples[rule], correct, n)
-            for rule in ("prm", "orm", *AGGREGATED)
-            if rule in samples  # older files lack some
-        }
-        for name in ("prm", "orm"):
-            outcomes[f"vote_{name}"] = majority_of_n(
-                answers, correct, n, seed=seed, weights=samples[name]
-            )
-        outcomes["any"] = pass_at_n(correct, n)
+        outcomes = {rule: known[method, n] for rule, method in _OF_SAMPLES.items()}
+        for rule in filter(samples.__contains__, AGGREGATED):
+            outcomes[rule] = best_of_n(samples[rule], samples["correct"], n)
+        outcomes["any"] = known["pass_at_n", n]
         rows += _pick_rows("best_of_n", n, outcomes)
     return rows
 

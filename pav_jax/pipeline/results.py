@@ -68,7 +68,7 @@ def _results(context: StageContext) -> dict[str, Any]:
         "search": [point.row() for point in points],
         "alpha": _alpha(context, chosen),
         "picks": [
-            *curves.sample_pick_rows(samples, answers, search.ns, config.seed),
+            *curves.sample_pick_rows(points, samples, search.ns),
             *curves.pick_rows(folder, search.beams, chosen["pick"]),
         ],
         "compute_efficiency": curves.efficiency(points),

@@ -248,8 +248,17 @@ def test_the_run_goes_on_without_its_follower(cluster, number, code):
 
 
 def test_down(cluster):
+    cluster.set(states="Running")
     assert cluster.run("--name=demo-1", "--down").returncode == 0
     assert cluster.verbs == ["delete"]
+
+
+def test_nothing_to_take_down(cluster):
+    """A Job of parts is not found as a JobSet, and its pods cost money."""
+    cluster.set(states="ABSENT")
+    done = cluster.run("--name=demo-1", "--down")
+    assert done.returncode == 2 and cluster.verbs == []
+    assert "there is no JobSet demo-1; a JobSet is deleted without" in done.stderr
 
 
 def test_mistakes(cluster):

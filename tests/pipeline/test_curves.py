@@ -66,7 +66,12 @@ def test_samples_are_picked_by_every_rule():
     def accuracies(found, n):
         return {r["pick"]: r["accuracy"] for r in found if r["n"] == n}
 
-    found = curves.sample_pick_rows(samples, [["1", "2", None]], (1, 3), seed=0)
+    lengths = dict(length=np.ones((1, 3)), prompt_length=np.ones(1))
+    greedy = dict(greedy=np.zeros(1), greedy_length=np.ones(1))
+    points = curves.sample_points(
+        samples | lengths | greedy, [["1", "2", None]], (1, 3), seed=0
+    )
+    found = curves.sample_pick_rows(points, samples, (1, 3))
     assert {row["method"] for row in found} == {"best_of_n"}
     by_rule = {"prm": 0, "orm": 1, "prm_min": 1, "vote_prm": 0, "vote_orm": 1, "any": 1}
     assert accuracies(found, 3) == pytest.approx(by_rule)

@@ -63,7 +63,7 @@ def _run(workdir: Path, how: dict, changes: list[str]) -> None:
 
 
 def _largest(root: Path, workdir: Path) -> float:
-    """Over the parameters of all stages, of what has the same shape."""
+    """Over the parameters of all stages."""
     largest = 0.0
     for path in sorted(workdir.glob("*/params")):
         ours, theirs = (

@@ -69,8 +69,9 @@ def _one_run(nursery, workdir, reference, rng, changes, seconds, died) -> int:
     shutil.rmtree(workdir, ignore_errors=True)
     while True:
         name = rng.choice(("SIGKILL", "SIGTERM"))
-        if rng.random() < 0.5:
-            stage = rng.choice([s for s in changes if not _is_done(workdir, s)])
+        left = [stage for stage in changes if not _is_done(workdir, stage)]
+        if left and rng.random() < 0.5:
+            stage = rng.choice(left)
             death = dict(within=workdir / stage, change=rng.randrange(changes[stage]))
         else:
             death = dict(after=rng.uniform(0, seconds / 4))

@@ -71,6 +71,7 @@ def _full() -> dict[str, Any]:
     values |= {"model.num_kv_heads": 1, "model.dtype": "float32"}
     values |= {"sft.short_first.steps": 1, "sft.short_first.fraction": 0.5}
     values |= {"rl.final.problems": 3, "task.decoys": (1, 7)}
+    values |= {"verifier.on_search.problems": 16}
     del values["task.num_people"]
     tuples = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
     return values | tuples
@@ -206,11 +207,34 @@ def test_missing(field):
         ({"sampling.trunks_per_group": 3}, "sampling.trunks=8 .* multiple"),
         ({"problems.sft": None}, "problems.sft .* must be numbers"),
         ({"sft.batch_size": 9999}, "sft.batch_size=9999 .* config.problems.sft=6000"),
+        ({"verifier.on_search.problems": 99}, "on_search.problems=99 .* at most 30"),
+        ({"provers.mu.sft.steps": 30}, "provers.mu.sft warmup_steps=50 .* steps=30"),
     ],
 )
 def test_fields_that_do_not_go_together(changes, words):
     with pytest.raises(UserError, match=words):
         stages.stages(_config(changes))
+
+
+@pytest.mark.parametrize(
+    "section", ["provers.mu", "provers.mu.sft", "provers.mu.task", "rl.methods.grpo"]
+)
+def test_what_has_to_be_a_section(section):
+    values = {k: v for k, v in _full().items() if not k.startswith(f"{section}.")}
+    config = config_lib.unflatten(values | {section: 3})
+    assert _refusal(config) == f"config.{section} is 3; it must be a section"
+
+
+@pytest.mark.parametrize(
+    "section", ["rl", "rl.refresh", "rl.final", "verifier.on_search"]
+)
+def test_a_section_without_fields(section):
+    values = {k: v for k, v in _full().items() if not k.startswith(f"{section}.")}
+    config = config_lib.unflatten(values)
+    holder, _, last = section.rpartition(".")
+    with config.unlocked():
+        (config[holder] if holder else config)[last] = ConfigDict()
+    assert f"the config has no field '{section}." in _refusal(config)
 
 
 def test_a_policy_without_a_size():
@@ -279,8 +303,12 @@ def test_misspelt_on_the_command_line(field):
         config_lib._override(config, f"--config.{wrong}=1")
     message = str(caught.value)
     assert f"no config field '{wrong}'" in message
-    near = difflib.get_close_matches(last, [field], n=1, cutoff=0.6)
-    assert near is not None and ("did you mean" in message or "there are" in message)
+    inside = [k.rpartition(".")[2] for k in values if k.rpartition(".")[0] == section]
+    if near := difflib.get_close_matches(wrong.rpartition(".")[2], inside, n=1):
+        expected = f"{section}.{near[0]}".removeprefix(".")
+        assert f"did you mean {expected!r}?" in message
+    else:  # a short name, such as search.ns
+        assert len(last) < 5
 
 
 def test_every_contradiction_is_of_a_config_that_is_else_right():
