@@ -5,8 +5,8 @@ locks, no renaming of folders, no appending. So the stages work in a local folde
 ever, and every half minute what changed is copied, in an order in which every moment is
 one that a kill could have left on disk:
 
-- files in the order in which they were written, and manifests last, so that an object
-  is never there before what it vouches for;
+- files in the order in which they were written, and a manifest after its folder, so
+  that an object is never there before what it vouches for;
 - a manifest is removed before anything in its folder changes;
 - of an unfinished stage, `started.json` comes first; if it has other terms than the one
   there, the stage was begun anew, and what is there is removed before;
@@ -147,7 +147,7 @@ class Mirror:
             if _is(_MANIFEST, name) and Path(name).parts[0] in touched:
                 self._remove(name)
                 changed += [name] if name in here and name not in changed else []
-        for name in sorted(changed, key=lambda name: _order(name, here[name])):
+        for name in _in_order({name: here[name][1] for name in changed}):
             with contextlib.suppress(FileNotFoundError):  # gone since it was listed
                 self._bucket.put_file(str(self._local / name), f"{self._root}/{name}")
                 self._copied[name] = here[name]
@@ -205,7 +205,28 @@ def _is(kind: str, name: str) -> bool:
     return Path(name).parts[1:] == (kind,)
 
 
-def _order(name: str, stamp: list[int]) -> tuple[int, int, bool, str]:
-    """By time; where that ties, a shard comes before the ledger that vouches for it."""
-    place = _is(_MANIFEST, name) - _is(_STARTED, name)
-    return place, stamp[1], name.endswith(".json"), name
+def _in_order(times: dict[str, int]) -> list[str]:
+    """As they were written, what vouches for others after them.
+
+    A clock may have been set back in between, so times alone do not say this.
+
+    Args:
+      times: of change, by name.
+    """
+    latest: dict[str, int] = {}  # of a shard and its ledger; of a stage
+    for name, time in times.items():
+        for group in (_shard(name), Path(name).parts[0]):
+            latest[group] = max(latest.get(group, time), time)
+
+    def key(name: str) -> tuple[bool, int, bool, bool, str]:
+        group = _shard(name) if name.endswith(".json") else ""
+        group = Path(name).parts[0] if _is(_MANIFEST, name) else group
+        time = latest.get(group, times[name])
+        is_ledger = name.endswith(".json")  # where times tie
+        return not _is(_STARTED, name), time, _is(_MANIFEST, name), is_ledger, name
+
+    return sorted(times, key=key)
+
+
+def _shard(name: str) -> str:
+    return name.rpartition(".")[0]

@@ -41,7 +41,7 @@ def _problems(config):
         (dict(n_mc=2, nmc=3), "unknown field 'nmc'; there are n_mc, from_policy"),
         (dict(n_mc=2, from_policy=0), "labels nothing"),
         (dict(n_mc=2, from_policy=3), "at most config.rollouts.n_orm=2"),
-        (dict(n_mc=2, policy="sft", sft=dict(steps=3)), "leave out either"),
+        (dict(n_mc=2, policy="sft", sft=dict(steps=7)), "leave out either"),
         (dict(n_mc=2, model=dict(width=3)), "'width', which config.model has not"),
         (dict(n_mc=2, sft=dict(stepz=3)), "'stepz', which config.sft has not"),
     ],
@@ -140,14 +140,14 @@ def test_pretraining_comes_before_every_policy():
     before = {stage.name: stage for stage in stages(config)}
     assert "pretraining" not in before
     with config.unlocked():
-        config.pretraining = dict(task=dict(max_decoy=2), sft=dict(steps=3))
+        config.pretraining = dict(task=dict(max_decoy=2), sft=dict(steps=7))
     found = {stage.name: stage for stage in stages(config)}
     for name in ("sft", "policy-mu"):
         assert set(found[name].needs) == {"data", "pretraining"}
         assert found[name].fields == before[name].fields
     changes = {key: config.pretraining.get(key) for key in ("task", "sft")}
     own = with_changes(config, changes, "config.pretraining")
-    assert (own.task.max_decoy, own.sft.steps) == (2, 3)
+    assert (own.task.max_decoy, own.sft.steps) == (2, 7)
     with config.unlocked():
         config.pretraining.model = dict(embed_dim=8)
     context = StageContext("pretraining", config, Path(), {})

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
 import threading
 
 import numpy as np
@@ -120,6 +121,37 @@ def test_a_machine_lost_at_any_moment(bucket, monkeypatch, change):
         assert len(manifest["files"]) == 2 * size
         if finished:
             assert moments > 15
+            break
+
+
+@pytest.mark.parametrize("clock", ["runs", "is set back"])
+def test_what_is_copied_at_once_is_there_stage_by_stage(bucket, monkeypatch, clock):
+    """A machine is lost while the first copying goes on, of a stage and a half."""
+    mirrors, local = record_mirrors(monkeypatch), buckets.local_folder(REMOTE)
+
+    def sync():
+        if (local / "second.new" / "shard-0.json").exists():
+            if clock == "is set back":
+                for number, path in enumerate(sorted(local.rglob("*.*"))):
+                    os.utime(path, ns=(0, 10**18 + number))
+            mirrors[-1].sync()
+            raise Lost
+
+    halves = 0
+    for _ in lost_machines({}):
+        with contextlib.suppress(Lost, UserError):
+            run_stages(make_stages([], sync), config(), REMOTE)
+        found, again = bucket(), []
+        lose_machine()
+        run_stages(make_stages(again), config(), REMOTE)
+        assert ("first", 0) not in again or "first/manifest.json" not in found
+        for number in range(2):
+            if f"second.new/shard-{number}.json" in found:
+                assert f"second.new/shard-{number}.npz" in found
+                assert {stage for stage, _ in again} <= {"second"} or clock != "runs"
+                halves += 1
+        assert complete(bucket()) == {"first", "second"}
+        if halves > 1:
             break
 
 
