@@ -266,6 +266,45 @@ def outcome_auc(
     }
 
 
+def outcome_error(
+    responses: Sequence[Response], rewards: Sequence[np.ndarray]
+) -> list[float | None]:
+    """How often a step's reward mistakes the outcome (Fig. 10).
+
+    "Right" is said of a response whose reward is at a threshold or above: for each step
+    that of least error on one half of the problems, measured on the other; both ways.
+
+    Args:
+      responses: several of each problem.
+      rewards: float `[H]` for each.
+
+    Returns:
+      The fraction that is mistaken after each of steps 1 to 10, of the responses that
+      have it; None where a half of the problems has none.
+    """
+    correct = np.array([response.correct for response in responses])
+    half = np.unique([r.problem for r in responses], return_inverse=True)[1] % 2
+    errors: list[float | None] = []
+    for step in range(_DEPTH):
+        has = np.array([len(r) > step for r in rewards])
+        values = np.array([r[step] for r in rewards if len(r) > step])
+        of, right = half[has], correct[has]
+        if len(np.unique(of)) < 2:
+            errors.append(None)
+            continue
+        least = [_threshold(values[of == fit], right[of == fit]) for fit in (0, 1)]
+        errors.append(float(np.mean((values >= np.array(least)[1 - of]) != right)))
+    return errors
+
+
+def _threshold(values: np.ndarray, right: np.ndarray) -> float:
+    """Of least error when "right" is said from it on; halfway between two values."""
+    found = np.unique(values)
+    candidates = np.array([-np.inf, *(found[:-1] + found[1:]) / 2, np.inf])
+    errors = ((values >= candidates[:, None]) != right).sum(axis=1)
+    return float(candidates[np.argmin(errors)])
+
+
 def error_auc(
     responses: Sequence[Response],
     q: Sequence[np.ndarray],

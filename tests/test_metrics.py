@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from pav_jax import metrics
+from pav_jax.core.types import Response
 
 _RNG = np.random.default_rng(0)
 # Rows of every kind: none, one, some and all correct.
@@ -244,3 +245,46 @@ def test_auc_without_pairs(kind):
     positive = [np.full(len(score), kind) for score in scores]
     assert metrics.within_problem_auc(scores, positive) == (None, 0)
     assert metrics.within_problem_auc([], []) == (None, 0)
+
+
+def _mistakes(pairs, at):
+    return np.mean([(value >= at) != right for value, right in pairs])
+
+
+def test_outcome_error_by_brute_force():
+    """A threshold for each step, by trying all, on the other half of the problems."""
+    rng = np.random.default_rng(0)
+    responses, rewards = [], []
+    for problem in (3, 4, 7, 9):
+        for _ in range(5):
+            correct = bool(rng.integers(2))
+            responses.append(Response(problem, (1,), (2,), (), correct))
+            length = rng.integers(1, 4)
+            rewards.append(np.round(0.5 * correct + rng.normal(size=length), 1))
+    halves = [{3, 7}, {4, 9}]
+    expected = []
+    for step in range(3):
+        mistakes = []
+        for ours, others in (halves, halves[::-1]):
+            fit, measured = (
+                [
+                    (v[step], r.correct)
+                    for v, r in zip(rewards, responses, strict=True)
+                    if r.problem in half and len(v) > step
+                ]
+                for half in (others, ours)
+            )
+            values = sorted({v for v, _ in fit})
+            tries = [-np.inf, *np.convolve(values, [0.5, 0.5], "valid"), np.inf]
+            at = min(tries, key=lambda at, fit=fit: _mistakes(fit, at))
+            mistakes += [(value >= at) != right for value, right in measured]
+        expected.append(np.mean(mistakes))
+    found = metrics.outcome_error(responses, rewards)
+    np.testing.assert_allclose(found[:3], expected)
+    assert found[3:] == [None] * 7
+
+
+def test_outcome_error_of_a_reward_that_says_nothing_is_that_of_the_commoner():
+    responses = [Response(i % 4, (1,), (2,), (), i < 3) for i in range(12)]
+    found = metrics.outcome_error(responses, [np.zeros(1)] * 12)
+    assert found[0] == pytest.approx(3 / 12)

@@ -22,11 +22,13 @@ from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
 from pav_jax.pipeline.training import HeldOut, run_training, together
 from pav_jax.policy import load_policy
-from pav_jax.prover import advantages, best_of_k
+from pav_jax.prover import advantages, best_of_k, effective_reward
 from pav_jax.scores import score_responses
 from pav_jax.storage import artifacts, records
 from pav_jax.tasks.problems import Problems
 from pav_jax.verifier import load_verifier
+
+_ALPHAS = (0.0, 0.2, 0.5, 1.0)  # of effective rewards that predict the outcome
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,6 +225,7 @@ def run_evaluation(context: StageContext) -> None:
         for name in ("prm", "orm")
     )
     results = _told_apart(problems, responses, q, outcome)
+    results["prediction"] = _predictions(responses, q, config.verifier.prover_k)
     chosen = _first_responses(responses, config.evaluation)
     exact = _near_exact(
         context, policy, problems, [responses[i] for i in chosen], ledger
@@ -259,6 +262,23 @@ def _told_apart(
         ),
         "problems": len(problems),
     }
+
+
+def _predictions(
+    responses: Sequence[Response], q: Sequence[np.ndarray], k: int
+) -> list[dict]:
+    """Errors of predicting the outcome from `Q^π + αA^μ`, for each α (Fig. 10)."""
+    progress = [advantages(best_of_k(values, k)) for values in q]
+    rows = []
+    for alpha in _ALPHAS:
+        rewards = [
+            effective_reward(values[1:], gained, alpha)
+            for values, gained in zip(q, progress, strict=True)
+        ]
+        rows.append(
+            {"alpha": alpha, "error": metrics.outcome_error(responses, rewards)}
+        )
+    return rows
 
 
 def _first_responses(responses: Sequence[Response], settings: ConfigDict) -> list[int]:

@@ -91,6 +91,8 @@ def test_results(finished):
     assert 0 <= results["base"]["accuracy"] <= 1
     assert len(results["base"]["ci"]) == 2
     assert {"last", "middle"} <= results["verifier"]["auc_within_problem"].keys()
+    for row in results["verifier"]["prediction"]:
+        assert 0 <= row["error"][0] <= 1
     assert 0 <= results["verifier"]["brier"] <= 1
     assert results["stages"].keys() >= {"sft", "rollouts", "labels", "prm", "search"}
     assert all(seconds > 0 for seconds in results["stages"].values())
