@@ -78,6 +78,7 @@ def get_config(variant: str = "") -> ConfigDict:
         with config.unlocked():
             config.provers.mu.sft.update(dict(steps=20, warmup_steps=5))
             config.search.subtree = 1
+            config.search.bok = dict(ks=(2,), alpha=0.5)
             rl.methods.update(_smoke_methods(pav_rl))
         config.search.update(dict(samples=4, beams=(1, 2), alphas=(0.0, 0.5)))
     return config

@@ -181,6 +181,8 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
         "alpha_beams": _POSITIVE,
         "temperature": _number(0),
         "subtree": _POSITIVE.optional(),
+        "bok.ks": _POSITIVES,
+        "bok.alpha": _number(0, above=True),
     },
     "sampling": {
         "trunks": _POSITIVE,
@@ -249,7 +251,13 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
 }
 # Sections that a config may do without; what is in them is then not needed either.
 _OPTIONAL = ("mesh", "pretraining", "provers", "rl", "verifier.on_search")
-_OPTIONAL += ("rl.provers", "rl.refresh", "labels.first_pit", "sft.short_first")
+_OPTIONAL += (
+    "search.bok",
+    "rl.provers",
+    "rl.refresh",
+    "labels.first_pit",
+    "sft.short_first",
+)
 
 
 RULES = {

@@ -130,6 +130,9 @@ def run_search(context: StageContext) -> None:
     if "subtree" in search:
         picks["beam_diverse"] = chosen[2]
         _search_diverse(searcher, **best)
+    if "bok" in search:
+        picks |= dict.fromkeys((f"beam_bo{k}" for k in search.bok.ks), chosen[2])
+        _search_every_k(searcher)
     provers = {}
     for stage in context.inputs:
         if stage.startswith("prm-"):
@@ -159,6 +162,20 @@ def _search_diverse(searcher: "_Searcher", *, alpha: float, prover_k: int) -> No
                 alpha=alpha,
                 prover_k=prover_k,
                 subtrees=beams // search.subtree,
+            )
+
+
+def _search_every_k(searcher: "_Searcher") -> None:
+    """Beams by `Q^π + αA^μ` of each BoK(π) of `config.search.bok` (Fig. 5b)."""
+    search = searcher.context.config.search
+    for k in search.bok.ks:
+        for beams in search.beams:
+            searcher.run(
+                searcher.test,
+                f"beam_bo{k}-{beams}",
+                beams=beams,
+                alpha=search.bok.alpha,
+                prover_k=k,
             )
 
 

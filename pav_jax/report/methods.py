@@ -87,11 +87,12 @@ def _label(key: str) -> str:
     if key in _LABELS:
         return _LABELS[key]
     for start, label in (
-        ("beam_pav_", "Beam by Q^π + αA^μ"),
-        ("beam_q_", "Beam by Q^μ"),
+        ("beam_pav_", "Beam by Q^π + αA^μ, μ = "),
+        ("beam_bo", "Beam by Q^π + αA^μ, μ = Bo"),
+        ("beam_q_", "Beam by Q^μ, μ = "),
     ):
         if key.startswith(start):
-            return f"{label}, μ = {key.removeprefix(start)}"
+            return label + key.removeprefix(start)
     return key.replace("_", " ").capitalize()
 
 

@@ -213,6 +213,7 @@ def _check_the_prover(workdir):
     results = json.loads((workdir / "report" / "results.json").read_text())
     rows = {(row["method"], row["n"]): row for row in results["search"]}
     assert [n for method, n in rows if method == "beam_diverse"] == [2]
+    assert [n for method, n in rows if method == "beam_bo2"] == [1, 2]
     for n in (1, 2):
         # Two verifiers read what one reads elsewhere.
         both = rows["beam_pav_mu", n]

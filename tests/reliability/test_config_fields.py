@@ -68,6 +68,7 @@ def _full() -> dict[str, Any]:
         parts = ("provers.", "verifier.on_search.", "labels.first_pit.", "pretraining.")
         values |= {k: v for k, v in other.items() if k.startswith(parts)}
     values |= {"mesh.data": -1, "sampling.trunks_per_group": 1, "search.subtree": 2}
+    values |= {"search.bok.ks": (1, 4), "search.bok.alpha": 0.5}
     values |= {"model.num_kv_heads": 1, "model.dtype": "float32"}
     values |= {"sft.short_first.steps": 1, "sft.short_first.fraction": 0.5}
     values |= {"rl.final.problems": 3, "task.decoys": (1, 7)}

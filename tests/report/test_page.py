@@ -599,10 +599,12 @@ def test_importing_the_report_imports_no_heavy_package():
 
 
 def test_methods_of_other_provers_are_named():
-    found = methods.ordered(["beam_q", "beam_pav_mu", "beam_q_mu", "beam_diverse"])
+    keys = ("beam_q", "beam_pav_mu", "beam_q_mu", "beam_diverse", "beam_bo4")
+    found = methods.ordered(keys)
     assert {method.key: method.label for method in found} == {
         "beam_q": "Beam by Q^π",
         "beam_pav_mu": "Beam by Q^π + αA^μ, μ = mu",
         "beam_q_mu": "Beam by Q^μ, μ = mu",
         "beam_diverse": "Beam in subtrees",
+        "beam_bo4": "Beam by Q^π + αA^μ, μ = Bo4",
     }

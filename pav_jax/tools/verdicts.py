@@ -1,0 +1,141 @@
+"""Claims beside what was measured: a verdict by rule, and a figure, over seeds.
+
+A config file may define `claims()`, which returns a list of `Claim`: what its sweep is
+to show, with the number that would show it, both written before it is run.
+"""
+
+import dataclasses
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pav_jax.core import config as config_lib
+from pav_jax.core.errors import UserError
+from pav_jax.tools.sweeps import Measured, Point
+
+_NAMED_POINT = re.compile(r"(.+), ([^,=]+) = (-?[\d.]+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A claim of the paper, and the measure that it is about. More is better.
+
+    Attributes:
+      says: the claim, a sentence.
+      paper: the paper's number, in words.
+      measure: one of the names in `measures()`.
+      least: what the measure is if the paper's number holds, or the low end of it.
+      nothing: what it is if there is no effect; 1 for a ratio.
+      arm: the fields that its runs set, without the seed.
+    """
+
+    says: str
+    paper: str
+    measure: str
+    least: float
+    nothing: float = 0.0
+    arm: Point = dataclasses.field(default_factory=dict)
+
+
+def of(config: str) -> list[Claim]:
+    """The claims of a config file; none if it has no `claims()`.
+
+    Args:
+      config: FILE or FILE:VARIANT.
+    """
+    path = config.partition(":")[0]
+    return config_lib.call(path, "claims") if config_lib.has(path, "claims") else []
+
+
+def verdict(claim: Claim, found: Measured | None) -> str:
+    """What a measure says of a claim.
+
+    "holds": an effect is shown, and its mean is what the paper has or more; "in part":
+    an effect is shown, of less; "does not hold": none is shown, and the paper's
+    number is outside of the interval; "not shown": none is shown, and the interval
+    leaves the paper's number open. Intervals are of 95%, over seeds.
+    """
+    if found is None:
+        return "not run"
+    if found.interval is None:
+        return "one seed"
+    low, high = found.interval
+    if low > claim.nothing:
+        return "holds" if found.mean >= claim.least else "in part"
+    return "does not hold" if high < claim.least else "not shown"
+
+
+def claims_table(claims: Sequence[Claim], measured: Sequence[Measured]) -> str:
+    """Each claim with the paper's number, ours and the verdict, as Markdown.
+
+    Raises:
+      UserError: a claim is about a measure that its arm has not.
+    """
+    lines = ["| claim | the paper | here | seeds | verdict |", "|---|---|---|---|---|"]
+    for claim in claims:
+        arm = [row for row in measured if row.arm == claim.arm]
+        found = next((row for row in arm if row.name == claim.measure), None)
+        if arm and found is None:
+            raise UserError(
+                f"a claim is about {claim.measure!r}, which measures() has not; it has"
+                f" {', '.join(row.name for row in arm)}"
+            )
+        number, seeds = "", ""
+        if found:
+            number, seeds = f"{found.mean:.3g}", str(len(found.values))
+            if found.interval:
+                number += " [{:.3g}, {:.3g}]".format(*found.interval)
+        cells = [claim.says, claim.paper, number, seeds, verdict(claim, found)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def figure(measured: Sequence[Measured]) -> bytes | None:
+    """The measures whose names are "LINE, AXIS = NUMBER" as lines, an SVG.
+
+    A band is the 95% interval over the seeds. None if no line has two points.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    lines: dict[str, list[tuple[float, Measured]]] = {}
+    axis = ""
+    for row in measured:
+        if found := _NAMED_POINT.fullmatch(row.name):
+            arm = ", ".join(f"{field} = {value}" for field, value in row.arm.items())
+            axis = found[2]
+            name = f"{found[1]} ({arm})" if arm else found[1]
+            lines.setdefault(name, []).append((float(found[3]), row))
+    lines = {name: points for name, points in lines.items() if len(points) > 1}
+    if not lines:
+        return None
+    # Else the ids in the file differ from run to run.
+    with matplotlib.rc_context({"svg.hashsalt": "figure", "svg.fonttype": "none"}):
+        drawn = Figure(figsize=(9.0, 4.5), layout="constrained")
+        axes = drawn.subplots()
+        for place, (name, points) in enumerate(lines.items()):
+            points.sort(key=lambda point: point[0])
+            xs = [x for x, _ in points]
+            colour, means = f"C{place % 10}", [row.mean for _, row in points]
+            dashes = ("-", "--", ":")[place // 10 % 3]
+            axes.plot(xs, means, f"o{dashes}", color=colour, ms=3.5, label=name)
+            if all(row.interval for _, row in points):
+                bounds = zip(*(row.interval for _, row in points), strict=True)
+                axes.fill_between(xs, *bounds, color=colour, alpha=0.08)
+        _scale(axes, axis, {x for points in lines.values() for x, _ in points})
+        drawn.legend(fontsize="small", loc="outside right upper")
+        file = io.BytesIO()
+        drawn.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+def _scale(axes: Any, name: str, xs: set[float]) -> None:
+    """Numbers of samples or beams by their logarithm, with a tick at each."""
+    ticks = sorted(xs)
+    if name in ("N", "K"):
+        axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel(name)
+    axes.grid(alpha=0.25)
