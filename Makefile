@@ -8,7 +8,7 @@ UV_PIN := 0.13.9
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo smoke test test-fast lint format soak evidence benchmarks accelerator peers real-weights lock clean
+.PHONY: help setup demo smoke test test-fast lint format soak evidence paper benchmarks accelerator peers real-weights lock clean
 
 # The caller's pip and uv settings may say how packages are fetched; they must not say
 # which packages, nor where they go. An active virtual environment must not say either.
@@ -94,6 +94,9 @@ soak: $(READY) ## kill small runs a hundred times, and compare; most of an hour 
 
 evidence: $(READY) ## run what docs/evidence.md rests on, some hours; ONLY=tree runs one
 	$(VENV)/bin/python launch/evidence.py $(ONLY)
+
+paper: $(READY) ## run the paper's figures, and write docs/paper.md; ONLY=fig10_prediction runs one
+	$(VENV)/bin/python launch/evidence.py --configs=experiments/paper --page=docs/paper.md $(ONLY)
 
 # With the peers where they are installed, else without them.
 benchmarks: $(READY) ## measure what matters against what a user would pick instead

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Runs what docs/evidence.md rests on, and puts what was found on one page.
+"""Runs the configs of a folder, and puts what was found on one page.
 
     launch/evidence.py --list
     launch/evidence.py tree beams
+    launch/evidence.py --configs=experiments/paper --page=docs/paper.md fig10_prediction
 
-A name is that of a config in experiments/evidence/; without one, all are run. Each has
-a folder below --root. What is finished there is not done again, so the same command
-goes on after a stop. The page is evidence.md below --root.
+A name is that of a config in --configs; without one, all are run. Each has a folder
+below --root. What is finished there is not done again, so the same command goes on
+after a stop; nor is what is finished with the same config in runs/evidence/.
 """
 
 import argparse
@@ -37,16 +38,17 @@ from pav_jax.distributed.signals import (  # noqa: E402
     Terminated,
     terminable,
 )
+from pav_jax.metrics import seed_interval  # noqa: E402
 from pav_jax.storage import artifacts, buckets  # noqa: E402
-from pav_jax.tools import sweeps  # noqa: E402
+from pav_jax.tools import sweeps, verdicts  # noqa: E402
 
 CONFIGS = HERE.parent / "experiments" / "evidence"
-_PAGE = "evidence.md"
+_INTRO = "page.md"  # beside the configs: the page, with {NAME} where each goes
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """A config of experiments/evidence/, and where its results go.
+    """A config, and where its results go.
 
     Attributes:
       name: of its file.
@@ -54,6 +56,7 @@ class Evidence:
       folder: of its results.
       is_sweep: whether it defines `sweep()`; else it is of a laboratory.
       claim: the first line of its docstring.
+      paper: what it says of the paper; may be empty.
       hardware: what the docstring says of the time that it takes.
     """
 
@@ -62,6 +65,7 @@ class Evidence:
     folder: str
     is_sweep: bool
     claim: str
+    paper: str
     hardware: str
 
     @property
@@ -100,7 +104,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument(
-        "--root", metavar="DIR", help="default: runs/evidence, or runs/evidence-smoke"
+        "--configs", metavar="DIR", type=Path, default=CONFIGS, help="of config files"
+    )
+    parser.add_argument(
+        "--root",
+        metavar="DIR",
+        help="default: runs/FOLDER, or runs/FOLDER-smoke, of the folder of configs",
+    )
+    parser.add_argument(
+        "--page", metavar="FILE", type=Path, help="default: FOLDER.md below --root"
     )
     parser.add_argument(
         "--smoke", action="store_true", help="at the smallest size: only that it runs"
@@ -112,32 +124,50 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run_all(arguments: argparse.Namespace) -> int:
-    root = arguments.root or f"runs/evidence{'-smoke' * arguments.smoke}"
+    configs, smoke = arguments.configs.resolve(), "-smoke" * arguments.smoke
+    root = arguments.root or f"runs/{configs.name}{smoke}"
     if buckets.is_remote(root):
         raise UserError(f"--root={root} is in a bucket; give a folder of this machine")
     variant = ":smoke" if arguments.smoke else ""
-    there = [_read(path, variant, root) for path in sorted(CONFIGS.glob("*.py"))]
+    there = _read_all(configs, variant, root)
     names = [one.name for one in there]
     for name in arguments.names:
         if name not in names:
             raise UserError(
-                f"there is no evidence {name!r}; there are: {', '.join(names)}"
+                f"there is no config {name!r} in {arguments.configs}; there are:"
+                f" {', '.join(names) or 'none'}"
             )
+    done = [] if configs == CONFIGS else _read_all(CONFIGS, variant, "runs/evidence")
+    there = [_where_it_is_done(one, done) for one in there]
     chosen = [one for one in there if one.name in (arguments.names or names)]
     codes = []
     for one in chosen:
         said = f"{one.name}: {one.claim}\n  {one.hardware}\n  {shlex.join(one.command)}"
         print(said, file=sys.stdout if arguments.list else sys.stderr)
         if not arguments.list:
-            codes.append(_run(one, there))
+            codes.append(_run(one, [*there, *done]))
     if arguments.list:
         return 0
-    page = Path(root) / _PAGE
-    text = _page(there).encode()
-    artifacts.write_atomically(page, lambda file: file.write(text))
+    page = arguments.page or Path(root) / f"{configs.name}.md"
+    _write_page(page, configs, there)
     print(page)
     failed = {code for code in codes if code}
     return (AGAIN if failed == {AGAIN} else 1) if failed else 0
+
+
+def _read_all(configs: Path, variant: str, root: str) -> list[Evidence]:
+    return [_read(path, variant, root) for path in sorted(configs.glob("[!_]*.py"))]
+
+
+def _where_it_is_done(one: Evidence, others: Sequence[Evidence]) -> Evidence:
+    """The same, in the folder of another that has the same config, if it is there."""
+    for other in others:
+        same = config_lib.load([f"--config={one.config}"]) == config_lib.load(
+            [f"--config={other.config}"]
+        )
+        if same and not Path(one.folder).exists() and Path(other.folder).exists():
+            return dataclasses.replace(one, folder=other.folder)
+    return one
 
 
 def _read(path: Path, variant: str, root: str) -> Evidence:
@@ -152,6 +182,7 @@ def _read(path: Path, variant: str, root: str) -> Evidence:
         folder=f"{root.rstrip('/')}/{path.stem}",
         is_sweep=config_lib.has(file, "sweep"),
         claim=text.partition("\n")[0],
+        paper=" ".join(re.findall(r"^(The paper: .*?)(?:\n\n|$)", text, re.M | re.S)),
         hardware=" ".join(next(times, "its time is not known").split()),
     )
 
@@ -185,39 +216,73 @@ def _run(one: Evidence, there: Sequence[Evidence]) -> int:
 # The page.
 
 
-def _page(there: Sequence[Evidence]) -> str:
-    parts = [
-        "# Evidence",
-        "Written by launch/evidence.py. Hypotheses and the rules of selection are in"
-        " the head of each config; docs/evidence.md says what is made of the results.",
-    ]
-    for one in there:
-        parts += [f"## {one.name}: {one.claim}", f"    {shlex.join(one.command)}"]
-        parts += _of_sweep(one) if one.is_sweep else _of_laboratory(one)
-    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+def _write_page(page: Path, configs: Path, there: Sequence[Evidence]) -> None:
+    """The page; and in a folder of its name each table of all measures, and figure."""
+    sections = {one.name: _section(one, page) for one in there}
+    intro = configs / _INTRO
+    if intro.exists():
+        text = intro.read_text()
+        for name, section in sections.items():
+            text = text.replace(f"{{{name}}}", section)
+    else:
+        text = f"# {configs.name.capitalize()}\n\nWritten by launch/evidence.py. "
+        text += "Hypotheses and the rules of selection are in the head of each config"
+        text += "; docs/evidence.md says what is made of the results.\n\n"
+        text += "\n\n".join(sections.values()) + "\n"
+    _write(page, text.encode())
 
 
-def _of_sweep(one: Evidence) -> list[str]:
-    """What is missing, and the table over seeds of what is there."""
+def _section(one: Evidence, page: Path) -> str:
+    """What is on the page of one config."""
+    parts = [f"## {one.name}: {one.claim}", f"    {shlex.join(one.command)}", one.paper]
+    parts += _of_sweep(one, page) if one.is_sweep else _of_laboratory(one, page)
+    return "\n\n".join(part.strip("\n") for part in parts if part)
+
+
+def _of_sweep(one: Evidence, page: Path) -> list[str]:
+    """What is missing, and the tables over seeds of what is there."""
     runs = sweeps.load(one.config)
     found = [(run, run.results(one.folder)) for run in runs]
     done = [(run, results) for run, results in found if results is not None]
     parts = []
     if len(done) < len(runs):
         parts.append(f"Not finished: {len(done)} of {counted(len(runs), 'run')} done.")
-    if measured := sweeps.over_seeds(one.config, done):
-        parts.append(sweeps.seeds_table(measured))
-    return parts
+    return parts + _shown(one, sweeps.over_seeds(one.config, done), page)
 
 
-def _of_laboratory(one: Evidence) -> list[str]:
+def _of_laboratory(one: Evidence, page: Path) -> list[str]:
     """Its table, if that is of the config as it is now."""
     folder = Path(one.folder)
     config = config_lib.flatten(config_lib.load([f"--config={one.config}"]))
-    table, results = folder / "table.md", folder / "results.json"
-    if table.exists() and artifacts.read_json(results)["config"] == config:
+    table, path = folder / "table.md", folder / "results.json"
+    if not table.exists() or (results := artifacts.read_json(path))["config"] != config:
+        return ["Not finished."]
+    file = one.config.partition(":")[0]
+    if not config_lib.has(file, "measures"):
         return [table.read_text()]
-    return ["Not finished."]
+    by_seed = config_lib.call(file, "measures", results)
+    measured = [
+        sweeps.Measured({}, name, dict(enumerate(values)), *seed_interval(values))
+        for name, values in by_seed.items()
+    ]
+    return _shown(one, measured, page)
+
+
+def _shown(one: Evidence, measured: Sequence[sweeps.Measured], page: Path) -> list[str]:
+    """Claims and a figure on the page, and all measures beside it; or all on it."""
+    if not (claims := verdicts.of(one.config)) or not measured:
+        return [sweeps.seeds_table(measured)] if measured else []
+    parts, beside = [verdicts.claims_table(claims, measured)], page.with_suffix("")
+    if drawn := verdicts.figure(measured):
+        _write(beside / f"{one.name}.svg", drawn)
+        parts.append(f"![{one.claim}]({beside.name}/{one.name}.svg)")
+    table = f"# {one.claim}\n\n{sweeps.seeds_table(measured)}"
+    _write(beside / f"{one.name}.md", table.encode())
+    return [*parts, f"Every measure: [{one.name}.md]({beside.name}/{one.name}.md)."]
+
+
+def _write(path: Path, content: bytes) -> None:
+    artifacts.write_atomically(path, lambda file: file.write(content))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""A package, so that experiments/paper/ can import what is a figure of the paper."""

@@ -1,0 +1,107 @@
+"""Fig. 4: beams by progress against best-of-N, three sizes of the policy, N to 128.
+
+    launch/sweep.py --config=experiments/paper/fig04_search.py \\
+        --root=runs/paper/fig04_search --reuse=runs/evidence/beams
+
+The demo with 128 samples of a test problem and beams of up to 16, for three sizes of
+the policy, which stand for Gemma 2 2B, 9B and 27B. Each has verifiers of its own size,
+trained for as many updates as the demo's. Two CPU cores; a quarter of an hour for a
+seed of the middle size (five minutes with the stages of `evidence/beams.py`), ten for
+the small one and half an hour for the large one, and three seeds of each.
+
+The paper: beams by `Q^π + αA^μ` are 8 to 10 points above best-of-N by the ORM at equal
+N, and reach its accuracy at N = 128 with 10 (2B, 9B) or 5 (27B) times less compute.
+
+Written before the first run (2026-11-27). Expected from `evidence/beams.py`: at equal N
+the claim holds by far up to 8 beams, since a beam pays for three candidates to keep
+one; at N = 16 it does not; at equal tokens it does not. No beam reaches best-of-128, so
+"times fewer" is counted as 0. Selection: α, K and the final pick on validation problems
+with 4 beams, as everywhere.
+"""
+
+import demo
+from ml_collections import ConfigDict
+
+from pav_jax.tools.sweeps import product, zipped
+from pav_jax.tools.verdicts import Claim
+
+SIZES = {
+    "model.num_layers": (4, 2, 6),
+    "model.embed_dim": (64, 48, 96),
+    "model.num_heads": (2, 2, 3),
+    "model.mlp_dim": (256, 192, 384),
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config = demo.get_config(variant)
+    config.name = "paper_fig04"
+    if variant != "smoke":
+        config.search.update(dict(samples=128, ns=(1, 2, 4, 8, 16, 32, 64, 128)))
+    return config
+
+
+def sweep() -> list[dict]:
+    return product(zipped(SIZES), {"seed": range(3)})
+
+
+def measures(results: dict) -> dict[str, float]:
+    """Accuracies and their differences in points; ratios of tokens."""
+    rows = {(row["method"], row["n"]): row["accuracy"] for row in results["search"]}
+    shown = ("pass_at_n", "best_of_n_orm", "best_of_n_pav", "vote_orm")
+    out = {
+        f"{method}, N = {n}": 100 * accuracy
+        for (method, n), accuracy in rows.items()
+        if method in (*shown, "beam_q", "beam_pav")
+    }
+    beams = results["config"]["search.beams"]
+    gains = [100 * (rows["beam_pav", n] - rows["best_of_n_orm", n]) for n in beams]
+    out["beam_pav over best_of_n_orm, mean of all N"] = sum(gains) / len(gains)
+    out["beam_pav over best_of_n_orm, largest N"] = gains[-1]
+    found = results["compute_efficiency"]
+    for name, against in (("the ORM", found["paper"]), ("the strongest", found)):
+        fewer = against.get("beam_pav") or 0.0
+        out[f"times fewer tokens than best-of-N by {name}"] = fewer
+        points = against["points_at_equal_tokens"]
+        if "beam_pav" in points:
+            out[f"at equal tokens over {name}"] = 100 * points["beam_pav"]
+    return out
+
+
+def claims() -> list[Claim]:
+    arms = zipped(SIZES)
+    found = []
+    for arm, name in zip(arms, ("middle", "small", "large"), strict=True):
+        found += [
+            Claim(
+                f"{name} policy: beams by progress over best-of-N by the ORM, equal N",
+                "8 to 10 points",
+                "beam_pav over best_of_n_orm, mean of all N",
+                least=8.0,
+                arm=arm,
+            ),
+            Claim(
+                f"{name} policy: the same at the largest N of a beam, 16",
+                "8 to 10 points",
+                "beam_pav over best_of_n_orm, largest N",
+                least=8.0,
+                arm=arm,
+            ),
+            Claim(
+                f"{name} policy: fewer tokens for the accuracy of best-of-128 by the"
+                " ORM (0: not reached)",
+                "10 times" if name != "large" else "5 times",
+                "times fewer tokens than best-of-N by the ORM",
+                least=10.0 if name != "large" else 5.0,
+                nothing=1.0,
+                arm=arm,
+            ),
+            Claim(
+                f"{name} policy: at equal tokens over the strongest selection",
+                "(not asked there)",
+                "at equal tokens over the strongest",
+                least=0.0,
+                arm=arm,
+            ),
+        ]
+    return found
