@@ -134,7 +134,7 @@ def _run_all(arguments: argparse.Namespace) -> int:
     for name in arguments.names:
         if name not in names:
             raise UserError(
-                f"there is no config {name!r} in {arguments.configs}; there are:"
+                f"there is no config {name!r} in {os.path.relpath(configs)}; there are:"
                 f" {', '.join(names) or 'none'}"
             )
     done = [] if configs == CONFIGS else _read_all(CONFIGS, variant, "runs/evidence")
@@ -182,7 +182,7 @@ def _read(path: Path, variant: str, root: str) -> Evidence:
         folder=f"{root.rstrip('/')}/{path.stem}",
         is_sweep=config_lib.has(file, "sweep"),
         claim=text.partition("\n")[0],
-        paper=" ".join(re.findall(r"^(The paper: .*?)(?:\n\n|$)", text, re.M | re.S)),
+        paper=" ".join(re.findall(r"^(The paper: .*?)(?:\n\n|\Z)", text, re.M | re.S)),
         hardware=" ".join(next(times, "its time is not known").split()),
     )
 

@@ -209,7 +209,7 @@ def test_signal_stops_a_stage(tmp_path, number, code):
     ) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == code
     assert out == "cleaned up\n"
     assert err.splitlines()[-1].endswith("the same command goes on from here")
@@ -251,7 +251,7 @@ def test_a_swallowed_sigterm_is_not_lost(tmp_path):
     ) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=300)
     assert process.returncode == 143
     assert err.splitlines()[-1].endswith("the same command goes on from here")
 

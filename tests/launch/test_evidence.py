@@ -1,7 +1,9 @@
 """One command for all evidence, with a stand-in for pav."""
 
 import json
+import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -74,7 +76,7 @@ results["verifier"] = dict(auc_within_problem=dict())
 @pytest.fixture
 def evidence(tmp_path, monkeypatch, capfd):
     """Runs the command; returns its exit code, calls of pav, and what it said."""
-    configs, calls, pav = (tmp_path / name for name in ("configs.d", "calls", "pav"))
+    configs, calls, pav = (tmp_path / name for name in ("evidence", "calls", "pav"))
     configs.mkdir()
     (configs / "arms.py").write_text(SWEEP)
     (configs / "exact.py").write_text(LABORATORY)
@@ -88,7 +90,7 @@ def evidence(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("PAV", str(pav))
     monkeypatch.chdir(tmp_path)
     main = runpy.run_path(str(LAUNCH / "evidence.py"))["main"]
-    monkeypatch.setitem(main.__globals__, "CONFIGS", configs)
+    monkeypatch.setitem(main.__globals__, "CONFIGS", Path("evidence").resolve())
 
     def run(*arguments, code="0"):
         calls.write_text("")
@@ -108,13 +110,11 @@ def test_all_is_run_and_goes_on(evidence, tmp_path):
     page = path.read_text()
     # A table of what is there, and what is not.
     assert "## arms: Is a sweep better?\n" in page
-    assert (
-        "    launch/sweep.py --config=configs.d/arms.py --root=runs/evidence/" in page
-    )
+    assert "    launch/sweep.py --config=evidence/arms.py --root=runs/evidence/" in page
     assert "Not finished: 1 of 2 runs done." in page
     assert "| all | twice | 0.5 | – | 0.5 |" in page
     assert page.endswith(
-        "## exact: Where values are exact.\n\n    pav lab --config=configs.d/exact.py"
+        "## exact: Where values are exact.\n\n    pav lab --config=evidence/exact.py"
         " --workdir=runs/evidence/exact\n\n| exact |\n"
     )
 
@@ -126,14 +126,14 @@ def test_all_is_run_and_goes_on(evidence, tmp_path):
     assert "| all | twice | 0.625 |" in page and "| 0.5, 0.75 |" in page
 
     # A table of another config is not that of this one.
-    config = tmp_path / "configs.d" / "exact.py"
+    config = tmp_path / "evidence" / "exact.py"
     config.write_text(LABORATORY.replace("(0, 1)", "(0, 1, 2)"))
     assert evidence("exact")[0] == 0  # which measures the old one here
     assert path.read_text().endswith("Not finished.\n")
 
 
 def test_sweeps_take_stages_of_each_other(evidence, tmp_path):
-    (tmp_path / "configs.d" / "later.py").write_text(SWEEP)
+    (tmp_path / "evidence" / "later.py").write_text(SWEEP)
     assert evidence("arms")[0] == 0  # alone: there is no other yet
     assert evidence("later")[0] == 0
     lines = (tmp_path / "reused").read_text().splitlines()
@@ -149,14 +149,73 @@ def test_a_stop_ends_what_is_running(evidence, tmp_path):
 def test_smoke_has_a_folder_of_its_own(evidence, tmp_path):
     assert evidence("exact", "--smoke")[0] == 0
     page = (tmp_path / "runs" / "evidence-smoke" / "evidence.md").read_text()
-    assert "--config=configs.d/exact.py:smoke" in page and "0 of 2 runs done" in page
+    assert "--config=evidence/exact.py:smoke" in page and "0 of 2 runs done" in page
+
+
+FIGURE = (
+    SWEEP
+    + """
+from pav_jax.tools.verdicts import Claim
+
+def measures(results):
+    accuracy = results["base"]["accuracy"]
+    return {f"accuracy, N = {n}": n * accuracy for n in (1, 2, 4)}
+
+def claims():
+    return [Claim("It rises", "0.5", "accuracy, N = 1", least=0.3)]
+"""
+)
+
+
+def test_figures_of_a_paper(evidence, tmp_path):
+    """What another folder has run with the same config is not run again."""
+    paper = tmp_path / "paper"
+    paper.mkdir()
+    figure = FIGURE.replace("Ten seeds.", "The paper: it\nrises.\n\nTen seeds.")
+    (paper / "fig1.py").write_text(figure)
+    (paper / "page.md").write_text("# Mine\n\n{fig1}\n\nWhy.\n")
+    arguments = ("--configs=paper", "--page=docs/mine.md")
+    code, ran, _ = evidence(*arguments)
+    assert code == 0 and ran == ["run seed=0", "run seed=1"]
+    table = (
+        "| It rises | 0.5 | 0.312 [-0.482, 1.11] | 2 | not shown |\n\n"
+        "![Is a sweep better?](mine/fig1.svg)\n\n"
+        "Every measure: [fig1.md](mine/fig1.md).\n\nWhy.\n"
+    )
+    page = (tmp_path / "docs" / "mine.md").read_text()
+    assert page.startswith("# Mine\n\n## fig1: Is a sweep better?\n")
+    assert "\n\nThe paper: it\nrises.\n\n" in page
+    assert "--root=runs/paper/fig1" in page and page.endswith(table)
+    assert (
+        "| all | accuracy, N = 4 | 1.25 |"
+        in (tmp_path / "docs" / "mine" / "fig1.md").read_text()
+    )
+    assert b"<svg" in (tmp_path / "docs" / "mine" / "fig1.svg").read_bytes()
+
+    shutil.rmtree(tmp_path / "runs" / "paper")
+    assert evidence("arms")[1] == ["run seed=0", "run seed=1"]
+    code, ran, _ = evidence(*arguments)
+    page = (tmp_path / "docs" / "mine.md").read_text()
+    assert code == 0 and ran == []
+    assert "--root=runs/evidence/arms" in page and page.endswith(table)
+
+
+def test_every_figure_of_the_paper_has_a_place_on_the_page(capsys):
+    main = runpy.run_path(str(LAUNCH / "evidence.py"))["main"]
+    folder = LAUNCH.parent / "experiments" / "paper"
+    page = (folder / "page.md").read_text()
+    assert main([f"--configs={folder}", "--list"]) == 0
+    said = capsys.readouterr().out
+    names = [path.stem for path in folder.glob("[!_]*.py")]
+    assert sorted(re.findall(r"^\{(.*)\}$", page, re.M)) == sorted(names)
+    assert "not known" not in said and len(names) == 12
 
 
 def test_mistakes(evidence):
     code, ran, said = evidence("exact", "arm")
     assert code == 2 and not ran
     assert said.err == (
-        "evidence: there is no evidence 'arm'; there are: arms, exact\n"
+        "evidence: there is no config 'arm' in evidence; there are: arms, exact\n"
     )
     code, ran, said = evidence("--root=gs://bucket/run")
     assert code == 2 and not ran and "give a folder of this machine" in said.err
@@ -166,6 +225,6 @@ def test_every_config_says_its_time(capsys):
     main = runpy.run_path(str(LAUNCH / "evidence.py"))["main"]
     assert main(["--list"]) == 0
     said = capsys.readouterr().out
-    for path in main.__globals__["CONFIGS"].glob("*.py"):
+    for path in main.__globals__["CONFIGS"].glob("[!_]*.py"):
         assert f"\n{path.stem}: " in f"\n{said}"
     assert "not known" not in said and "/tree.py --workdir=runs/evidence/tree" in said

@@ -112,7 +112,7 @@ class Cluster:
 
     def run(self, *arguments):
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     @property
@@ -242,7 +242,7 @@ def test_the_run_goes_on_without_its_follower(cluster, number, code):
     process = cluster.start(*FLAGS, *RUN)
     assert process.stdout.readline() == "a line of the log\n"
     process.send_signal(number)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == code and cluster.verbs == []
     assert "the run goes on; the same command follows it" in said
 

@@ -82,7 +82,7 @@ class Cloud:
             capture_output=True,
             text=True,
             env=os.environ | {"PATH": path},
-            timeout=60,
+            timeout=300,
         )
 
     @property
@@ -138,7 +138,7 @@ def test_sweep_runs_with_what_make_setup_made():
         [LAUNCH / "sweep.py", "--help"],
         capture_output=True,
         env={"PATH": "/usr/bin:/bin"},
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
 
@@ -209,7 +209,8 @@ def test_what_the_workers_are_told_to_run_is_what_was_asked_for(cloud, tmp_path)
     pav.parent.mkdir(parents=True)
     pav.write_text('#!/bin/sh\nprintf "%s\\n" "$JAX_COORDINATOR_PORT" "$@"\nexit 75\n')
     pav.chmod(0o755)
-    subprocess.run(["sh", "-c", start.removeprefix("--command=")], cwd=home, timeout=20)
+    command = ["sh", "-c", start.removeprefix("--command=")]
+    subprocess.run(command, cwd=home, timeout=300)
     code = home / "pav_jax" / "run.code"
     deadline = time.monotonic() + 20
     while not (code.exists() and code.read_text()):
@@ -358,7 +359,7 @@ def local(tmp_path, monkeypatch):
 
 def test_local(local, tmp_path):
     process = local('printf "%s\\n" "$@" >"$id.txt"', "--processes=3", "--port=4444")
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=300) == 0
     for index in range(3):
         said = (tmp_path / f"--process_id={index}.txt").read_text().splitlines()
         assert said == [
@@ -374,7 +375,7 @@ def test_local_stops_all_when_one_stops(local, tmp_path):
     sleep 30 >&- 2>&- & wait
     """
     process = local(script, "--processes=3")
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 2 and not said
     assert (tmp_path / "stopped").read_text() == "stopped\n" * 2
 
@@ -383,14 +384,14 @@ def test_local_stops_all_when_one_stops(local, tmp_path):
 def test_local_starts_again_what_was_stopped_from_outside(local, tmp_path, code):
     script = f"echo x >>{tmp_path}/tries; [ $(wc -l <tries) -ge 3 ] || exit {code}"
     process = local(script, "--processes=1", "--attempts=3")
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 0
     assert f"exit code {code}; attempt 3 of 3 goes on" in said
 
 
 def test_local_gives_up(local):
     process = local("exit 75", "--processes=1", "--attempts=2")
-    assert process.wait(timeout=20) == 75
+    assert process.wait(timeout=300) == 75
 
 
 def test_local_is_terminated(local, tmp_path):
@@ -405,7 +406,7 @@ def test_local_is_terminated(local, tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == 143
+    assert process.wait(timeout=300) == 143
     assert (tmp_path / "saved").exists()
 
 

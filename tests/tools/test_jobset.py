@@ -203,7 +203,7 @@ def run_pod(manifest, tmp_path, pav, **env):
     program.chmod(0o755)
     env |= {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     command = [expanded(word, env) for word in container_of(manifest)["command"]]
-    return subprocess.run(command, env=env, cwd=tmp_path, timeout=20).returncode
+    return subprocess.run(command, env=env, cwd=tmp_path, timeout=300).returncode
 
 
 def test_each_pod_is_a_process_of_its_own(tmp_path):

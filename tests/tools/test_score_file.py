@@ -304,7 +304,7 @@ def together(trained, source, monkeypatch):
         def meet(run):
             if local.index == 0:
                 drawn.set_result(run)
-            return drawn.result(timeout=60)
+            return drawn.result(timeout=300)
 
         def process(index):
             local.index, local.meet = index, meet
@@ -317,7 +317,7 @@ def together(trained, source, monkeypatch):
 
         with ThreadPoolExecutor(3) as pool:
             futures = [pool.submit(process, index) for index in range(3)]
-            return [f.exception(timeout=60) or f.result() for f in futures]
+            return [f.exception(timeout=300) or f.result() for f in futures]
 
     run.index = lambda: local.index
     return run
@@ -405,7 +405,7 @@ def test_two_real_processes_score(run, source, tmp_path):
         )
         for index in range(2)
     ]
-    outputs = [process.communicate(timeout=240) for process in started]
+    outputs = [process.communicate(timeout=900) for process in started]
     assert [process.returncode for process in started] == [0, 0], outputs
     assert f"{16 - len(BAD)} responses scored" in outputs[0][0]
     assert "scored" not in outputs[1][0]

@@ -1,0 +1,83 @@
+"""Verdicts on claims, by rule, and the figure of what was measured."""
+
+import re
+
+import pytest
+
+from pav_jax.core.errors import UserError
+from pav_jax.metrics import seed_interval
+from pav_jax.tools import verdicts
+from pav_jax.tools.sweeps import Measured
+
+CLAIM = verdicts.Claim("It is better", "8 points", "gain", least=8.0)
+
+
+def _measured(values, name="gain", **arm):
+    mean, interval = seed_interval(values)
+    return Measured(arm, name, dict(enumerate(values)), mean, interval)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((8.0, 9.0, 10.0), "holds"),
+        ((7.0, 8.0, 9.0), "holds"),  # the mean decides between these two
+        ((3.0, 4.0, 5.0), "in part"),
+        ((-1.0, 0.0, 1.0), "does not hold"),
+        ((-9.0, -8.0, -7.0), "does not hold"),
+        ((-6.0, 2.0, 10.0), "not shown"),
+        ((12.0,), "one seed"),
+    ],
+)
+def test_verdicts(values, said):
+    assert verdicts.verdict(CLAIM, _measured(values)) == said
+
+
+def test_a_ratio_has_no_effect_at_one():
+    claim = verdicts.Claim("Fewer", "6 times", "gain", least=6.0, nothing=1.0)
+    found = {
+        values: verdicts.verdict(claim, _measured(values))
+        for values in ((0.9, 1.0, 1.2), (1.2, 1.3, 1.4), (7.0, 7.5, 8.0))
+    }
+    assert list(found.values()) == ["does not hold", "in part", "holds"]
+
+
+def test_a_table_of_claims():
+    """Each is about its own arm; one of which nothing is run says so."""
+    claims = [CLAIM, verdicts.Claim("Also", "any", "gain", 1.0, arm={"size": 2})]
+    table = verdicts.claims_table(claims, [_measured((8.0, 10.0, 12.0), size=2)])
+    assert table.splitlines()[2:] == [
+        "| It is better | 8 points |  |  | not run |",
+        "| Also | any | 10 [5.03, 15] | 3 | holds |",
+    ]
+
+
+def test_a_claim_about_no_measure():
+    with pytest.raises(UserError, match="about 'gain', which measures.* has loss"):
+        verdicts.claims_table([CLAIM], [_measured((1.0,), name="loss")])
+
+
+def test_a_figure_has_a_line_for_each_name_and_arm():
+    """And in the legend. Points are in the order of the axis; no ids change."""
+    rows = [
+        _measured((y, y + 1.0), name=f"beam, N = {n}", size=size)
+        for size in (1, 2)
+        for n, y in ((4, 3.0), (1, 1.0), (2, 2.0))
+    ]
+    drawn = verdicts.figure([*rows, _measured((1.0,), name="alone, N = 1")])
+    assert drawn == verdicts.figure(rows)
+    text = drawn.decode()
+    for words in ("beam (size = 1)", "beam (size = 2)", ">N<", ">4<"):
+        assert words in text
+    lines = [
+        [float(x) for x in re.findall(r"[ML] (\S+) \S+", path)]
+        for path in re.findall(r'id="line2d_\d+">\s*<path d="([^"]*)"', text)
+    ]
+    curves = [xs for xs in lines if len(xs) == 3]
+    assert len(curves) == 2 + 2 and all(xs == sorted(xs) for xs in curves)
+
+
+def test_no_figure_of_single_points():
+    assert (
+        verdicts.figure([_measured((1.0, 2.0)), _measured((1.0,), "a, N = 1")]) is None
+    )
