@@ -192,6 +192,23 @@ def test_every_stage_at_the_smallest_size(tmp_path):
     starts = {curve["greedy"]["mean"][0] for curve in results["curves"].values()}
     assert len(starts) == 1
     _check_the_prover(tmp_path / "run")
+    _check_the_figures(tmp_path / "run")
+
+
+def _check_the_figures(workdir):
+    """What figures of the paper measure of a run with RL."""
+    results = json.loads((workdir / "report" / "results.json").read_text())
+    for name in ("fig07_08_rl", "theorem31_terms", "appg_reward_to_go"):
+        file = str(ROOT / "experiments" / "paper" / f"{name}.py")
+        found = config.call(file, "measures", results)
+        assert all(math.isfinite(value) for value in found.values())
+        if name == "theorem31_terms":  # of too few provers to rank
+            assert "distinguishability x 1000, K = 2" in found
+        else:
+            claims = {claim.measure for claim in config.call(file, "claims")}
+            assert claims - found.keys() <= {
+                "times fewer iterations to 80% than orm_rl, value_to_go"
+            }
 
 
 def _check_the_prover(workdir):
