@@ -178,13 +178,19 @@ def read_arrays(path: PathLike) -> dict[str, np.ndarray]:
     """
 
     def decode(file: BinaryIO) -> dict[str, np.ndarray]:
-        arrays = {}
+        arrays, size = {}, os.fstat(file.fileno()).st_size
         with zipfile.ZipFile(file) as archive:
             if archive.comment != _count(archive.namelist()):
                 raise ValueError("its list of arrays is not whole")
             for member_name in archive.namelist():
                 with archive.open(member_name) as member:
-                    array = np.lib.format.read_array(member, allow_pickle=False)
+                    try:
+                        array = np.lib.format.read_array(member, allow_pickle=False)
+                    except MemoryError as error:
+                        bytearray(size)  # raises it again if there is none, or little
+                        raise ValueError(
+                            f"{member_name} asks for more than it is"
+                        ) from error
                     if member.read():  # Also what makes zipfile compare the checksum.
                         raise ValueError(f"{member_name} is longer than its array")
                 arrays[member_name.removesuffix(".npy")] = array
@@ -210,7 +216,9 @@ def _read(path: PathLike, decode: Callable[[BinaryIO], T]) -> T:
     with file:
         try:
             return decode(file)
-        # Damage can make a decoder raise anything: zlib, struct, Unicode, memory.
+        except MemoryError:
+            raise
+        # Damage can make a decoder raise anything: zlib, struct, Unicode.
         except Exception as error:
             raise UserError(
                 f"{path} is damaged ({type(error).__name__}: {error}); "
