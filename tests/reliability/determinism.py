@@ -71,12 +71,15 @@ def _run(workdir: Path, how: dict, changes: list[str]) -> None:
     flags = f"--xla_force_host_platform_device_count={how.get('devices', 1)}"
     if "isa" in how:
         flags += f" --xla_cpu_max_isa={how['isa']}"
+    cache = workdir.with_name(f"compiled{how.get('isa', '')}")
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(workdir.with_name("compiled")),
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
         "XLA_FLAGS": flags,
         "PYTHONPATH": str(ROOT),
     }
+    if "isa" in how:  # oneDNN, within jaxlib, chooses its own
+        environment["ONEDNN_MAX_CPU_ISA"] = how["isa"]
     if how.get("plain"):
         environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     command = [
