@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from pav_jax.core.errors import UserError, unwritable
+from pav_jax.core.errors import Unanswered, UserError, unwritable
 
 PathLike = str | os.PathLike[str]
 T = TypeVar("T")
@@ -24,13 +24,16 @@ def writing(path: PathLike) -> Iterator[None]:
     """Within, what cannot be written is a UserError that names `path`.
 
     An OSError is that, and so is what libraries raise because of a full disk. Others
-    pass.
+    pass. If a library has waited in vain, it is `Unanswered`: Orbax does so for a slow
+    disk, or when the clock is set ahead while it saves.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
+        if isinstance(error, TimeoutError):
+            raise Unanswered(f"cannot write {path} now: {error}") from error
         reason = unwritable(error)
         if isinstance(error, OSError):
             reason = error.strerror or str(error)

@@ -110,6 +110,21 @@ def test_checkpoints_are_not_set_aside(tmp_path, monkeypatch, error):
         assert int(kept.restore(state)["step"]) == 3
 
 
+def test_a_save_that_is_waited_for_in_vain_is_tried_again_by_launchers(
+    tmp_path, monkeypatch, capsys
+):
+    """Orbax gives up when a disk is slow, or the clock is set ahead meanwhile."""
+
+    def fails(*args):
+        with artifacts.writing(tmp_path / "checkpoints"):
+            raise TimeoutError("timed out after 600 seconds")
+
+    monkeypatch.setattr(commands, "devices", fails)
+    assert main(["devices"]) == 75
+    said = capsys.readouterr().err
+    assert f"cannot write {tmp_path / 'checkpoints'} now: timed out after" in said
+
+
 def test_parameters_are_not_taken_for_those_of_another_architecture(tmp_path):
     params = {"x": jnp.ones(4)}
     checkpoints.save_params(tmp_path / "params", params)

@@ -85,13 +85,18 @@ def _run(job: dict[str, Any]) -> None:
 
 
 def _jump() -> None:
-    """Sets the clock of this process by years, each time that it is looked at."""
+    """Sets the clock of this process by years, each time that it is looked at.
+
+    But for Orbax, which gives a save up when its clock is ten minutes ahead; that is
+    exit code 75 (`storage.artifacts.writing`).
+    """
     import tqdm.std
 
     real, sign = time.time, itertools.cycle((1, -1))
 
     def now() -> float:
-        return real() + next(sign) * _YEAR
+        orbax = sys._getframe(1).f_globals.get("__name__", "").startswith("orbax")
+        return real() + (0 if orbax else next(sign) * _YEAR)
 
     time.time = tqdm.std.time = now
     time.time_ns = lambda: int(1e9 * now())
