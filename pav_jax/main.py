@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pav_jax.core.errors import Unanswered, UserError, unwritable
+from pav_jax.core.errors import DENIED, Unanswered, UserError, exhausted, unwritable
 from pav_jax.distributed.signals import (
     AGAIN,
     INTERRUPTED,
@@ -28,13 +28,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
       argv: the arguments after "pav"; those of this process if not given.
     """
-    parser = _make_parser()
+    parser, command = _make_parser(), ""
     try:
         with terminable():
             arguments, rest = parser.parse_known_args(argv)
             if rest and not arguments.takes_changes:
                 parser.error(f"{rest[0]!r} is not understood")
-            code = getattr(commands, arguments.command)(arguments, rest)
+            command = arguments.command
+            code = getattr(commands, command)(arguments, rest)
     except (UserError, Terminated) as error:
         if isinstance(error, Terminated) or is_unwinding():
             _complain(again("terminated"))
@@ -51,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if unwritable(error):
             _complain(_with_way_out(error))
+            return _leave(2, at_once=argv is None)
+        if exhausted(error):
+            _complain(_out_of_memory(error, command))
             return _leave(2, at_once=argv is None)
         if not _joined():
             raise
@@ -109,13 +113,34 @@ def _leave(code: int, *, at_once: bool) -> int:
 
 
 def _with_way_out(error: Exception) -> str:
-    """The message of an error; for a full disk also what to do about that."""
+    """The message of an error; of a disk that refuses also what to do about that."""
     if not (reason := unwritable(error)):
         return str(error)
-    message = str(error)
+    denied, message = reason in DENIED, str(error)
     if isinstance(error, OSError):
-        message = f"cannot write {error.filename or 'a file'}: {reason}"
-    return f"{message}; once that can be written, the same command goes on from here"
+        verb = "use" if denied else "write"
+        message = f"cannot {verb} {error.filename or 'a file'}: {reason}"
+    way = "is permitted" if denied else "can be written"
+    return f"{message}; once that {way}, the same command goes on from here"
+
+
+# What takes the memory, of commands that have a config.
+_SMALLER = {
+    "run": "config.sampling.trunks and config.sampling.rows (a stage that samples or"
+    " searches) or its batch_size (one that trains)",
+    "lab": "problems (tree), or base.batch_size and base.measured (planted), of config",
+}
+
+
+def _out_of_memory(error: Exception, command: str) -> str:
+    """What to say where memory ran out."""
+    reason = str(error).strip() or type(error).__name__
+    smaller = _SMALLER.get(command)
+    smaller = f"make {smaller} smaller, or " if smaller else ""
+    return (
+        f"out of memory ({reason.splitlines()[0][:200]}); {smaller}give it more memory;"
+        " what is finished is kept, and the same command goes on from here"
+    )
 
 
 def _complain(message: str) -> None:

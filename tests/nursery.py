@@ -49,8 +49,8 @@ class Nursery:
 
         Args:
           argv: the arguments after "pav".
-          death: `signal` and `within`, `change` or `after`; or `counts`: see
-            `reliability/victim.py`.
+          death: `signal` and `within`, `change` or `after`; `clock`, `memory`; or
+            `counts`: see `reliability/victim.py`.
         """
         job = {"argv": [*map(str, argv)], "log": str(self.log)}
         job |= {k: str(v) if isinstance(v, Path) else v for k, v in death.items()}

@@ -163,7 +163,7 @@ def test_checkpoints_on_a_full_disk(disk, pav_run, capfd):
         "started.json",
         "x.npz",
         "ledger.json",
-        "/events.out",
+        "/events_",
         "manifest.json",
     ],
 )

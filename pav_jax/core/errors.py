@@ -1,9 +1,11 @@
-"""The error that means "the user can fix this", its relatives, and a full disk."""
+"""The error that means "the user can fix this", its relatives, disks and memory."""
 
 import errno
 import os
+from collections.abc import Iterator
 
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+DENIED = tuple(map(os.strerror, (errno.EACCES, errno.EPERM)))
+_FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EROFS)))
 
 
 class UserError(ValueError):
@@ -22,16 +24,33 @@ class Unanswered(UserError):
 def unwritable(error: BaseException | None) -> str:
     """Why nothing could be written, if an error comes from that; else "".
 
-    The disk is full, a quota is used up, or the file system is read-only. Follows the
-    causes of the error. Libraries in C++ (TensorStore, array_record) give the reason
-    in the text of their message only.
+    The disk is full, a quota is used up, the file system is read-only, or this user may
+    not (`DENIED`; then it may be a file to be read). Follows the causes of the error.
+    Libraries in C++ (TensorStore, array_record) give the reason in the text of
+    their message only.
     """
+    for cause in _causes(error):
+        for reason in (*_FULL, *DENIED):
+            if reason in str(cause):
+                return reason
+    return ""
+
+
+def exhausted(error: BaseException | None) -> bool:
+    """Whether an error comes from too little memory, of this machine or of a device."""
+    return any(
+        isinstance(cause, MemoryError)
+        or getattr(cause, "errno", None) == errno.ENOMEM
+        or (isinstance(cause, RuntimeError) and "RESOURCE_EXHAUSTED" in str(cause))
+        for cause in _causes(error)
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it came from, what that came from, and so on."""
     seen = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        for reason in map(os.strerror, _UNWRITABLE):
-            if reason in str(error):
-                return reason
+        yield error
         hidden = error.__suppress_context__ and error.__cause__ is None
         error = None if hidden else error.__cause__ or error.__context__
-    return ""

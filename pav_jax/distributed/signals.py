@@ -3,10 +3,10 @@
 Clusters send SIGTERM and, half a minute later, SIGKILL. The exit codes are:
 
     0         done
-    2         an error that the user can fix (`UserError`, a full disk), and must fix
-              before the same command can go on
-    75, 143   stopped from outside, or a bucket that does not answer; the same command
-              resumes
+    2         an error that the user can fix (`UserError`, a full disk, too little
+              memory), and must fix before the same command can go on
+    75, 143   stopped from outside, or a bucket or disk did not answer; the same
+              command resumes
     other     a bug, or killed
 """
 

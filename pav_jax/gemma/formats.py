@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pav_jax.core.errors import UserError
+from pav_jax.core.errors import UserError, exhausted
 from pav_jax.gemma.architecture import TransformerConfig
 
 # Embedding tables end in rows that belong to no token; checkpoints differ in how many.
@@ -92,6 +92,8 @@ def damage_is_a_user_error(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # Orbax, TensorStore and safetensors raise many kinds
+        if exhausted(error):
+            raise
         raise UserError(
             f"the checkpoint {path} is damaged ({type(error).__name__}: {error})"
         ) from error

@@ -1,5 +1,6 @@
 """The laboratory `planted`: which provers teach, and what decides that (Sec. 3.3)."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -7,12 +8,80 @@ import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from pav_jax import metrics
-from pav_jax.core import seeds
+from pav_jax.core import rules, seeds
 from pav_jax.laboratories import planted, planted_rl, summaries
 
 Cell = dict[str, Any]
 # Fields of a cell that are not static fields of `planted_rl.run`.
 _LISTED = ("variant", "gamma", "alpha", "seeds", "task")
+
+
+ENTRIES = "variants"  # the section whose entries a user names
+_AFTER = rules.one_of("end", "uniform")
+_TASK = {
+    "length": rules.POSITIVE,
+    "vocabulary": rules.whole(2),
+    "planted": rules.each(rules.COUNT, "tokens, whole numbers, 0 or more"),
+}
+_BASE = {
+    "gammas": rules.several(
+        rules.number(0, above=True), "numbers above 0", least=0
+    ),  # without any: the outcome alone
+    "outcome": rules.FLAG,
+    "alpha": rules.number(0),
+    "n_mc": rules.COUNT,
+    "exact_q": rules.FLAG,
+    "tabular": rules.FLAG,
+    "prover_after": _AFTER,
+    "sft_after": _AFTER,
+    "train_end": rules.FLAG,
+    "sft_gamma": rules.number(0, above=True),
+    "sft_steps": rules.COUNT,
+    "sft_learning_rate": rules.number(0, above=True),
+    "optimizer": rules.one_of("adam", "sgd"),
+    "learning_rate": rules.number(0, above=True),
+    "batch_size": rules.POSITIVE,
+    "iterations": rules.POSITIVE,
+    "measured": rules.POSITIVE,
+}
+
+
+def fields(config: ConfigDict) -> dict[str, rules.Rule]:
+    """What each field of a config may hold; a variant has any of `base`."""
+    found = {f"task.{name}": rule for name, rule in _TASK.items()}
+    found |= {f"base.{name}": rule for name, rule in _BASE.items()}
+    for variant in config.variants:
+        for name, rule in _BASE.items():
+            found[f"{ENTRIES}.{variant}.{name}"] = rule.optional()
+    return found
+
+
+def contradictions(config: ConfigDict) -> Iterator[str]:
+    """What is wrong with a field in view of another, a sentence each."""
+    task = config.task
+    if max(task.planted) > task.vocabulary - 2:
+        yield (
+            f"config.task.planted={tuple(task.planted)} must be of tokens below"
+            f" {task.vocabulary - 1}, the last of config.task.vocabulary="
+            f"{task.vocabulary}, which ends a response"
+        )
+    if len(task.planted) > task.length:
+        yield (
+            f"config.task.planted={tuple(task.planted)} must have at most"
+            f" config.task.length={task.length} tokens"
+        )
+    for name, changes in config.variants.items():
+        settings = config.base.to_dict() | changes.to_dict()
+        if not settings["gammas"] and not settings["outcome"]:
+            yield (
+                f"config.variants.{name} has gammas=() and outcome=False, so nothing"
+                " to measure; give it a prover or the outcome"
+            )
+        if settings["exact_q"] and not settings["tabular"]:
+            yield (
+                f"config.variants.{name} has exact_q=True, which needs tabular=True:"
+                " only of a table the values are exact"
+            )
 
 
 def cells(config: ConfigDict) -> list[Cell]:
@@ -173,17 +242,24 @@ def figure(results: dict[str, Any]) -> str:
             provers.plot(gammas, means, label=name, **style)
         provers.axvspan(8, 15, color="0.9", zorder=0)
         provers.set(xscale="log", xlabel="γ", title="mean accuracy over the iterations")
-        short = [cell for cell in cells if cell["variant"] == "short"]
-        numbers = [2**i for i in range(11) if 2**i <= short[0]["measured"]]
-        for cell in short:
-            line = pass_at_n(cell, numbers, "after").mean(axis=0)
-            passes.plot(numbers, line, color=colour(cell), label=_name(cell))
-        line = pass_at_n(short[0], numbers, "before").mean(axis=0)
-        passes.plot(numbers, line, color="0.6", linestyle="--", label="base policy")
-        title = f"Pass@N after {short[0]['iterations']} iterations, by γ"
-        passes.set(xscale="log", xlabel="N", title=title)
+        _draw_passes(passes, [c for c in cells if c["variant"] == "short"], colour)
         for panel in axes[0]:
             panel.set_ylim(-0.02, 1.02)
-            panel.legend(loc="center right")
+            if panel.lines:
+                panel.legend(loc="center right")
 
     return summaries.figure((13, 4), (1, 3), draw)
+
+
+def _draw_passes(panel: Any, cells: list[Cell], colour: Callable) -> None:
+    """Pass@N of the variant `short`; nothing if the config has no such variant."""
+    if not cells:
+        return
+    numbers = [2**i for i in range(11) if 2**i <= cells[0]["measured"]]
+    for cell in cells:
+        line = pass_at_n(cell, numbers, "after").mean(axis=0)
+        panel.plot(numbers, line, color=colour(cell), label=_name(cell))
+    line = pass_at_n(cells[0], numbers, "before").mean(axis=0)
+    panel.plot(numbers, line, color="0.6", linestyle="--", label="base policy")
+    title = f"Pass@N after {cells[0]['iterations']} iterations, by γ"
+    panel.set(xscale="log", xlabel="N", title=title)

@@ -11,6 +11,7 @@ from types import ModuleType
 from ml_collections import ConfigDict
 
 from pav_jax.core import config as config_lib
+from pav_jax.core import rules
 from pav_jax.core.errors import UserError
 from pav_jax.core.progress_bar import progress
 from pav_jax.laboratories import planted_cells, tree_cells
@@ -26,17 +27,10 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
       The path of the results.
 
     Raises:
-      UserError: `config.laboratory` is not one, there are no two seeds, or the workdir
+      UserError: a field of the config is wrong, there are no two seeds, or the workdir
         is in a bucket or cannot be written.
     """
-    laboratory = LABORATORIES.get(config.get("laboratory"))
-    if laboratory is None:
-        raise UserError(
-            f"config.laboratory is {config.get('laboratory')!r}; it should be one of"
-            f" {', '.join(LABORATORIES)}"
-        )
-    if len(config.seeds) < 2:
-        raise UserError("config.seeds has no two seeds, which intervals need; add one")
+    laboratory = check(config)
     if buckets.is_remote(workdir):
         raise UserError(f"a laboratory writes to this machine only; {workdir} is not")
     workdir = Path(workdir)
@@ -53,6 +47,52 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     _write_text(workdir / "table.md", laboratory.table(results))
     _write_text(workdir / "figure.svg", laboratory.figure(results))
     return workdir / "results.json"
+
+
+def check(config: ConfigDict) -> ModuleType:
+    """The laboratory of a config.
+
+    Raises:
+      UserError: a field is misspelt, missing, of a wrong type or out of range, or two
+        do not go together; it names them, and what is allowed.
+    """
+    known = {"laboratory": rules.one_of(*LABORATORIES)}
+    if (name := config.get("laboratory")) is None:
+        raise UserError(rules.missing("laboratory", known))
+    rules.check("laboratory", name, known)
+    laboratory = LABORATORIES[name]
+    _check_entries(config, laboratory.ENTRIES)
+    fields = known | {
+        "name": rules.TEXT,
+        "seeds": rules.several(rules.COUNT, "whole numbers, 0 or more"),
+        **laboratory.fields(config),
+    }
+    values = config_lib.flatten(config)
+    for field, value in values.items():
+        rules.check(field, value, fields)
+    for field, rule in fields.items():
+        if rule.needed and field not in values:
+            raise UserError(rules.missing(field, fields))
+    if len(config.seeds) < 2:
+        raise UserError("config.seeds has no two seeds, which intervals need; add one")
+    if found := next(laboratory.contradictions(config), None):
+        raise UserError(found)
+    return laboratory
+
+
+def _check_entries(config: ConfigDict, holder: str) -> None:
+    """Raises UserError unless `holder` is a section of at least one section."""
+    entries = config.get(holder)
+    if not isinstance(entries, ConfigDict) or not len(entries):
+        raise UserError(
+            f"config.{holder} must be a section, with a section for each entry and at"
+            " least one"
+        )
+    for name in entries:
+        if not isinstance(entries[name], ConfigDict):
+            raise UserError(
+                f"config.{holder}.{name} is {entries[name]!r}; it must be a section"
+            )
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -1,6 +1,7 @@
 """The laboratory `tree`: where progress pays in search, by the kind of error."""
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -8,11 +9,75 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from pav_jax.core import seeds
+from pav_jax.core import rules, seeds
 from pav_jax.laboratories import summaries, tree
 
 Cell = dict[str, Any]
 _COVERAGE = 0.99  # of the intervals of the map, which has hundreds of cells
+
+
+ENTRIES = "errors"  # the section whose entries a user names
+_INSIDE = rules.inside(0, 1, ": the value of a prompt")
+_FIELDS = {
+    "problems": rules.POSITIVE,
+    "lowest": _INSIDE,
+    "highest": _INSIDE,
+    "steps": rules.POSITIVE,
+    "candidates": rules.POSITIVE,
+    "beams": rules.POSITIVES,
+    "provers": rules.POSITIVES,
+    "alphas": rules.several(rules.number(0), "numbers, 0 or more"),
+}
+_ERROR = {
+    "kind": rules.one_of(*tree.ERRORS),
+    "size": rules.number(0),
+    "level": rules.FRACTION,
+    "noise": rules.number(0),
+    "ties": rules.one_of("order", "random"),
+}
+
+
+def fields(config: ConfigDict) -> dict[str, rules.Rule]:
+    """What each field of a config may hold."""
+    return _FIELDS | {
+        f"{ENTRIES}.{error}.{name}": rule
+        for error in config.errors
+        for name, rule in _ERROR.items()
+    }
+
+
+def contradictions(config: ConfigDict) -> Iterator[str]:
+    """What is wrong with a field in view of another, a sentence each."""
+    if config.lowest >= config.highest:
+        yield (
+            f"config.lowest={config.lowest:g} must be below"
+            f" config.highest={config.highest:g}"
+        )
+    alphas = tuple(config.alphas)
+    if 0 not in alphas or len(alphas) < 2:
+        yield (
+            f"config.alphas={alphas} must have 0, which gains are measured from, and a"
+            " number above 0"
+        )
+    if max(config.beams) < 2:
+        yield (
+            f"config.beams={tuple(config.beams)} must have a number above 1: with one"
+            " beam progress changes nothing"
+        )
+    labels: dict[str, str] = {}
+    for name, error in config.errors.items():
+        where = f"config.errors.{name}"
+        if error.kind == "none" and error.size:
+            yield f"{where} has kind='none' and size={error.size:g}; set it to 0"
+        if error.kind == "rare" and error.size > 1:
+            yield f"{where} has size={error.size:g}; of kind='rare' it is at most 1"
+        if error.kind != "rare" and error.level:
+            yield (
+                f"{where} has level={error.level:g}, which only kind='rare' has; set it"
+                " to 0"
+            )
+        if (other := labels.setdefault(_label(error), name)) != name:
+            yield f"{where} is the same as config.errors.{other}; leave one out"
 
 
 def cells(config: ConfigDict) -> list[Cell]:

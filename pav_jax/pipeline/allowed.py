@@ -6,14 +6,13 @@ nobody knows is told as well, since it may be a misspelt one. What depends on th
 problems or on the machine is left to the stage that knows them.
 """
 
-import dataclasses
-import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from pav_jax.core import config as config_lib
+from pav_jax.core import rules
 from pav_jax.core.errors import UserError
 from pav_jax.gemma import sizes
 from pav_jax.pipeline.contradictions import contradictions
@@ -24,174 +23,106 @@ from pav_jax.verifier import HEADS
 ANY = "*"  # stands for the name of a prover or of a method
 
 
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """What a field may hold.
-
-    Attributes:
-      words: the same for a person, after "it must be".
-      accepts: whether a value is right.
-      needed: whether a config must have the field, if it has the field's section.
-    """
-
-    words: str
-    accepts: Callable[[Any], bool]
-    needed: bool = True
-
-    def optional(self) -> "Rule":
-        """The same rule of a field that a config may do without."""
-        return dataclasses.replace(self, needed=False)
-
-    def or_none(self, meaning: str) -> "Rule":
-        """A rule that also accepts None, which has a meaning of its own."""
-        accepts = self.accepts
-        return Rule(
-            f"{self.words}, or None, {meaning}",
-            lambda value: value is None or accepts(value),
-            self.needed,
-        )
-
-
-def _whole(low: int) -> Rule:
-    return Rule(
-        f"a whole number, {low} or more",
-        lambda value: type(value) is int and low <= value < 1 << 31,
-    )
-
-
-def _number(low: float, high: float | None = None, *, above: bool = False) -> Rule:
-    """A number from `low`, or with `above` one above it, up to `high`."""
-    words = f"a number above {low:g}" if above else f"a number, {low:g} or more"
-    if high is not None:
-        words += f" and at most {high:g}"
-
-    def accepts(value: Any) -> bool:
-        return (
-            type(value) in (int, float)
-            and (value > low if above else value >= low)
-            and (high is None or value <= high)
-        )
-
-    return Rule(words, accepts)
-
-
-def _several(rule: Rule, what: str) -> Rule:
-    """A tuple of at least one, all different."""
-    return Rule(
-        f"a tuple of {what}, at least one and each once",
-        lambda value: (
-            isinstance(value, list | tuple)
-            and len(value) > 0
-            and all(map(rule.accepts, value))
-            and len(set(value)) == len(value)
-        ),
-    )
-
-
-def _one_of(*names: str) -> Rule:
-    return Rule(
-        f"one of {', '.join(map(repr, names))}",
-        lambda value: isinstance(value, str) and value in names,
-    )
-
-
-_POSITIVE, _COUNT = _whole(1), _whole(0)
-_FLAG = Rule("True or False", lambda value: type(value) is bool)
-_TEXT = Rule("a text", lambda value: isinstance(value, str))
-_FRACTION = _number(0, 1)
-_POSITIVES = _several(_POSITIVE, "whole numbers, 1 or more")
-
 _OPTIMIZER = {
-    "steps": _POSITIVE,
-    "warmup_steps": _COUNT,
-    "learning_rate": _number(0, above=True),
-    "final_learning_rate": _FRACTION,
-    "weight_decay": _number(0),
-    "clip_norm": _number(0, above=True),
+    "steps": rules.POSITIVE,
+    "warmup_steps": rules.COUNT,
+    "learning_rate": rules.number(0, above=True),
+    "final_learning_rate": rules.FRACTION,
+    "weight_decay": rules.number(0),
+    "clip_norm": rules.number(0, above=True),
 }
-_TRAINED = {**_OPTIMIZER, "batch_size": _POSITIVE}
+_TRAINED = {**_OPTIMIZER, "batch_size": rules.POSITIVE}
 _SFT = {
     **_TRAINED,
-    "short_first.steps": _COUNT,
-    "short_first.fraction": _number(0, 1, above=True),
+    "short_first.steps": rules.COUNT,
+    "short_first.fraction": rules.number(0, 1, above=True),
 }
 _MODEL = {
-    "name": _one_of(*sizes.SIZES),
-    "shrunk": _FLAG,
-    "num_layers": _POSITIVE,
-    "embed_dim": _POSITIVE,
-    "num_heads": _POSITIVE,
-    "num_kv_heads": _POSITIVE,
-    "mlp_dim": _POSITIVE,
-    "window": _POSITIVE,
-    "checkpoint": _TEXT,
-    "dtype": _one_of("float32", "bfloat16"),
+    "name": rules.one_of(*sizes.SIZES),
+    "shrunk": rules.FLAG,
+    "num_layers": rules.POSITIVE,
+    "embed_dim": rules.POSITIVE,
+    "num_heads": rules.POSITIVE,
+    "num_kv_heads": rules.POSITIVE,
+    "mlp_dim": rules.POSITIVE,
+    "window": rules.POSITIVE,
+    "checkpoint": rules.TEXT,
+    "dtype": rules.one_of("float32", "bfloat16"),
 }
-_SECTIONS: dict[str, dict[str, Rule]] = {
-    "": {"name": _TEXT, "seed": _COUNT},
+_SECTIONS: dict[str, dict[str, rules.Rule]] = {
+    "": {"name": rules.TEXT, "seed": rules.COUNT},
     "problems": {
         **dict.fromkeys(
             ("sft", "labels", "validation", "test"),
-            _POSITIVE.or_none("for all that the task has"),
+            rules.POSITIVE.or_none("for all that the task has"),
         ),
-        "disjoint": _FLAG.optional(),
+        "disjoint": rules.FLAG.optional(),
     },
     "limits": dict.fromkeys(
-        ("max_prompt_tokens", "max_tokens", "max_steps"), _POSITIVE
+        ("max_prompt_tokens", "max_tokens", "max_steps"), rules.POSITIVE
     ),
-    "tokenizer": {"path": _TEXT.optional(), "vocab_size": _POSITIVE.optional()},
+    "tokenizer": {
+        "path": rules.TEXT.optional(),
+        "vocab_size": rules.POSITIVE.optional(),
+    },
     "model": {key: rule.optional() for key, rule in _MODEL.items()},
     "sft": _SFT,
-    "rollouts": {"n_cov": _POSITIVE, "n_orm": _POSITIVE, "temperature": _number(0)},
+    "rollouts": {
+        "n_cov": rules.POSITIVE,
+        "n_orm": rules.POSITIVE,
+        "temperature": rules.number(0),
+    },
     "labels": {
-        "n_mc": _POSITIVE.optional(),  # unless the labels are this run's own
-        "shard": _POSITIVE,
-        "from": _TEXT.optional(),
-        "first_pit.n_mc": _COUNT,
-        "first_pit.responses": _POSITIVE,
-        "first_pit.threshold": _number(0, 1, above=True),
+        "n_mc": rules.POSITIVE.optional(),  # unless the labels are this run's own
+        "shard": rules.POSITIVE,
+        "from": rules.TEXT.optional(),
+        "first_pit.n_mc": rules.COUNT,
+        "first_pit.responses": rules.POSITIVE,
+        "first_pit.threshold": rules.number(0, 1, above=True),
     },
     "verifier": {
-        "language_weight": _number(0),
-        "held_out": Rule(
-            "a number above 0 and below 1: the parameters of least loss on the problems"
-            " held out are kept",
-            lambda value: type(value) is float and 0 < value < 1,
+        "language_weight": rules.number(0),
+        "held_out": rules.inside(
+            0,
+            1,
+            ": the parameters of least loss on the problems held out are kept",
         ),
-        "balance": _FLAG,
-        "head": _one_of(*HEADS).optional(),
-        "prover_k": _POSITIVE,
+        "balance": rules.FLAG,
+        "head": rules.one_of(*HEADS).optional(),
+        "prover_k": rules.POSITIVE,
     },
     "verifier.prm": _TRAINED,
     "verifier.orm": _TRAINED,
     "verifier.on_search": {
-        **dict.fromkeys(("rounds", "beams", "problems", "labelled", "n_mc"), _POSITIVE),
-        "steps": _whole(2),  # of which one warms up
+        **dict.fromkeys(
+            ("rounds", "beams", "problems", "labelled", "n_mc"), rules.POSITIVE
+        ),
+        "steps": rules.whole(2),  # of which one warms up
     },
     "evaluation": dict.fromkeys(
-        ("n", "oracle_problems", "oracle_n", "oracle_n_mc"), _POSITIVE
+        ("n", "oracle_problems", "oracle_n", "oracle_n_mc"), rules.POSITIVE
     ),
     "search": {
-        "samples": _POSITIVE,
-        "ns": _POSITIVES,
-        "beams": _POSITIVES,
-        "candidates": _POSITIVE,
-        "alphas": _several(_number(0), "numbers, 0 or more"),
-        "prover_ks": _POSITIVES,
-        "alpha_beams": _POSITIVE,
-        "temperature": _number(0),
-        "subtree": _POSITIVE.optional(),
-        "bok.ks": _POSITIVES,
-        "bok.alpha": _number(0, above=True),
+        "samples": rules.POSITIVE,
+        "ns": rules.POSITIVES,
+        "beams": rules.POSITIVES,
+        "candidates": rules.POSITIVE,
+        "alphas": rules.several(rules.number(0), "numbers, 0 or more"),
+        "prover_ks": rules.POSITIVES,
+        "alpha_beams": rules.POSITIVE,
+        "temperature": rules.number(0),
+        "subtree": rules.POSITIVE.optional(),
+        "bok.ks": rules.POSITIVES,
+        "bok.alpha": rules.number(0, above=True),
     },
     "sampling": {
-        "trunks": _POSITIVE,
-        "rows": _POSITIVE,
-        "trunks_per_group": _POSITIVE.optional(),
+        "trunks": rules.POSITIVE,
+        "rows": rules.POSITIVE,
+        "trunks_per_group": rules.POSITIVE.optional(),
     },
     "mesh": dict.fromkeys(
         ("data", "fsdp", "tensor"),
-        Rule(
+        rules.Rule(
             "a whole number, 1 or more, or -1 for what the other axes leave",
             lambda value: type(value) is int and (value >= 1 or value == -1),
             needed=False,
@@ -199,54 +130,54 @@ _SECTIONS: dict[str, dict[str, Rule]] = {
     ),
     "pretraining.sft": {key: rule.optional() for key, rule in _SFT.items()},
     f"provers.{ANY}": {
-        "n_mc": _COUNT,
-        "from_policy": _COUNT,
-        "from_prover": _COUNT,
-        "policy": _TEXT,
+        "n_mc": rules.COUNT,
+        "from_policy": rules.COUNT,
+        "from_prover": rules.COUNT,
+        "policy": rules.TEXT,
     },
     f"provers.{ANY}.model": {key: rule.optional() for key, rule in _MODEL.items()},
     f"provers.{ANY}.sft": {key: rule.optional() for key, rule in _SFT.items()},
     "rl": {
-        "measured": _one_of("test", "validation", "labels", "sft"),
-        "seeds": _several(_COUNT, "whole numbers, 0 or more"),
+        "measured": rules.one_of("test", "validation", "labels", "sft"),
+        "seeds": rules.several(rules.COUNT, "whole numbers, 0 or more"),
     },
     "rl.rft": _TRAINED,
     "rl.training": {
         **_OPTIMIZER,
-        "problems": _POSITIVE,
-        "samples": _POSITIVE,
-        "value_learning_rate": _number(0, above=True),
-        "kl": _number(0),
-        "max_kl": _number(0, above=True),
-        "measure_every": _POSITIVE,
-        "measure_samples": _POSITIVE,
-        "min_accuracy": _FRACTION,
+        "problems": rules.POSITIVE,
+        "samples": rules.POSITIVE,
+        "value_learning_rate": rules.number(0, above=True),
+        "kl": rules.number(0),
+        "max_kl": rules.number(0, above=True),
+        "measure_every": rules.POSITIVE,
+        "measure_samples": rules.POSITIVE,
+        "min_accuracy": rules.FRACTION,
     },
     f"rl.methods.{ANY}": {
-        "alpha": _number(0),
-        "prover_k": _POSITIVE,
-        "prover": _TEXT,
-        "n_mc": _COUNT,
-        "refresh_every": _COUNT,
+        "alpha": rules.number(0),
+        "prover_k": rules.POSITIVE,
+        "prover": rules.TEXT,
+        "n_mc": rules.COUNT,
+        "refresh_every": rules.COUNT,
     },
     "rl.refresh": {
         **_TRAINED,
-        "language_weight": _number(0),
-        "n_mc": _POSITIVE,
-        "problems": _POSITIVE,
+        "language_weight": rules.number(0),
+        "n_mc": rules.POSITIVE,
+        "problems": rules.POSITIVE,
     },
     "rl.provers": {
-        "ks": _POSITIVES,
-        "n_mc": _POSITIVE,
-        "problems": _POSITIVE,
-        "responses": _whole(2),
+        "ks": rules.POSITIVES,
+        "n_mc": rules.POSITIVE,
+        "problems": rules.POSITIVE,
+        "responses": rules.whole(2),
     },
     "rl.final": {
-        "problems": _POSITIVE.or_none("for all").optional(),
-        "samples": _POSITIVE,
-        "unsolved": _POSITIVE,
-        "ns": _POSITIVES,
-        "reference": _TEXT,
+        "problems": rules.POSITIVE.or_none("for all").optional(),
+        "samples": rules.POSITIVE,
+        "unsolved": rules.POSITIVE,
+        "ns": rules.POSITIVES,
+        "reference": rules.TEXT,
     },
 }
 # Sections that a config may do without; what is in them is then not needed either.
@@ -281,18 +212,14 @@ def check(config: ConfigDict) -> None:
     for name, value in values.items():
         if config_lib.within(name, "task") or ".task." in name:
             continue  # a task knows its own fields
-        rule, holder = RULES.get(_with_any(name)), name.rpartition(".")[0]
-        if rule is None and (above := RULES.get(_with_any(holder))):
-            raise UserError(f"config.{holder} is a section; it must be {above.words}")
-        if rule is None:
-            # Who reads them says what an entry may have.
-            if not name.startswith(("provers.", "rl.methods.")):
-                raise UserError(_unknown(name))
-        elif not rule.accepts(value):
-            raise UserError(f"config.{name} is {value!r}; it must be {rule.words}")
+        if name.startswith(("provers.", "rl.methods.")):
+            holder = name.rpartition(".")[0]
+            if not {_with_any(name), _with_any(holder)} & RULES.keys():
+                continue  # who reads them says what an entry may have
+        rules.check(name, value, RULES, _with_any)
     for name, rule in RULES.items():
         if rule.needed and ANY not in name and _is_missing(name, values, config):
-            raise UserError(f"the config has no field {name!r}; it is {rule.words}")
+            raise UserError(rules.missing(name, RULES))
     if not isinstance(config.get("task"), ConfigDict):
         raise UserError("the config has no section 'task'; its name says which task")
     _check_tasks(config)
@@ -322,19 +249,6 @@ def _with_any(name: str) -> str:
     if place == 1 or name.startswith("rl.methods."):
         parts[place : place + 1] = [ANY]
     return ".".join(parts)
-
-
-def _unknown(name: str) -> str:
-    section = name.rpartition(".")[0]
-    if below := [known for known in RULES if known.startswith(f"{name}.")]:
-        return f"config.{name} must be a section, with {', '.join(below)}"
-    inside = [known for known in RULES if known.rpartition(".")[0] == section]
-    near = difflib.get_close_matches(name, inside, n=1)
-    near = near or difflib.get_close_matches(name, RULES, n=1)
-    if near:
-        return f"there is no config field {name!r}; did you mean {near[0]!r}?"
-    there = inside if section else sorted({known.split(".")[0] for known in RULES})
-    return f"there is no config field {name!r}; there are: {', '.join(there)}"
 
 
 def _is_missing(name: str, values: dict[str, Any], config: ConfigDict) -> bool:

@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from pav_jax.core import config as config_lib
-from pav_jax.core.errors import UserError
+from pav_jax.core.errors import UserError, unwritable
 from pav_jax.core.profile import Profile
 from pav_jax.distributed.processes import Part, Processes
 from pav_jax.pipeline import reuse
@@ -302,7 +302,9 @@ def why_not_done(folder: Path, terms: dict) -> str:
         return f"its {MANIFEST} is missing"
     try:
         manifest = read_manifest(folder)
-    except UserError:
+    except UserError as error:
+        if unwritable(error):  # this user may not read it
+            raise
         return f"its {MANIFEST} is damaged"
     return difference(manifest, terms) or damage(folder, manifest["files"])
 
@@ -365,16 +367,18 @@ def _settle(folder: Path) -> None:
     """Renames a new folder if it is complete."""
     new = _new(folder)
     if (new / MANIFEST).exists():
-        (new / STARTED).unlink(missing_ok=True)
-        if folder.exists():
-            shutil.rmtree(folder)
-        new.rename(folder)
+        with artifacts.writing(folder):
+            (new / STARTED).unlink(missing_ok=True)
+            if folder.exists():
+                shutil.rmtree(folder)
+            new.rename(folder)
 
 
 def _discard(new: Path) -> None:
     """Removes an unfinished folder; first the file that would let a run resume it."""
-    (new / STARTED).unlink(missing_ok=True)
-    shutil.rmtree(new)
+    with artifacts.writing(new):
+        (new / STARTED).unlink(missing_ok=True)
+        shutil.rmtree(new)
 
 
 # Small things.

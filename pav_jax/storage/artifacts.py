@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from pav_jax.core.errors import UserError, unwritable
+from pav_jax.core.errors import Unanswered, UserError, unwritable
 
 PathLike = str | os.PathLike[str]
 T = TypeVar("T")
@@ -24,13 +24,16 @@ def writing(path: PathLike) -> Iterator[None]:
     """Within, what cannot be written is a UserError that names `path`.
 
     An OSError is that, and so is what libraries raise because of a full disk. Others
-    pass.
+    pass. If a library has waited in vain, it is `Unanswered`: Orbax does so for a slow
+    disk, or when the clock is set ahead while it saves.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
+        if isinstance(error, TimeoutError):
+            raise Unanswered(f"cannot write {path} now: {error}") from error
         reason = unwritable(error)
         if isinstance(error, OSError):
             reason = error.strerror or str(error)
@@ -178,13 +181,19 @@ def read_arrays(path: PathLike) -> dict[str, np.ndarray]:
     """
 
     def decode(file: BinaryIO) -> dict[str, np.ndarray]:
-        arrays = {}
+        arrays, size = {}, os.fstat(file.fileno()).st_size
         with zipfile.ZipFile(file) as archive:
             if archive.comment != _count(archive.namelist()):
                 raise ValueError("its list of arrays is not whole")
             for member_name in archive.namelist():
                 with archive.open(member_name) as member:
-                    array = np.lib.format.read_array(member, allow_pickle=False)
+                    try:
+                        array = np.lib.format.read_array(member, allow_pickle=False)
+                    except MemoryError as error:
+                        bytearray(size)  # raises it again if there is none, or little
+                        raise ValueError(
+                            f"{member_name} asks for more than it is"
+                        ) from error
                     if member.read():  # Also what makes zipfile compare the checksum.
                         raise ValueError(f"{member_name} is longer than its array")
                 arrays[member_name.removesuffix(".npy")] = array
@@ -210,7 +219,9 @@ def _read(path: PathLike, decode: Callable[[BinaryIO], T]) -> T:
     with file:
         try:
             return decode(file)
-        # Damage can make a decoder raise anything: zlib, struct, Unicode, memory.
+        except MemoryError:
+            raise
+        # Damage can make a decoder raise anything: zlib, struct, Unicode.
         except Exception as error:
             raise UserError(
                 f"{path} is damaged ({type(error).__name__}: {error}); "

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from pav_jax.core.errors import UserError
+from pav_jax.core.errors import UserError, exhausted, unwritable
 from pav_jax.distributed import mesh, sharding
 from pav_jax.distributed.collectives import all_gather
 from pav_jax.distributed.processes import is_loss
@@ -117,6 +117,8 @@ class Checkpoints:
             try:
                 sealed = self._read(step, like)
             except Exception as error:  # Orbax and TensorStore raise many kinds
+                if exhausted(error) or unwritable(error):  # it may be whole
+                    raise
                 why = str(error).strip() or type(error).__name__
             if all_gather(sealed is not None).all():
                 if _sealed(sealed["state"])["checksum"] == sealed["checksum"]:
@@ -237,6 +239,8 @@ def _reading(path: pathlib.Path) -> Iterator[Any]:
     except UserError:
         raise
     except Exception as error:  # Orbax and TensorStore raise many kinds
+        if exhausted(error):
+            raise
         raise UserError(
             f"the checkpoint {path} cannot be read as the architecture that the"
             f" config describes: {error}"

@@ -54,32 +54,29 @@ class Workers:
     def compare(self, gold: Any, answer: Any) -> Verdict:
         """Compares two answers, or whatever `symbolic.are_equal` takes as JSON.
 
-        `answer` is untrusted, but of bounded length. Fractions are sent as texts.
+          `answer` is untrusted, but of bounded length. Fractions are sent as texts.
 
-        Raises:
-          RuntimeError: the process cannot be started.
+          Raises:
+            RuntimeError: the process cannot be started.
+        MemoryError: it is killed while it starts.
         """
         process = self._idle.get()
         self.asked += 1
         try:
-            if process is None:
-                process = self._start()
-            try:
-                process.stdin.write(json.dumps([gold, answer], default=str) + "\n")
-                process.stdin.flush()
-                reply = process.stdout.readline().strip()
-            except BrokenPipeError:
-                reply = ""
-            if reply:
-                return Verdict(reply)
-            _stop(process)
-            # By its timers, or by the kernel for want of memory; otherwise it crashed.
+            question = json.dumps([gold, answer], default=str) + "\n"
+            for _ in range(2):
+                process = process or self._start()
+                if reply := _ask(process, question):
+                    return Verdict(reply)
+                _stop(process)
+                code, process = process.returncode, None
+                # The kernel kills whom it likes when the whole machine lacks memory, so
+                # that says nothing of this answer the first time.
+                if code != -signal.SIGKILL:
+                    break
+            # By its timers, or killed twice; otherwise it crashed.
             costly = (-signal.SIGPROF, -signal.SIGALRM, -signal.SIGKILL)
-            verdict = Verdict.UNPARSED
-            if process.returncode in costly:
-                verdict = Verdict.EXHAUSTED
-            process = None
-            return verdict
+            return Verdict.EXHAUSTED if code in costly else Verdict.UNPARSED
         except BaseException:
             # Interrupted between question and answer: the next caller would read
             # the answer to this one.
@@ -113,13 +110,27 @@ class Workers:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         if process.stdout.readline() != "ready\n":
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)  # it ends by itself; how is what counts
             process.kill()
             _stop(process)
+            if process.returncode == -signal.SIGKILL:
+                raise MemoryError("the grading process was killed before it was ready")
             raise RuntimeError(
                 f"the grading process ended with {process.returncode} before it was "
                 f"ready; `{shlex.join([sys.executable, *_PROGRAM, '1'])}` shows why"
             )
         return process
+
+
+def _ask(process: subprocess.Popen, question: str) -> str:
+    """The reply to a question, or "" if the process has ended."""
+    try:
+        process.stdin.write(question)
+        process.stdin.flush()
+        return process.stdout.readline().strip()
+    except BrokenPipeError:
+        return ""
 
 
 def _stop(process: subprocess.Popen) -> None:

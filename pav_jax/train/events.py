@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pav_jax.storage.artifacts import writing
 
+_NAMES = "events*.out.tfevents.*"
+
 
 class Events:
     """The event file of one attempt at a training; a `ScalarLog`.
@@ -30,16 +32,16 @@ class Events:
         from tensorboardX.summary import scalar
 
         self._directory, self._event, self._scalar = directory, Event, scalar
-        # TensorBoard reads files in the order of their names, whose own time is in
-        # seconds.
-        suffix = f".{time.time_ns()}"
+        # TensorBoard reads files in the order of their names. The time in these may go
+        # back: a clock is set, or another machine goes on. So they are numbered.
+        place = len(list(directory.glob(_NAMES))) if first else 0
         start = SessionLog(status=SessionLog.START)
         start = Event(step=first + 1, wall_time=time.time(), session_log=start)
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
-            for old in directory.glob("events.out.tfevents.*") if not first else ():
+            for old in directory.glob(_NAMES) if not first else ():
                 old.unlink()
-            self._writer = EventsWriter(str(directory / "events"), suffix)
+            self._writer = EventsWriter(str(directory / f"events_{place:05d}"))
             self._writer.write_event(start)
             self._writer.flush()
 

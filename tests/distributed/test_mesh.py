@@ -42,7 +42,7 @@ def report():
         env=environment,
         capture_output=True,
         text=True,
-        timeout=3_600,
+        timeout=3_600,  # a bound for what hangs, on however busy a machine
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

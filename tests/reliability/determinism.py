@@ -1,12 +1,16 @@
 """What is equal, bit for bit, between two ways of running the same config and seed.
 
-    .venv/bin/python tests/reliability/determinism.py
+    .venv/bin/python tests/reliability/determinism.py [--only=NAME] [--python=PATH]
 
 The small experiment on one device is the reference. Each variant runs all its stages
 anew, in a process of its own; the table, which docs/reliability.md has, says which
 stages have the same files, and the largest difference of parameters where they do not.
+With `--python`, one variant more is run by another Python, which may have another jax:
+
+    make setup PYTHON=python3.12 VENV=.venv-3.12
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -30,16 +34,30 @@ VARIANTS = {
     ),
     "other shards": ({}, ["--config.labels.shard=16"]),
     "fewer optimisations by XLA": ({"plain": True}, []),
+    "a CPU without AVX-512": ({"isa": "AVX2"}, []),
+    "a CPU without AVX2": ({"isa": "AVX"}, []),
 }
+OTHER = "another Python"
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=[*VARIANTS, OTHER], help="of the variants")
+    parser.add_argument("--python", help="path of another Python, with its own jax")
+    arguments = parser.parse_args()
+    variants = dict(VARIANTS)
+    if arguments.python:
+        variants[OTHER] = ({"python": os.path.abspath(arguments.python)}, [])
+    elif arguments.only == OTHER:
+        parser.error("--python=PATH says which other one")
+    if arguments.only:
+        variants = {arguments.only: variants[arguments.only]}
     with tempfile.TemporaryDirectory(prefix="pav_determinism_") as folder:
         root = Path(folder)
         _run(root / "reference", {}, [])
         print("| variant | stages that differ | largest difference of parameters |")
         print("|---|---|---|")
-        for name, (how, changes) in VARIANTS.items():
+        for name, (how, changes) in variants.items():
             workdir = root / name.replace(" ", "_")
             _run(workdir, how, changes)
             files = differences(root / "reference", workdir)
@@ -50,15 +68,27 @@ def main() -> None:
 
 
 def _run(workdir: Path, how: dict, changes: list[str]) -> None:
+    flags = f"--xla_force_host_platform_device_count={how.get('devices', 1)}"
+    if "isa" in how:
+        flags += f" --xla_cpu_max_isa={how['isa']}"
+    cache = workdir.with_name(f"compiled{how.get('isa', '')}")
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(workdir.with_name("compiled")),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={how.get('devices', 1)}",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "XLA_FLAGS": flags,
         "PYTHONPATH": str(ROOT),
     }
+    if "isa" in how:  # oneDNN, within jaxlib, chooses its own
+        environment["ONEDNN_MAX_CPU_ISA"] = how["isa"]
     if how.get("plain"):
         environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-    command = [sys.executable, "-m", "pav_jax", *run_of(workdir), *changes]
+    command = [
+        how.get("python", sys.executable),
+        "-m",
+        "pav_jax",
+        *run_of(workdir),
+        *changes,
+    ]
     subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True)
 
 

@@ -8,12 +8,12 @@ that the code has.
 import difflib
 import functools
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ml_collections import ConfigDict
+from spoilt_fields import misspelt, names, wrong_types
 
 from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
@@ -96,13 +96,6 @@ def _refusal(config: ConfigDict) -> str:
     return ""
 
 
-def _names(message: str, field: str) -> bool:
-    """Whether a message names a field: a task's by its own name, others with dots."""
-    last = field.rpartition(".")[2]
-    entry = field.split(".")[-2] if "." in field else ""
-    return field in message or (last in message and entry in message)
-
-
 def test_the_config_that_is_spoilt_is_right():
     assert len(FIELDS) > 130
     stages.stages(_config({}))
@@ -110,9 +103,7 @@ def test_the_config_that_is_spoilt_is_right():
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_misspelt_in_the_file(field):
-    section, _, last = field.rpartition(".")
-    wrong = last[:-1] + last[-1] * 2
-    wrong = f"{section}.{wrong}" if section else wrong
+    wrong = misspelt(field)
     message = _refusal(_config({wrong: _full()[field]}, without=field))
     assert wrong.rpartition(".")[2] in message or field == "task.name"
     if not field.startswith(("task.", "provers.", "rl.methods.", "pretraining.task.")):
@@ -121,26 +112,10 @@ def test_misspelt_in_the_file(field):
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_of_a_wrong_type(field):
-    old = _full()[field]
-    wrong: list[Any] = [{"a": 1}.keys, b"x", 1 + 2j]  # what no config may hold
-    if field not in NONE:
-        wrong.append(None)
-    if not isinstance(old, str):
-        wrong += ["many", ""]
-    if isinstance(old, bool):
-        wrong += [1, 0.0]
-    elif isinstance(old, int | float):
-        wrong += [True, (1,), math.nan, math.inf]
-    elif isinstance(old, str | tuple):
-        wrong += [3, True]
-    if type(old) is int:
-        wrong += [2.5]
-    if isinstance(old, tuple):
-        wrong += [(None,), ("a", "b"), (True, True)]
-    for value in wrong:
-        assert _names(_refusal(_config({field: value})), field), value
+    for value in wrong_types(_full()[field], none_is_right=field in NONE):
+        assert names(_refusal(_config({field: value})), field), value
     section = {f"{field}.inner": 1}
-    assert _names(_refusal(_config(section, without=field)), field)
+    assert names(_refusal(_config(section, without=field)), field)
 
 
 @pytest.mark.parametrize("field", NUMBERS)
@@ -156,7 +131,7 @@ def test_out_of_range(field):
     if field == "mesh.data":
         wrong = [0, -2]
     for value in wrong:
-        assert _names(_refusal(_config({field: value})), field), value
+        assert names(_refusal(_config({field: value})), field), value
     assert field not in ZERO or stages.stages(_config({field: kind(0)}))
 
 
@@ -166,7 +141,7 @@ def test_missing(field):
     try:
         stages.stages(_config({}, without=field))
     except UserError as error:
-        assert _names(str(error), field)
+        assert names(str(error), field)
     else:
         optional = ("task.", "provers.", "pretraining.", "mesh.", "rl.methods.")
         optional += ("labels.from", "problems.disjoint", "sampling.trunks_per_group")

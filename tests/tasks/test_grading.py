@@ -329,7 +329,7 @@ print(json.dumps([passed, str(symbolic.build(("num", "1/2")))]))
 
 
 # Speaks like the worker, and starts at once: equal texts are equal, 9s never end, and
-# a 0 makes it crash.
+# a 0 makes it crash. An 8 has it killed, as the kernel may do; a 7 the first time only.
 STAND_IN = """
 import json, os, signal, sys
 print("ready", flush=True)
@@ -340,13 +340,17 @@ for line in sys.stdin:
         while True: pass
     if answer == "0":
         os.kill(os.getpid(), signal.SIGSEGV)
+    if answer == "8" or answer == "7" and not os.path.exists("asked"):
+        open("asked", "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
     print("equal" if gold == answer else "different", flush=True)
 """
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def quick(monkeypatch, tmp_path):
     """One worker, whose process is a stand-in."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(algebra, "_PROGRAM", ("-c", STAND_IN))
     pool = Workers(1)
     yield pool
@@ -364,6 +368,20 @@ def test_a_process_that_ends_is_replaced(quick):
     quick.close()
     assert process.returncode == 0
     assert quick.compare("1", "1") is Verdict.EQUAL
+
+
+def test_a_process_that_is_killed_is_asked_again(quick):
+    """Once: for want of memory of the machine, which says nothing of an answer."""
+    assert quick.compare("7", "7") is Verdict.EQUAL
+    assert quick.compare("8", "8") is Verdict.EXHAUSTED
+    assert quick.compare("1", "1") is Verdict.EQUAL
+
+
+def test_a_process_that_is_killed_while_it_starts(quick, monkeypatch):
+    killed = "import os; os.kill(os.getpid(), 9)"
+    monkeypatch.setattr(algebra, "_PROGRAM", ("-c", killed))
+    with pytest.raises(MemoryError, match="was killed before it was ready"):
+        quick.compare("1", "1")
 
 
 def test_any_thread_may_ask(quick):

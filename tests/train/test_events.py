@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 from pav_jax.train.events import Events
 
@@ -33,7 +34,10 @@ os.kill(os.getpid(), 9)
 """
 
 
-def test_events_of_three_attempts(tmp_path):
+def test_events_of_three_attempts(tmp_path, monkeypatch):
+    """The clock goes back by a year before each."""
+    now, year = time.time(), 365 * 86_400
+    monkeypatch.setattr(time, "time", lambda: now + year)
     first = Events(tmp_path, 0)
     first.scalars(1, {"kl": 0.5})
     first.scalars(2, {"kl": 0.25, "greedy": 1.0})
@@ -42,6 +46,7 @@ def test_events_of_three_attempts(tmp_path):
     command = [sys.executable, "-c", KILLED, tmp_path]
     killed = subprocess.run(command, capture_output=True, text=True)
     assert killed.stdout == "written\n", killed.stderr
+    monkeypatch.setattr(time, "time", lambda: now - year)
     third = Events(tmp_path, 3)  # a checkpoint of step 3 was whole
     third.scalars(4, {"kl": 0.125})
     third.close()
