@@ -1,9 +1,13 @@
 """`pav plan`: names of slices, what programs do, and what is said and returned."""
 
 import importlib.util
+import io
 import json
 import math
+import os
+import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,9 +19,19 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from pav_jax import main
 from pav_jax.core.errors import UserError
-from pav_jax.distributed.mesh import AXES, BATCH, by_device_shards
+from pav_jax.distributed.mesh import AXES, BATCH, by_device_shards, make_mesh
 from pav_jax.tools import plan
-from pav_jax.tools.planning import compiled, estimate, program, steps, topology
+from pav_jax.tools.planning import (
+    compiled,
+    depth,
+    estimate,
+    kept,
+    meshes,
+    program,
+    steps,
+    topology,
+)
+from pav_jax.tools.planning.progress import Progress
 
 DEMO = Path(__file__).parents[2] / "experiments" / "demo.py"
 GIB = 2**30
@@ -178,6 +192,7 @@ def config():
     found.limits = dict(max_prompt_tokens=512, max_tokens=512, max_steps=10)
     for section in (found.sft, found.verifier.prm):
         section.batch_size = 32
+    found.sampling.trunks_per_group = 1
     return found.lock()
 
 
@@ -195,6 +210,7 @@ def answer(name):
         "total": 7 * GIB,
         "collectives": {"fsdp": 9e10},
         "copies": [("bf16[26,1024,2048]", 109051904, 2)],
+        "compiled_layers": [2, 4] if "cache" in parts else [26],
         "seconds": 1.0,
         "peak": GIB,
     }
@@ -206,6 +222,7 @@ REFUSED = {
     "flops": 1.0,
     "needed": 23.07 * GIB,
     "limit": 15.75 * GIB,
+    "compiled_layers": [26],
     "seconds": 1.0,
     "peak": GIB,
 }
@@ -291,12 +308,7 @@ def test_a_batch_that_the_mesh_does_not_divide(config):
 
 @pytest.mark.parametrize("size", ["2b", "9b", "27b"])
 def test_the_paper_configs_have_a_mesh_on_a_pod(compiler, size):
-    sys.path.insert(0, str(DEMO.parent))
-    try:
-        found = runpy.run_path(str(DEMO.with_name(f"gemma2_{size}_math.py")))
-    finally:
-        sys.path.remove(str(DEMO.parent))
-    planned = plan.make_plan(found["get_config"](), topology.parse("v5p:4x4x4"))
+    planned = plan.make_plan(paper(size), topology.parse("v5p:4x4x4"))
     assert planned.code == plan.FITS
     assert math.prod(planned.sizes.values()) == 64
     labels = next(stage for stage in planned.stages if stage.name == "labels")
@@ -330,6 +342,268 @@ def test_bytes_of_a_device_in_search(config):
         step = steps.build("search", config, AbstractMesh(sizes, AXES))
         assert step.parts["cache"] == cache
         assert step.tokens == 48 * (32 if sizes[1] == 32 else 5)
+
+
+def paper(size, variant=""):
+    sys.path.insert(0, str(DEMO.parent))
+    try:
+        found = runpy.run_path(str(DEMO.with_name(f"gemma2_{size}_math.py")))
+        return found["get_config"](variant)
+    finally:
+        sys.path.remove(str(DEMO.parent))
+
+
+def test_the_mesh_of_the_config_is_kept_where_it_divides():
+    mesh = {"data": 1, "fsdp": 16, "tensor": 2}
+    assert meshes.stated(paper("9b"), topology.parse("v6e-32")) == (mesh, "")
+
+
+def test_another_mesh_is_told(compiler):
+    """32 rows, 8 kv heads: of 128 devices, tensor has to be 4 or 8."""
+    found = plan.make_plan(paper("9b"), topology.parse("v6e-128"))
+    assert found.code == plan.FITS and found.sizes["tensor"] == 8
+    said = plan.text(found)
+    assert (
+        "fsdp=64 x tensor=2 here, but data x fsdp = 64 does not divide the 32" in said
+    )
+    assert "Meshes that do: fsdp=16 x tensor=8. Planned with" in said
+    assert " --config.mesh.fsdp=16 --config.mesh.tensor=8." in said
+    assert found.as_json()["mesh_note"] == found.note
+
+
+def test_groups_of_trunks_are_not_divided(config):
+    """32 trunks in groups of 4, as in the demo, are 8 groups."""
+    with config.unlocked():
+        config = config.copy_and_resolve_references()
+        config.sampling.trunks_per_group = 4
+    found = meshes.of_slice(config, topology.parse("v5e:4x4"))
+    assert [mesh["fsdp"] for mesh in found] == [8, 4]
+
+
+def test_no_mesh_at_all():
+    """4 kv heads: tensor=4 at most, so 64 shards of the rows."""
+    with pytest.raises(UserError, match="multiples of 64, with config.mesh.tensor=4"):
+        meshes.of_slice(paper("2b"), topology.parse("v6e-256"))
+
+
+def test_answers_are_said_as_they_come(config, compiler):
+    compiler["sft"] = REFUSED
+    parts, progress = [], Progress(io.StringIO())
+    target = topology.parse("v5e:4x4")
+    found = plan.make_plan(config, target, progress=progress, say=parts.append)
+    assert parts[0].startswith("v5e:4x4, 16 chips, mesh fsdp=16")
+    assert {part.partition(":")[0] for part in parts[1:-1]} == set(found.steps)
+    assert "should fit" in parts[-1]
+    assert sorted("\n".join(parts).splitlines()) == sorted(
+        plan.text(found).splitlines()
+    )
+    assert "compiled with 2 and 4 layers" in plan.text(found)
+
+
+def test_progress():
+    now, out = [0.0], io.StringIO()
+    progress = Progress(out, clock=lambda: now[0])
+    with progress.running("sft") as ends:
+        now[0] = 61.5
+        with progress.running("search"):
+            now[0] = 75.0
+            progress.tick()
+        ends("compiled")
+    assert out.getvalue().splitlines() == [
+        "0:00  sft: begins",
+        "1:01  search: begins",
+        "1:15  compiling sft for 1:15, search for 0:13",
+        "1:15  search: stopped after 0:13",
+        "1:15  sft: compiled after 1:15",
+    ]
+
+
+# Few layers in place of all.
+
+
+def one_program(layers, **fields):
+    """A program of layers that are all alike, of 70 MiB each, and of what is once."""
+    stack = f"f32[{layers},1024,17920]"
+    found = dict(
+        layers=layers,
+        flops=5.0 + 3.0 * layers,
+        kept=100 + 7 * layers,
+        temporaries=40 + 2 * layers,
+        collectives={"fsdp": 11.0, "tensor": 2.0 * layers},
+        copies=[
+            (stack, layers * 70 * 2**20, 1),
+            ("f32[16,1024,1120]", 70 * 2**20, 2 * layers),
+        ],
+    )
+    return depth.Program(**found | fields)
+
+
+def test_layers_that_are_alike():
+    found = depth.extrapolate(one_program(2), one_program(4), 26)
+    assert found == one_program(26)
+    # The compiler may take less for more layers; then no less is supposed.
+    found = depth.extrapolate(
+        one_program(2, temporaries=90), one_program(4, temporaries=80), 26
+    )
+    assert found.temporaries == 80
+
+
+def test_copies_that_are_small_with_few_layers():
+    def small(layers):
+        return one_program(
+            layers, copies=[(f"f32[{layers},1024,1024]", layers * 4 * 2**20, 3)]
+        )
+
+    found = depth.extrapolate(small(2), small(4), 26)
+    assert found.copies == small(26).copies
+    assert depth.extrapolate(small(2), small(4), 10).copies == []
+
+
+def test_near_the_limit():
+    assert depth.is_near(97.5, 100.0) and depth.is_near(102.5, 100.0)
+    assert not depth.is_near(96.5, 100.0) and not depth.is_near(103.5, 100.0)
+
+
+@pytest.fixture(scope="module")
+def deep():
+    """A small network of 10 layers."""
+    found = runpy.run_path(str(DEMO))["get_config"]("smoke")
+    with found.unlocked():
+        found.model.num_layers = 10
+    return found
+
+
+@pytest.mark.parametrize("name", ["decode", "search"])
+def test_operations_and_bytes_of_few_layers(deep, name):
+    """Traced, but not compiled."""
+    mesh, whole = make_mesh({}, jax.devices()[:1]), steps.architecture(deep)
+
+    def traced(model):
+        step = steps.build(name, deep, mesh, model)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            jaxpr = step.function.trace(*step.arguments, **step.static).jaxpr
+        size = sum(step.parts.values())
+        flops = program.flops(jaxpr.jaxpr)
+        return depth.Program(model.num_layers, flops, size, 0, {}, [])
+
+    few = steps.shallow(name, deep)
+    assert [model.num_layers for model in few] == [2, 4]
+    assert depth.extrapolate(*map(traced, few), 10) == traced(whole)
+
+
+def test_steps_that_are_compiled_whole(deep):
+    assert steps.shallow("sft", deep) == ()
+    with deep.unlocked():
+        deep = deep.copy_and_resolve_references()
+        deep.model.num_layers = 8
+    assert steps.shallow("decode", deep) == ()
+
+
+# Answers that are kept.
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path):
+    """The requests that a compiler was asked, whose answers tell their number."""
+    requests = []
+
+    def run(command, *, input, **_):
+        requests.append(json.loads(input))
+        answer = json.dumps({"fits": True, "flops": float(len(requests))})
+        return subprocess.CompletedProcess(command, 0, f"{answer}\n", "")
+
+    monkeypatch.setenv("PAV_SCRATCH", str(tmp_path))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(compiled.subprocess, "run", run)
+    return requests
+
+
+def ask(config, name="sft", slice_="v5e:2x2"):
+    return compiled.compile_step(name, config, slice_, {"fsdp": 4})["flops"]
+
+
+def test_the_same_question_is_answered_at_once(config, asked, monkeypatch):
+    assert [ask(config), ask(config), len(asked)] == [1.0, 1.0, 1]
+    other = config.copy_and_resolve_references()
+    with other.unlocked():
+        other.name, other.search.candidates = "other", 5
+        other.model.checkpoint = "elsewhere"
+    assert ask(other) == 1.0  # SFT depends on none of these
+    with other.unlocked():
+        other.sft.batch_size = 64
+    assert ask(other) == 2.0
+    assert ask(config, "verifier") == 3.0
+    assert ask(config, slice_="v5p:2x2x1") == 4.0
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=elsewhere")
+    assert ask(config) == 5.0
+    monkeypatch.delenv("XLA_FLAGS")
+    version = kept._version
+    monkeypatch.setattr(
+        kept, "_version", lambda p: "9.9" if p == "libtpu" else version(p)
+    )
+    assert ask(config) == 6.0
+    monkeypatch.setattr(kept, "_version", version)
+    monkeypatch.setattr(kept, "_source", lambda: "a changed step function")
+    assert ask(config) == 7.0
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"digest": "", "answer": {}}'])
+def test_a_damaged_answer_is_compiled_anew(config, asked, tmp_path, text):
+    assert ask(config) == 1.0
+    (file,) = (tmp_path / "plans").iterdir()
+    file.write_text(text)
+    assert [ask(config), ask(config)] == [2.0, 2.0]
+    file.write_text(file.read_text().replace("2.0", "3.0"))
+    assert ask(config) == 3.0 and len(asked) == 3
+
+
+def test_a_folder_that_takes_no_answer(config, asked, tmp_path, capsys):
+    (tmp_path / "plans").write_text("a file")
+    assert [ask(config), ask(config)] == [1.0, 2.0]
+    assert "this answer is not kept: cannot write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["sft", "verifier", "decode", "search", "rl"])
+def test_a_step_needs_no_more_than_it_is_said_to_read(config, name):
+    if name == "rl":
+        config = paper("2b", "rl")
+    mesh = AbstractMesh((1, 1, 1), AXES)
+    read = steps.read_by(name, config)
+    assert steps.build(name, read, mesh).parts == steps.build(name, config, mesh).parts
+
+
+@pytest.mark.parametrize("name", ["sft", "search"])
+def test_programs_come_from_the_source_that_answers_depend_on(deep, name):
+    mesh, root = make_mesh({}, jax.devices()[:1]), Path(compiled.__file__).parents[2]
+    few = steps.shallow("decode", deep)[0]
+    step = steps.build(name, deep, mesh, few)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        lowered = step.function.lower(*step.arguments, **step.static)
+    text = lowered.as_text(debug_info=True)
+    files = {Path(f) for f in re.findall(r'"(/[^"]+\.py)"', text)}
+    ours = {file for file in files if root in file.parents}
+    assert root / "gemma" / "forward.py" in ours
+    assert ours <= set(kept.sources())
+
+
+# What a refusal says.
+
+
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [
+        ("program (23.07G) exceeds available memory (15.75G)", 23.07 * GIB),
+        ("in memory space hbm. Used 15.76G of 15.75G hbm. Exceeded", 15.76 * GIB),
+        ("Used 912.50M of 15.75G hbm", 912.5 * 2**20),
+    ],
+)
+def test_sizes_in_a_refusal(words, needed):
+    assert compiled._needed(RuntimeError(words)) == needed
+
+
+def test_another_error_is_no_refusal():
+    with pytest.raises(RuntimeError, match="does not compile: Mosaic failed"):
+        compiled._needed(ValueError("Mosaic failed"))
 
 
 def test_exit_codes(compiler, capsys):
@@ -368,8 +642,41 @@ def test_the_compiler_knows_each_chip(name):
 
 
 @pytest.mark.skipif(not has_libtpu, reason="needs libtpu: pip install 'pav_jax[plan]'")
-def test_the_demo_compiles_for_a_tpu():
+def test_the_demo_compiles_for_a_tpu(monkeypatch, tmp_path):
+    monkeypatch.setenv("PAV_SCRATCH", str(tmp_path))
     config = runpy.run_path(str(DEMO))["get_config"]("smoke")
     found = compiled.compile_step("sft", config, "v5e:1x1", {})
     assert found["fits"] and 0 < found["total"] < GIB
     assert found["flops"] > 0 and found["collectives"] == {}
+    again = compiled.compile_step("sft", config, "v5e:1x1", {})
+    assert again == found | {"kept": True}
+
+
+def compile_whole(name, config, slice_, sizes):
+    request = dict(name=name, config=config.to_json(), topology=slice_, sizes=sizes)
+    program = (
+        "from pav_jax.tools.planning import compiled, steps;"
+        " steps.shallow = lambda *_: (); compiled._main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps(request),
+        env=os.environ | compiled._SETTINGS,
+        capture_output=True,
+        text=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_libtpu, reason="needs libtpu: pip install 'pav_jax[plan]'")
+@pytest.mark.parametrize("name", ["decode", "search"])
+def test_few_layers_tell_of_all(monkeypatch, tmp_path, deep, name):
+    """The compiler's word of all layers, on a mesh that splits a side of the slice."""
+    monkeypatch.setenv("PAV_SCRATCH", str(tmp_path))
+    asked = (name, deep, "v6e:4x8", {"fsdp": 16, "tensor": 2})
+    few = compiled.compile_step(*asked)
+    whole = compile_whole(*asked)
+    assert few["compiled_layers"] == [2, 4] and whole["compiled_layers"] == [10]
+    assert few["flops"] == whole["flops"]
+    assert few["total"] == pytest.approx(whole["total"], rel=0.03)
