@@ -359,13 +359,11 @@ def test_the_mesh_of_the_config_is_kept_where_it_divides():
 
 
 def test_another_mesh_is_told(compiler):
-    """32 rows, 8 kv heads: of 128 devices, tensor has to be 4 or 8."""
+    """16 trunks, 8 kv heads: of 128 devices, tensor has to be 8."""
     found = plan.make_plan(paper("9b"), topology.parse("v6e-128"))
     assert found.code == plan.FITS and found.sizes["tensor"] == 8
     said = plan.text(found)
-    assert (
-        "fsdp=64 x tensor=2 here, but data x fsdp = 64 does not divide the 32" in said
-    )
+    assert "mesh is fsdp=64 x tensor=2 here, but data x fsdp = 64 does not" in said
     assert "Meshes that do: fsdp=16 x tensor=8. Planned with" in said
     assert " --config.mesh.fsdp=16 --config.mesh.tensor=8." in said
     assert found.as_json()["mesh_note"] == found.note
