@@ -96,18 +96,18 @@ def lab(arguments: argparse.Namespace, changes: list[str]) -> None:
 
 def plan(arguments: argparse.Namespace, changes: list[str]) -> int:
     from pav_jax.core import config as config_lib
+    from pav_jax.pipeline import allowed
     from pav_jax.tools.planning import topology
     from pav_jax.tools.planning.progress import Progress
 
-    progress = Progress()
-    target = topology.parse(arguments.topology)
-    # Before jax is loaded, which takes seconds.
-    progress.say(f"{arguments.config} on {target.name}")
     config = config_lib.load([f"--config={arguments.config}", *changes])
-    from pav_jax.pipeline import allowed
+    allowed.check(config)
+    target = topology.parse(arguments.topology)
+    progress = Progress()
+    # A mistake in the config is told alone.
+    progress.say(f"{arguments.config} on {target.name}")
     from pav_jax.tools import plan
 
-    allowed.check(config)
     if arguments.search:
         plans = plan.search(config, target, progress=progress)
         if not arguments.json:

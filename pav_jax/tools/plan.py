@@ -101,7 +101,8 @@ def make_plan(
     def answer(name: str) -> dict[str, Any]:
         with progress.running(name) as ends:
             found = _answer(name, config, topology, sizes)
-            ends("kept" if found.get("kept") else "compiled")
+            words = "not known" if "unknown" in found else "compiled"
+            ends("known from before" if found.get("kept") else words)
         say("\n".join(_step_lines(name, found, topology)))
         return found
 
