@@ -142,17 +142,7 @@ def build(
     Raises:
       UserError: the mesh does not divide the batch or a parameter.
     """
-    shards = mesh_lib.row_shards(mesh)
-    count = rows(name, config)
-    what, of = "the batch size", "data x fsdp"
-    if name == "decode":
-        what, of = "sampling.trunks", f"{of} x sampling.trunks_per_group"
-        shards *= config.sampling.get("trunks_per_group", 1)
-    if count is not None and count % shards:
-        raise UserError(
-            f"{name}: {what} {count} has to be a multiple of {of} = {shards};"
-            " data x fsdp devices share out its rows"
-        )
+    _check_rows(name, config, mesh)
     model = model or architecture(config)
     dtype = jnp.dtype(config.model.get("dtype", "float32"))
     params = jax.eval_shape(
@@ -163,7 +153,7 @@ def build(
         return _decode(params, config, model, mesh)
     if name == "search":
         return _search(params, config, model, mesh)
-    batch = _batch(count, length(config), mesh)
+    batch = _batch(rows(name, config), length(config), mesh)
     if name == "rl":
         return _rl(params, batch, config, model, mesh)
     if name == "verifier":
@@ -188,6 +178,20 @@ def build(
     }
     step = make_train_step(loss, optimizer)
     return Step(step, (state, batch), {}, parts, batch["tokens"].size)
+
+
+def _check_rows(name: str, config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    shards = mesh_lib.row_shards(mesh)
+    count = rows(name, config)
+    what, of = "the batch size", "data x fsdp"
+    if name == "decode":
+        what, of = "sampling.trunks", f"{of} x sampling.trunks_per_group"
+        shards *= config.sampling.get("trunks_per_group", 1)
+    if count is not None and count % shards:
+        raise UserError(
+            f"{name}: {what} {count} has to be a multiple of {of} = {shards};"
+            " data x fsdp devices share out its rows"
+        )
 
 
 def _verifier(params, model, config):
