@@ -9,6 +9,7 @@ import sys
 import pytest
 from jax.experimental import topologies
 
+from pav_jax.distributed.mesh import make_mesh
 from pav_jax.tools.planning import compiled, topology
 
 GIB = 2**30
@@ -51,6 +52,9 @@ def test_the_compiler_knows_each_chip(name):
     ).devices
     assert len(devices) == target.devices
     assert len({device.process_index for device in devices}) == target.hosts
+    for tensor in (1, 2, 4, 8):  # also where that is no product of its sides
+        sizes = {"fsdp": -1, "tensor": tensor}
+        assert set(make_mesh(sizes, devices).devices.flat) == set(devices)
 
 
 @pytest.mark.skipif(not has_libtpu, reason="needs libtpu: pip install 'pav_jax[plan]'")
