@@ -3,7 +3,7 @@
 A layer of a kind is the same wherever it stands. So what two programs of few layers
 differ by is what the layers between them take, and the rest follows by arithmetic:
 exactly for operations, collectives, and weights and caches; for temporaries, which the
-compiler plans as a whole, nearly. `docs/scale.md` has both forms of nine experiments.
+compiler plans as a whole, nearly. `docs/scale.md` compares both forms.
 """
 
 import dataclasses
