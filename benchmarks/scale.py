@@ -2,10 +2,10 @@
 
     python -m benchmarks.scale
 
-Needs libtpu (pip install 'pav_jax[plan]'), but no TPU. Compiling takes about two
+Needs libtpu (pip install 'pav_jax[plan]'), but no TPU. Compiling takes about three
 minutes a cell on two idle cores. The compiler's answers are kept in docs/scale.json,
 step by step, and are not computed again: after a change to a step function, delete its
-entries.
+entries. Those under "whole" are of programs of all layers, where `pav plan` has few.
 """
 
 import json
@@ -111,10 +111,20 @@ def main() -> None:
 def _find(found: dict, cell: str, name: str, config, slice_: str, sizes: dict) -> None:
     """Adds what compiling a step tells, if it is not there."""
     answers = found.setdefault(cell, {})
-    if name not in answers:
-        print(f"compiling {cell} {name}", file=sys.stderr)
-        answers[name] = compiled.compile_step(name, config, slice_, sizes)
-        artifacts.write_json(FOUND, found)
+    if "compiled_layers" in answers.get(name, {}):
+        return
+    print(f"compiling {cell} {name}", file=sys.stderr)
+    answer = compiled.compile_step(name, config, slice_, sizes)
+    before = answers.pop(name, None)
+    if before and len(answer["compiled_layers"]) > 1:
+        found.setdefault(f"whole {cell}", {})[name] = before
+    answers[name] = {key: value for key, value in answer.items() if key != "kept"}
+    artifacts.write_json(FOUND, found)
+
+
+def _whole(found: dict, cell: str, name: str) -> dict:
+    """What compiling all layers of a step told."""
+    return found.get(f"whole {cell}", {}).get(name) or found[cell][name]
 
 
 def write_page(found: dict) -> None:
@@ -149,6 +159,7 @@ def write_page(found: dict) -> None:
         "labels": labels,
         "experiment": chips,
         "parts": parts,
+        "times": [_times(found, *cell) for cell in CELLS],
         "long": [_long_row(cell, found) for cell in LONG_ROWS],
         "references": list(filter(None, beside)),
     }.items():
@@ -173,6 +184,27 @@ def _beside(cell: tuple, answers: dict) -> str | None:
         f"| {size.upper()} | {slice_} | {mesh} | {name} | {shape} | {ours} |"
         f" {reference} | {seconds:.0f} | {peak:.2f} |"
     )
+
+
+def _times(found: dict, size: str, slice_: str, sizes: dict, _) -> str:
+    """CPU seconds of each step, of all, and how near few layers come to all."""
+    cell, spent, cells = f"{size} {slice_}", [], []
+    for name in ("sft", "verifier", "decode", "search"):
+        now = found[cell][name]
+        if "compiled_layers" not in now:
+            cells.append("–")
+            continue
+        spent.append(now["cpu_seconds"])
+        before = _whole(found, cell, name)
+        if before is now:
+            cells.append(f"{spent[-1]:.0f}")
+        else:
+            error = now["total"] / before["total"] - 1
+            cells.append(
+                f"{spent[-1]:.0f} ({before['cpu_seconds']:.0f}, {100 * error:+.2f}%)"
+            )
+    total = f"{sum(spent):.0f}" if "–" not in cells else "–"
+    return f"| {size.upper()} | {slice_} | {' | '.join([*cells, total])} |"
 
 
 def _long_row(cell: tuple, found: dict) -> str:
@@ -231,7 +263,10 @@ def _parts(found: dict, times: int, count: int, shard: int) -> str:
     for tokens, speed, compiling, network in zip(
         _label_tokens(config),
         reversed(estimate.tokens_per_second(decode, target)),
-        [found[f"{PART_OF[0]} {name}"]["decode"]["seconds"] for name in _COMPILED],
+        [
+            _whole(found, f"{PART_OF[0]} {name}", "decode")["seconds"]
+            for name in _COMPILED
+        ],
         reversed(_NETWORK),
         strict=True,
     ):

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh
 
 from pav_jax.core.counts import counted
@@ -39,8 +40,7 @@ def make_mesh(sizes: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
       devices: those of all processes by default.
 
     Raises:
-      UserError: an axis is unknown, the product is not the number of devices, or the
-        axes cannot be laid out on the sides of a TPU slice.
+      UserError: an axis is unknown, or the product is not the number of devices.
     """
     if devices is None:
         devices = jax.devices()
@@ -48,12 +48,13 @@ def make_mesh(sizes: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
     shape = axis_sizes(sizes, len(devices))
     try:
         return jax.make_mesh(shape, AXES, kinds, devices=devices)
-    except NotImplementedError as error:
-        stated = " x ".join(f"{a}={n}" for a, n in zip(AXES, shape, strict=True))
-        raise UserError(
-            f"config.mesh is {stated}, which cannot be laid out on the slice: each axis"
-            f" has to be a product of its sides ({error})"
-        ) from error
+    except NotImplementedError:
+        # No product of the slice's sides: tensor=2 on 4x8, say. Two axes of the mesh
+        # then share a side, whose links each of them has only a part of.
+        grid = mesh_utils.create_device_mesh(
+            shape, devices, allow_split_physical_axes=True
+        )
+        return Mesh(grid, AXES, axis_types=kinds)
 
 
 def axis_sizes(sizes: Any, count: int) -> tuple[int, ...]:

@@ -96,22 +96,27 @@ def lab(arguments: argparse.Namespace, changes: list[str]) -> None:
 
 def plan(arguments: argparse.Namespace, changes: list[str]) -> int:
     from pav_jax.core import config as config_lib
+    from pav_jax.pipeline import allowed
+    from pav_jax.tools.planning import topology
+    from pav_jax.tools.planning.progress import Progress
 
     config = config_lib.load([f"--config={arguments.config}", *changes])
-    from pav_jax.pipeline import allowed
-    from pav_jax.tools import plan
-    from pav_jax.tools.planning import topology
-
     allowed.check(config)
     target = topology.parse(arguments.topology)
+    progress = Progress()
+    # A mistake in the config is told alone.
+    progress.say(f"{arguments.config} on {target.name}")
+    from pav_jax.tools import plan
+
     if arguments.search:
-        plans = plan.search(config, target)
+        plans = plan.search(config, target, progress=progress)
+        if not arguments.json:
+            print("\n\n".join(map(plan.text, plans)))
     else:
-        plans = [plan.make_plan(config, target)]
+        how = {} if arguments.json else {"say": functools.partial(print, flush=True)}
+        plans = [plan.make_plan(config, target, progress=progress, **how)]
     if arguments.json:
         print(json.dumps([found.as_json() for found in plans]))
-    else:
-        print("\n\n".join(map(plan.text, plans)))
     return plans[0].code
 
 

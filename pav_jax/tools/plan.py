@@ -1,24 +1,29 @@
 """`pav plan`: does an experiment fit a TPU slice, and what would it take there?
 
 The step functions are compiled for the slice by its own compiler, which needs no TPU;
-so memory is the compiler's word. Times are modelled (`planning.estimate`).
+so memory is the compiler's word, with arithmetic for programs whose layers are written
+out (`planning.depth`). Times are modelled (`planning.estimate`).
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
+import os
+from collections.abc import Callable
+from concurrent import futures
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from pav_jax.core.errors import UserError
 from pav_jax.distributed import mesh as mesh_lib
-from pav_jax.tools.planning import compiled, estimate, steps
+from pav_jax.tools.planning import compiled, estimate, meshes, steps
+from pav_jax.tools.planning.progress import Progress
 from pav_jax.tools.planning.topology import Topology
 
 FITS, DOES_NOT, UNKNOWN = 0, 1, 2  # exit codes
 _GIB = 2**30
-_TENSOR = (1, 2, 4, 8)
+# Programs compiled side by side: each takes up to 2 GB, and more than one core.
+_MOST_AT_ONCE = 4
+# The longest first, so that none of them is left alone at the end.
+_LONGEST = ("search", "rl", "verifier", "sft", "decode")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Plan:
     Attributes:
       topology: the slice.
       sizes: of the mesh's axes.
+      note: why the mesh is not the config's; "" if it is.
       steps: for each step function what `compiled.compile_step` answered, with
         `seconds_a_step` and `tokens_per_second` where it fits; or `unknown`, why
         it is not known.
@@ -37,6 +43,7 @@ class Plan:
 
     topology: Topology
     sizes: dict[str, int]
+    note: str
     steps: dict[str, dict[str, Any]]
     stages: list[estimate.Stage]
     advice: list[str]
@@ -54,6 +61,7 @@ class Plan:
             "topology": self.topology.name,
             "chips": self.topology.chips,
             "mesh": self.sizes,
+            "mesh_note": self.note,
             "fits": {FITS: True, DOES_NOT: False, UNKNOWN: None}[self.code],
             "modelled": "times and costs are modelled, not measured",
             "steps": self.steps,
@@ -63,7 +71,12 @@ class Plan:
 
 
 def make_plan(
-    config: ConfigDict, topology: Topology, sizes: dict[str, int] | None = None
+    config: ConfigDict,
+    topology: Topology,
+    sizes: dict[str, int] | None = None,
+    *,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Plan:
     """Compiles every step function of an experiment for a slice.
 
@@ -72,88 +85,79 @@ def make_plan(
       topology: the slice.
       sizes: of the mesh's axes; if not given, the config's where they divide the
         network and its batches on this slice, and else the first that do.
+      progress: is told what is being compiled.
+      say: takes the plan for people (`text`), a part as soon as it is known.
 
     Raises:
       UserError: the mesh does not go with the slice, a batch or a parameter.
     """
+    progress, note = progress or Progress(), ""
     if sizes is None:
-        sizes = _sizes(config, topology)
+        sizes, note = meshes.stated(config, topology)
     shape = mesh_lib.axis_sizes(sizes, topology.devices)
     sizes = dict(zip(mesh_lib.AXES, shape, strict=True))
-    found: dict[str, dict[str, Any]] = {}
-    for name in steps.names(config):
-        try:
-            answer = compiled.compile_step(name, config, topology.name, sizes)
-        except RuntimeError as error:
-            found[name] = {"unknown": str(error)}
-            continue
-        if answer["fits"]:
-            seconds = estimate.step_seconds(answer, topology)
-            speed = estimate.tokens_per_second(answer, topology)
-            answer |= {"seconds_a_step": seconds, "tokens_per_second": speed}
-        found[name] = answer
-    fits = all(answer.get("fits") for answer in found.values())
-    return Plan(
+    say(_header(topology, sizes, note))
+
+    def answer(name: str) -> dict[str, Any]:
+        with progress.running(name) as ends:
+            found = _answer(name, config, topology, sizes)
+            words = "not known" if "unknown" in found else "compiled"
+            ends("known from before" if found.get("kept") else words)
+        say("\n".join(_step_lines(name, found, topology)))
+        return found
+
+    names = steps.names(config)
+    order = sorted(names, key=_LONGEST.index)
+    with progress.ticking(), futures.ThreadPoolExecutor(_at_once()) as pool:
+        answers = dict(zip(order, pool.map(answer, order), strict=True))
+    found = {name: answers[name] for name in names}
+    fits = all(one.get("fits") for one in found.values())
+    plan = Plan(
         topology,
         sizes,
+        note,
         found,
         estimate.stages(config, found, topology) if fits else [],
         _advice(config, topology, sizes, found),
     )
+    say("\n".join(_end_lines(plan)))
+    return plan
 
 
-def search(config: ConfigDict, topology: Topology) -> list[Plan]:
+def _at_once() -> int:
+    return min(os.cpu_count() or 1, _MOST_AT_ONCE)
+
+
+def _answer(name, config, topology: Topology, sizes) -> dict[str, Any]:
+    """What compiling a step tells, and what is made of it."""
+    try:
+        found = compiled.compile_step(name, config, topology.name, sizes)
+    except RuntimeError as error:
+        return {"unknown": str(error)}
+    if found["fits"]:
+        seconds = estimate.step_seconds(found, topology)
+        speed = estimate.tokens_per_second(found, topology)
+        found |= {"seconds_a_step": seconds, "tokens_per_second": speed}
+    return found
+
+
+def search(
+    config: ConfigDict, topology: Topology, *, progress: Progress | None = None
+) -> list[Plan]:
     """A plan for each mesh that divides the batches and the network, best first.
 
     Raises:
       UserError: there is no such mesh.
     """
-    plans = [make_plan(config, topology, sizes) for sizes in _meshes(config, topology)]
-    if not plans:
-        raise UserError(
-            f"no mesh of {topology.devices} devices divides the batches and the heads"
-            f" of {config.name}; take larger batches, or fewer chips"
-        )
+    progress, plans = progress or Progress(), []
+    for sizes in meshes.of_slice(config, topology):
+        progress.say(f"mesh {meshes.text(sizes)}")
+        plans.append(make_plan(config, topology, sizes, progress=progress))
     return sorted(plans, key=_cost)
 
 
 def _cost(plan: Plan) -> tuple[int, float]:
     return plan.code, sum(sum(stage.chip_hours) for stage in plan.stages)
-
-
-def _meshes(config: ConfigDict, topology: Topology) -> Iterator[dict[str, int]]:
-    """Meshes that divide the network and its batches."""
-    for tensor in _TENSOR:
-        if topology.devices % tensor == 0:
-            sizes = {"fsdp": topology.devices // tensor, "tensor": tensor}
-            if _divides(config, sizes):
-                yield sizes
-
-
-def _divides(config: ConfigDict, sizes: dict[str, int]) -> bool:
-    model = steps.architecture(config)
-    tensor, fsdp = sizes.get("tensor", 1), sizes.get("fsdp", 1)
-    shards = fsdp * sizes.get("data", 1)
-    batches = [steps.rows(name, config) for name in steps.names(config)]
-    return (
-        model.num_kv_heads % tensor == 0
-        and model.mlp_dim % tensor == 0
-        and model.vocab_size % tensor == 0
-        and model.embed_dim % fsdp == 0
-        and all(rows % shards == 0 for rows in batches if rows is not None)
-    )
-
-
-def _sizes(config: ConfigDict, topology: Topology) -> dict[str, int]:
-    """The config's mesh if it suits the slice, or else the first that does."""
-    stated = dict(config.get("mesh") or {"fsdp": -1})
-    with contextlib.suppress(UserError):
-        shape = mesh_lib.axis_sizes(stated, topology.devices)
-        sizes = dict(zip(mesh_lib.AXES, shape, strict=True))
-        if _divides(config, sizes):
-            return sizes
-    # If none does, the config's tells the user what it does not divide.
-    return next(_meshes(config, topology), stated)
 
 
 def _advice(config, topology, sizes, found) -> list[str]:
@@ -194,16 +198,24 @@ def _advice(config, topology, sizes, found) -> list[str]:
 
 def text(plan: Plan) -> str:
     """The plan for people."""
-    mesh = (
-        " x ".join(f"{a}={n}" for a, n in plan.sizes.items() if n > 1) or "one device"
-    )
-    lines = [
-        f"{plan.topology.name}, {plan.topology.chips} chips, mesh {mesh}",
-        "Memory is the compiler's word. Times and costs are modelled, not measured.",
-        "",
-    ]
+    lines = [_header(plan.topology, plan.sizes, plan.note)]
     for name, answer in plan.steps.items():
         lines += _step_lines(name, answer, plan.topology)
+    return "\n".join(lines + _end_lines(plan))
+
+
+def _header(topology: Topology, sizes: dict[str, int], note: str) -> str:
+    return (
+        f"{topology.name}, {topology.chips} chips, mesh {meshes.text(sizes)}\n"
+        + (f"{note}.\n" if note else "")
+        + "Memory is the compiler's word; where a step says of how many layers, with"
+        " arithmetic for the rest.\nTimes and costs are modelled, not measured.\n"
+    )
+
+
+def _end_lines(plan: Plan) -> list[str]:
+    """What is known only of all steps."""
+    lines = []
     if plan.stages:
         lines += ["", "stage           hours            chip-hours       work"]
         for stage in plan.stages:
@@ -213,7 +225,7 @@ def text(plan: Plan) -> str:
         lines.append(f"{'in all':<32} {_range(total)}")
     if plan.advice:
         lines += ["", "What would fit:", *(f"  {line}" for line in plan.advice)]
-    return "\n".join(lines)
+    return lines
 
 
 def _step_lines(name: str, answer: dict[str, Any], topology: Topology) -> list[str]:
@@ -224,7 +236,7 @@ def _step_lines(name: str, answer: dict[str, Any], topology: Topology) -> list[s
     if not answer["fits"]:
         return [
             f"{name}: does not fit: needs {answer['needed'] / _GIB:.2f} GiB of"
-            f" {answer['limit'] / _GIB:.2f} a device ({parts})"
+            f" {answer['limit'] / _GIB:.2f} a device ({parts}){_by_layers(answer)}"
         ]
     low, high = answer["tokens_per_second"]
     moved = ", ".join(
@@ -234,7 +246,8 @@ def _step_lines(name: str, answer: dict[str, Any], topology: Topology) -> list[s
     )
     lines = [
         f"{name}: fits: {answer['total'] / _GIB:.2f} GiB of {limit:.2f} a device"
-        f" ({parts}, temporaries {answer['temporaries'] / _GIB:.2f})",
+        f" ({parts}, temporaries {answer['temporaries'] / _GIB:.2f})"
+        + _by_layers(answer),
         f"  {answer['flops'] / 1e12:,.1f} TFLOP a step;"
         f" {_range(answer['seconds_a_step'])} s; {low:,.0f} to {high:,.0f} tokens/s",
         f"  a device sends, by mesh axis: {moved or 'nothing'}",
@@ -244,6 +257,14 @@ def _step_lines(name: str, answer: dict[str, Any], topology: Topology) -> list[s
             f"  warning: {shape} ({size / _GIB:.2f} GiB) is copied {times}x a step"
         )
     return lines
+
+
+def _by_layers(answer: dict[str, Any]) -> str:
+    """Of how many layers the compiled programs were, if of several numbers."""
+    layers = answer["compiled_layers"]
+    if len(layers) != 2:
+        return ""
+    return f"; compiled with {layers[0]} and {layers[1]} layers"
 
 
 def _range(pair: tuple[float, float]) -> str:

@@ -1,5 +1,6 @@
 """Meshes: every parameter has a rule, and 8 devices compute what one does."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -130,13 +131,28 @@ def test_decoding_has_weights_whole_along_fsdp():
     )
 
 
-def test_a_mesh_that_does_not_fit_a_slice(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise NotImplementedError("remaining assignable mesh [8, 8, 8]")
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What jax asks of a TPU to lay out a mesh."""
 
-    monkeypatch.setattr(jax, "make_mesh", refuse)
-    with pytest.raises(UserError, match=r"data=1 x fsdp=1 x tensor=1, .*\[8, 8, 8\]"):
-        mesh.make_mesh({})
+    id: int
+    coords: tuple[int, int, int]
+    platform: str = "tpu"
+    device_kind: str = "TPU v6 lite"
+    core_on_chip: int = 0
+    process_index: int = 0
+    slice_index: int = 0
+
+
+def test_a_mesh_may_split_a_side_of_a_slice():
+    """On 4x8, tensor=2 is no product of sides; pairs are neighbours, each chip once."""
+    chips = [Chip(8 * x + y, (x, y, 0)) for x in range(4) for y in range(8)]
+    found = mesh.make_mesh({"fsdp": 16, "tensor": 2}, chips)
+    assert dict(found.shape) == {"data": 1, "fsdp": 16, "tensor": 2}
+    assert {chip.id for chip in found.devices.flat} == set(range(32))
+    for a, b in found.devices[0]:
+        apart = [abs(i - j) for i, j in zip(a.coords, b.coords, strict=True)]
+        assert sorted(apart) == [0, 0, 1]
 
 
 def test_a_parameter_without_a_rule():

@@ -1,23 +1,27 @@
 """`pav plan`: names of slices, what programs do, and what is said and returned."""
 
-import importlib.util
+import io
 import json
 import math
 import runpy
 import sys
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import pytest
-from jax.experimental import topologies
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh
 
 from pav_jax import main
 from pav_jax.core.errors import UserError
-from pav_jax.distributed.mesh import AXES, BATCH, by_device_shards
+from pav_jax.distributed.mesh import AXES
 from pav_jax.tools import plan
-from pav_jax.tools.planning import compiled, estimate, program, steps, topology
+from pav_jax.tools.planning import (
+    compiled,
+    estimate,
+    meshes,
+    steps,
+    topology,
+)
+from pav_jax.tools.planning.progress import Progress
 
 DEMO = Path(__file__).parents[2] / "experiments" / "demo.py"
 GIB = 2**30
@@ -76,98 +80,6 @@ def test_the_next_larger_slice():
     assert topology.parse("v6e-256").larger() is None
 
 
-# Programs.
-
-
-def test_flops_of_products_loops_and_gradients():
-    def products(a, b):
-        def body(carry, _):
-            return jnp.tanh(carry @ b), None
-
-        return jnp.sum(jax.lax.scan(body, a, None, length=5)[0])
-
-    a, b = jnp.zeros((3, 7)), jnp.zeros((7, 7))
-    one = 2 * 3 * 7 * 7
-    assert program.flops(jax.make_jaxpr(products)(a, b).jaxpr) == 5 * one
-    gradient = jax.make_jaxpr(jax.grad(products, argnums=(0, 1)))(a, b)
-    assert program.flops(gradient.jaxpr) == 15 * one
-    again = jax.make_jaxpr(jax.grad(jax.checkpoint(products), argnums=(0, 1)))(a, b)
-    assert program.flops(again.jaxpr) == 20 * one
-
-
-def test_flops_of_a_choice_are_those_of_the_larger_branch():
-    def choose(is_large, a, b):
-        return jax.lax.cond(is_large, lambda a, b: a @ b @ b, jnp.matmul, a, b)
-
-    jaxpr = jax.make_jaxpr(choose)(True, jnp.zeros((3, 7)), jnp.zeros((7, 7))).jaxpr
-    assert program.flops(jaxpr) == 2 * 2 * 3 * 7 * 7
-
-
-def test_flops_of_rows_that_devices_share():
-    kinds = (jax.sharding.AxisType.Auto,) * 3
-    with jax.sharding.use_abstract_mesh(AbstractMesh((4, 2, 2), AXES, kinds)):
-        rows, whole = PartitionSpec(BATCH), PartitionSpec()
-        product = by_device_shards(jnp.matmul, (rows, whole), rows)
-        jaxpr = jax.make_jaxpr(product)(jnp.zeros((16, 3)), jnp.zeros((3, 5))).jaxpr
-    assert program.flops(jaxpr) == 2 * 16 * 3 * 5
-
-
-HLO = """
-HloModule jit_step
-
-%add (x: f32[], y: f32[]) -> f32[] {
-  ROOT %sum = f32[] add(%x, %y)
-}
-
-%body (p: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
-  %gather = f32[64,128]{1,0:T(8,128)} all-gather(%x), replica_groups=[4,2]<=[8], dimensions={0}
-  %start = (bf16[8,128], bf16[8,128], u32[]{:S(2)}) collective-permute-start(%y), source_target_pairs={{0,2},{2,4},{4,6},{6,0}}
-  %done = bf16[8,128] collective-permute-done(%start)
-}
-
-%condition (p: (s32[], f32[8,128])) -> pred[] {
-  %limit = s32[]{:T(128)} constant(26)
-  %other = s32[]{:T(128)} constant(99)
-  %at = s32[] get-tuple-element(%p), index=0
-  ROOT %lt = pred[] compare(%at, %limit), direction=LT
-}
-
-%until (p: (s32[], f32[8,128])) -> pred[] {
-  %limit = s32[] constant(26)
-  ROOT %gt = pred[] compare(%at, %limit), direction=GT
-}
-
-%all-reduce-scatter.1.clone (p: f32[8,128]) -> f32[4,128] {
-  %sum = f32[8,128]{1,0} all-reduce(%x), replica_groups=[4,2]<=[8], to_apply=%add
-}
-
-%decode (p: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
-  %all = f32[16]{0} all-reduce(%x), replica_groups=mesh['a'=1,'b'=4,'c'=2] {'b','c'}, to_apply=%add
-}
-
-ENTRY %main (p: f32[8,128]) -> f32[8,128] {
-  %loop = (s32[], f32[8,128]) while(%t), condition=%condition, body=%body
-  %open = (s32[], f32[8,128]) while(%t), condition=%until, body=%decode
-  %spread = f32[100]{0} reduce-scatter(%x), replica_groups=[2,4]<=[4,2]T(1,0), to_apply=%add
-  %part = f32[4,128]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1.clone
-  %small = f32[8,128]{1,0} copy(%x)
-  %large = bf16[26,1024,2048]{2,1,0:T(8,128)(2,1)} copy(%cache)
-}
-"""  # noqa: E501
-
-
-def test_traffic_by_axis_and_copies():
-    """Mesh data=1, fsdp=4, tensor=2: device 2f + t."""
-    mesh = AbstractMesh((1, 4, 2), AXES)
-    found = program.traffic(HLO, mesh)
-    assert found.collectives == {
-        "tensor": 26 * 64 * 128 * 4 / 2 + 8 * 128 * 4 / 2,
-        "fsdp": 26 * 8 * 128 * 2 + 100 * 4 * 3,
-        "fsdp+tensor": 2 * 16 * 4 * 7 / 8,
-    }
-    assert found.copies == [("bf16[26,1024,2048]", 26 * 1024 * 2048 * 2, 1)]
-
-
 # What is made of it.
 
 
@@ -178,6 +90,7 @@ def config():
     found.limits = dict(max_prompt_tokens=512, max_tokens=512, max_steps=10)
     for section in (found.sft, found.verifier.prm):
         section.batch_size = 32
+    found.sampling.trunks_per_group = 1
     return found.lock()
 
 
@@ -195,6 +108,7 @@ def answer(name):
         "total": 7 * GIB,
         "collectives": {"fsdp": 9e10},
         "copies": [("bf16[26,1024,2048]", 109051904, 2)],
+        "compiled_layers": [2, 4] if "cache" in parts else [26],
         "seconds": 1.0,
         "peak": GIB,
     }
@@ -206,6 +120,7 @@ REFUSED = {
     "flops": 1.0,
     "needed": 23.07 * GIB,
     "limit": 15.75 * GIB,
+    "compiled_layers": [26],
     "seconds": 1.0,
     "peak": GIB,
 }
@@ -291,12 +206,7 @@ def test_a_batch_that_the_mesh_does_not_divide(config):
 
 @pytest.mark.parametrize("size", ["2b", "9b", "27b"])
 def test_the_paper_configs_have_a_mesh_on_a_pod(compiler, size):
-    sys.path.insert(0, str(DEMO.parent))
-    try:
-        found = runpy.run_path(str(DEMO.with_name(f"gemma2_{size}_math.py")))
-    finally:
-        sys.path.remove(str(DEMO.parent))
-    planned = plan.make_plan(found["get_config"](), topology.parse("v5p:4x4x4"))
+    planned = plan.make_plan(paper(size), topology.parse("v5p:4x4x4"))
     assert planned.code == plan.FITS
     assert math.prod(planned.sizes.values()) == 64
     labels = next(stage for stage in planned.stages if stage.name == "labels")
@@ -332,6 +242,78 @@ def test_bytes_of_a_device_in_search(config):
         assert step.tokens == 48 * (32 if sizes[1] == 32 else 5)
 
 
+def paper(size):
+    sys.path.insert(0, str(DEMO.parent))
+    try:
+        found = runpy.run_path(str(DEMO.with_name(f"gemma2_{size}_math.py")))
+        return found["get_config"]()
+    finally:
+        sys.path.remove(str(DEMO.parent))
+
+
+def test_the_mesh_of_the_config_is_kept_where_it_divides():
+    mesh = {"data": 1, "fsdp": 16, "tensor": 2}
+    assert meshes.stated(paper("9b"), topology.parse("v6e-32")) == (mesh, "")
+
+
+def test_another_mesh_is_told(compiler):
+    """16 trunks, 8 kv heads: of 128 devices, tensor has to be 8."""
+    found = plan.make_plan(paper("9b"), topology.parse("v6e-128"))
+    assert found.code == plan.FITS and found.sizes["tensor"] == 8
+    said = plan.text(found)
+    assert "mesh is fsdp=64 x tensor=2 here, but data x fsdp = 64 does not" in said
+    assert "Meshes that do: fsdp=16 x tensor=8. Planned with" in said
+    assert " --config.mesh.fsdp=16 --config.mesh.tensor=8." in said
+    assert found.as_json()["mesh_note"] == found.note
+
+
+def test_groups_of_trunks_are_not_divided(config):
+    """32 trunks in groups of 4, as in the demo, are 8 groups."""
+    with config.unlocked():
+        config = config.copy_and_resolve_references()
+        config.sampling.trunks_per_group = 4
+    found = meshes.of_slice(config, topology.parse("v5e:4x4"))
+    assert [mesh["fsdp"] for mesh in found] == [8, 4]
+
+
+def test_no_mesh_at_all():
+    """4 kv heads: tensor=4 at most, so 64 shards of the rows."""
+    with pytest.raises(UserError, match="multiples of 64, with config.mesh.tensor=4"):
+        meshes.of_slice(paper("2b"), topology.parse("v6e-256"))
+
+
+def test_answers_are_said_as_they_come(config, compiler):
+    compiler["sft"] = REFUSED
+    parts, progress = [], Progress(io.StringIO())
+    target = topology.parse("v5e:4x4")
+    found = plan.make_plan(config, target, progress=progress, say=parts.append)
+    assert parts[0].startswith("v5e:4x4, 16 chips, mesh fsdp=16")
+    assert {part.partition(":")[0] for part in parts[1:-1]} == set(found.steps)
+    assert "should fit" in parts[-1]
+    assert sorted("\n".join(parts).splitlines()) == sorted(
+        plan.text(found).splitlines()
+    )
+    assert "compiled with 2 and 4 layers" in plan.text(found)
+
+
+def test_progress():
+    now, out = [0.0], io.StringIO()
+    progress = Progress(out, clock=lambda: now[0])
+    with progress.running("sft") as ends:
+        now[0] = 61.5
+        with progress.running("search"):
+            now[0] = 75.0
+            progress.tick()
+        ends("compiled")
+    assert out.getvalue().splitlines() == [
+        "0:00  sft: begins",
+        "1:01  search: begins",
+        "1:15  compiling sft for 1:15, search for 0:13",
+        "1:15  search: stopped after 0:13",
+        "1:15  sft: compiled after 1:15",
+    ]
+
+
 def test_exit_codes(compiler, capsys):
     command = ["plan", f"--config={DEMO}", "--topology=v5litepod-1", "--json"]
     assert main.main(command) == plan.FITS
@@ -341,35 +323,3 @@ def test_exit_codes(compiler, capsys):
     assert main.main(command) == plan.DOES_NOT
     assert main.main([*command[:2], "--topology=v5p:3x3x3"]) == 2
     assert "no slice of v5p" in capsys.readouterr().err
-
-
-# The compiler itself.
-
-has_libtpu = importlib.util.find_spec("libtpu") is not None
-
-
-@pytest.mark.skipif(has_libtpu, reason="libtpu is installed")
-def test_without_libtpu(config):
-    with pytest.raises(RuntimeError, match="pav_jax\\[plan\\]"):
-        compiled.compile_step("sft", config, "v5e:2x2", {"fsdp": 4})
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not has_libtpu, reason="needs libtpu: pip install 'pav_jax[plan]'")
-@pytest.mark.parametrize("name", ["v5e:4x4", "v5p:2x2x2", "v6e:4x8", "tpu7x:2x2x4"])
-def test_the_compiler_knows_each_chip(name):
-    """Without compiling anything, its devices and hosts."""
-    target = topology.parse(name)
-    devices = topologies.get_topology_desc(
-        platform="tpu", topology_name=name, chips_per_host_bounds=[2, 2, 1]
-    ).devices
-    assert len(devices) == target.devices
-    assert len({device.process_index for device in devices}) == target.hosts
-
-
-@pytest.mark.skipif(not has_libtpu, reason="needs libtpu: pip install 'pav_jax[plan]'")
-def test_the_demo_compiles_for_a_tpu():
-    config = runpy.run_path(str(DEMO))["get_config"]("smoke")
-    found = compiled.compile_step("sft", config, "v5e:1x1", {})
-    assert found["fits"] and 0 < found["total"] < GIB
-    assert found["flops"] > 0 and found["collectives"] == {}

@@ -21,7 +21,7 @@ _COLLECTIVE = re.compile(
     r"(-start)?\("
 )
 _COPY = re.compile(r" (copy|copy-start)\(")
-_LARGE_COPY = 64 * 2**20  # bytes
+LARGE_COPY = 64 * 2**20  # bytes
 
 
 def flops(jaxpr: Any) -> float:
@@ -78,8 +78,16 @@ class Traffic:
     copies: list[tuple[str, int, int]]
 
 
-def traffic(text: str, mesh: jax.sharding.Mesh) -> Traffic:
-    """Reads the text of a compiled program for `mesh`."""
+def traffic(
+    text: str, mesh: jax.sharding.Mesh, smallest: float = LARGE_COPY
+) -> Traffic:
+    """Reads the text of a compiled program for `mesh`.
+
+    Args:
+      text: of the program.
+      mesh: that it is for.
+      smallest: bytes from which on an array is large.
+    """
     computations = _computations(text)
     times = _times(computations)
     collectives: dict[str, float] = {}
@@ -95,7 +103,7 @@ def traffic(text: str, mesh: jax.sharding.Mesh) -> Traffic:
                     collectives[axes] = collectives.get(axes, 0.0) + sent * times[name]
             elif (found := _COPY.search(line)) and not _is_offload(line):
                 size = _bytes(line, found)
-                if size >= _LARGE_COPY:
+                if size >= smallest:
                     shape = _SHAPE.search(line)[0]
                     before = copies.get(shape, (size, 0))[1]
                     copies[shape] = (size, before + times[name])

@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from pav_jax import policy, verifier
+from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
 from pav_jax.distributed import mesh as mesh_lib
 from pav_jax.distributed import sharding
@@ -29,7 +30,26 @@ from pav_jax.search.beam import groups_per_batch
 from pav_jax.search.verifier_scorer import keep_rows, read_prompts, read_steps
 from pav_jax.train.step import TrainState, make_optimizer, make_train_step
 
+_SHALLOW = (1, 2)  # layers of each kind, of programs that stand for all layers
 _ALIGNED = 16  # what the engine rounds trunks and suffixes up to
+
+
+# What each step function depends on of a config, beside `model` and `limits`.
+_READ = {
+    "sft": ("sft",),
+    "verifier": ("verifier",),
+    "decode": ("sampling", "rollouts.temperature", "labels.n_mc"),
+    "search": (
+        "search.beams",
+        "search.candidates",
+        "search.temperature",
+        "verifier",
+    ),
+    "rl": ("rl.training", "rl.methods"),
+}
+# Each layer has a cache of its own there, and a place of its own in the program.
+# Training scans over layers, which are once in the program.
+_UNROLLED = ("decode", "search")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +75,28 @@ def names(config: ConfigDict) -> list[str]:
     """The step functions that an experiment runs."""
     found = ["sft", "verifier", "decode", "search"]
     return [*found, "rl"] if "rl" in config else found
+
+
+def read_by(name: str, config: ConfigDict) -> ConfigDict:
+    """What one of `names(config)` depends on of a config, and no more of it."""
+    # Where weights are does not change the program.
+    model = [f"model.{field}" for field in config.model if field != "checkpoint"]
+    fields = ["limits", *_READ[name], *model]
+    if "name" not in config.model:
+        fields.append("tokenizer.vocab_size")
+    return config_lib.select(config, fields)
+
+
+def shallow(name: str, config: ConfigDict) -> tuple[TransformerConfig, ...]:
+    """Two networks of few layers, as many of each kind, that tell of all layers.
+
+    None if the step function is as fast to compile with all layers.
+    """
+    model = architecture(config)
+    kinds = tuple(dict.fromkeys(model.layers))
+    if name not in _UNROLLED or model.num_layers <= 2 * _SHALLOW[1] * len(kinds):
+        return ()
+    return tuple(dataclasses.replace(model, layers=kinds * n) for n in _SHALLOW)
 
 
 def architecture(config: ConfigDict) -> TransformerConfig:
@@ -83,24 +125,25 @@ def length(config: ConfigDict) -> int:
     return config.limits.max_prompt_tokens + config.limits.max_tokens
 
 
-def build(name: str, config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
+def build(
+    name: str,
+    config: ConfigDict,
+    mesh: jax.sharding.Mesh,
+    model: TransformerConfig | None = None,
+) -> Step:
     """One of `names(config)`, on a mesh of any devices.
+
+    Args:
+      name: of the step function.
+      config: the experiment's, or what `read_by` gives of it.
+      mesh: of any devices.
+      model: the architecture, if it is not the config's: one of `shallow`.
 
     Raises:
       UserError: the mesh does not divide the batch or a parameter.
     """
-    shards = mesh_lib.row_shards(mesh)
-    count = rows(name, config)
-    what, of = "the batch size", "data x fsdp"
-    if name == "decode":
-        what, of = "sampling.trunks", f"{of} x sampling.trunks_per_group"
-        shards *= config.sampling.get("trunks_per_group", 1)
-    if count is not None and count % shards:
-        raise UserError(
-            f"{name}: {what} {count} has to be a multiple of {of} = {shards};"
-            " data x fsdp devices share out its rows"
-        )
-    model = architecture(config)
+    _check_rows(name, config, mesh)
+    model = model or architecture(config)
     dtype = jnp.dtype(config.model.get("dtype", "float32"))
     params = jax.eval_shape(
         functools.partial(forward.init_params, architecture=model, dtype=dtype),
@@ -110,7 +153,7 @@ def build(name: str, config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
         return _decode(params, config, model, mesh)
     if name == "search":
         return _search(params, config, model, mesh)
-    batch = _batch(count, length(config), mesh)
+    batch = _batch(rows(name, config), length(config), mesh)
     if name == "rl":
         return _rl(params, batch, config, model, mesh)
     if name == "verifier":
@@ -135,6 +178,20 @@ def build(name: str, config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
     }
     step = make_train_step(loss, optimizer)
     return Step(step, (state, batch), {}, parts, batch["tokens"].size)
+
+
+def _check_rows(name: str, config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+    shards = mesh_lib.row_shards(mesh)
+    count = rows(name, config)
+    what, of = "the batch size", "data x fsdp"
+    if name == "decode":
+        what, of = "sampling.trunks", f"{of} x sampling.trunks_per_group"
+        shards *= config.sampling.get("trunks_per_group", 1)
+    if count is not None and count % shards:
+        raise UserError(
+            f"{name}: {what} {count} has to be a multiple of {of} = {shards};"
+            " data x fsdp devices share out its rows"
+        )
 
 
 def _verifier(params, model, config):
