@@ -100,19 +100,21 @@ def figure(measured: Sequence[Measured]) -> bytes | None:
     from matplotlib.figure import Figure
 
     lines: dict[str, list[tuple[float, Measured]]] = {}
-    axis = ""
+    axis, told_by = "", _telling_fields([row.arm for row in measured])
     for row in measured:
         if found := _NAMED_POINT.fullmatch(row.name):
-            arm = ", ".join(f"{field} = {value}" for field, value in row.arm.items())
+            parts = [
+                f"{field.split('.')[-1]} = {row.arm.get(field)}" for field in told_by
+            ]
             axis = found[2]
-            name = f"{found[1]} ({arm})" if arm else found[1]
+            name = f"{found[1]} ({', '.join(parts)})" if parts else found[1]
             lines.setdefault(name, []).append((float(found[3]), row))
     lines = {name: points for name, points in lines.items() if len(points) > 1}
     if not lines:
         return None
     # Else the ids in the file differ from run to run.
     with matplotlib.rc_context({"svg.hashsalt": "figure", "svg.fonttype": "none"}):
-        drawn = Figure(figsize=(9.0, 4.5), layout="constrained")
+        drawn = Figure(figsize=(9.0, 5.5), layout="constrained")
         axes = drawn.subplots()
         for place, (name, points) in enumerate(lines.items()):
             points.sort(key=lambda point: point[0])
@@ -124,10 +126,21 @@ def figure(measured: Sequence[Measured]) -> bytes | None:
                 bounds = zip(*(row.interval for _, row in points), strict=True)
                 axes.fill_between(xs, *bounds, color=colour, alpha=0.08)
         _scale(axes, axis, {x for points in lines.values() for x, _ in points})
-        drawn.legend(fontsize="small", loc="outside right upper")
+        drawn.legend(fontsize="small", loc="outside lower center", ncols=3)
         file = io.BytesIO()
         drawn.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
+
+
+def _telling_fields(arms: Sequence[Point]) -> list[str]:
+    """The first field that has another value in each arm; else all that differ."""
+    different = list({repr(arm): arm for arm in arms}.values())
+    values = {
+        field: {repr(arm.get(field)) for arm in different} for field in different[0]
+    }
+    telling = [field for field, found in values.items() if len(found) > 1]
+    alone = [f for f in telling if len(values[f]) == len(different)]
+    return alone[:1] or telling
 
 
 def _scale(axes: Any, name: str, xs: set[float]) -> None:

@@ -60,7 +60,9 @@ def test_a_claim_about_no_measure():
 def test_a_figure_has_a_line_for_each_name_and_arm():
     """And in the legend. Points are in the order of the axis; no ids change."""
     rows = [
-        _measured((y, y + 1.0), name=f"beam, N = {n}", size=size)
+        _measured(
+            (y, y + 1.0), f"beam, N = {n}", **{"same": 3, "of.size": size, "also": size}
+        )
         for size in (1, 2)
         for n, y in ((4, 3.0), (1, 1.0), (2, 2.0))
     ]
