@@ -31,7 +31,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.name = "paper_fig05b"
     config.search.update(dict(alphas=(0.0, 0.5), prover_ks=(4,)))
     with config.unlocked():
-        config.search.bok = dict(ks=KS, alpha=0.5)
+        config.search.bok = dict(ks=(2, 4) if variant == "smoke" else KS, alpha=0.5)
     if variant != "smoke":
         config.search.beams = (2, 4, 8, 16)
     return config
@@ -44,16 +44,16 @@ def sweep() -> list[dict]:
 def measures(results: dict) -> dict[str, float]:
     """In points; the difference of Bo4 to every other K, at each N."""
     rows = {(row["method"], row["n"]): row["accuracy"] for row in results["search"]}
-    beams = results["config"]["search.beams"]
-    found = {k: [100 * rows[f"beam_bo{k}", n] for n in beams] for k in KS}
+    beams, ks = (results["config"][f"search.{name}"] for name in ("beams", "bok.ks"))
+    found = {k: [100 * rows[f"beam_bo{k}", n] for n in beams] for k in ks}
     out = {
         f"Bo{k}, N = {n}": value
-        for k in KS
+        for k in ks
         for n, value in zip(beams, found[k], strict=True)
     }
     out |= {f"beam_q, N = {n}": 100 * rows["beam_q", n] for n in beams}
     mean = {k: sum(values) / len(beams) for k, values in found.items()}
-    for k in KS:
+    for k in ks:
         if k != 4:
             out[f"Bo4 over Bo{k}, mean of all N"] = mean[4] - mean[k]
     best = [max(of_n) for of_n in zip(*found.values(), strict=True)]

@@ -4,12 +4,7 @@ What a run leaves when the clock jumps is tested in `tests/reliability/test_kill
 """
 
 import ast
-import io
-import sys
-import time
 from pathlib import Path
-
-from pav_jax.core.progress_bar import progress
 
 PACKAGE = Path(__file__).resolve().parents[2] / "pav_jax"
 CLOCKS = {"time", "time_ns", "localtime", "gmtime", "now", "today", "utcnow"}
@@ -45,18 +40,3 @@ def test_who_reads_the_time_of_day():
     }
     uses = {name: found for name, path in paths.items() if (found := _read(path))}
     assert uses == MAY
-
-
-def test_a_bar_goes_on_when_the_clock_is_set_back(monkeypatch):
-    shown, now = io.StringIO(), time.time()
-    monkeypatch.setattr(sys, "stderr", shown)
-    bar = progress(total=3, desc="it")
-    ticks = iter(range(1000, 10_000, 40))
-    bar._time = lambda: next(ticks)  # the clock that no one sets
-    bar.unpause()
-    monkeypatch.setattr(time, "time", lambda: now - 365 * 86_400)
-    for done in (1, 2):
-        bar.update()
-        assert f"{done}/3" in shown.getvalue()
-    bar.close()
-    assert "-" not in shown.getvalue()

@@ -7,7 +7,7 @@ import pytest
 from pav_jax.core import config as config_lib
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
-FILES = sorted(EXPERIMENTS.glob("**/*.py"))
+FILES = sorted(EXPERIMENTS.glob("**/[!_]*.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -38,7 +38,7 @@ def test_smoke(name, cells, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        (["--config.laboratory=chemistry"], "should be one of planted, tree"),
+        (["--config.laboratory=chemistry"], "must be one of 'planted', 'tree'"),
         (["--config.seeds=(0,)"], "config.seeds has no two seeds"),
         (["--workdir=gs://bucket/lab"], "to this machine only"),
     ],

@@ -202,9 +202,7 @@ def _check_the_figures(workdir):
         file = str(ROOT / "experiments" / "paper" / f"{name}.py")
         found = config.call(file, "measures", results)
         assert all(math.isfinite(value) for value in found.values())
-        if name == "theorem31_terms":  # of too few provers to rank
-            assert "distinguishability x 1000, K = 2" in found
-        else:
+        if name != "theorem31_terms":  # which has too few provers here
             claims = {claim.measure for claim in config.call(file, "claims")}
             assert claims - found.keys() <= {
                 "times fewer iterations to 80% than orm_rl, value_to_go"
