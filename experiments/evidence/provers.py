@@ -99,7 +99,7 @@ def sweep() -> list[dict]:
 def measures(results: dict) -> dict[str, float]:
     """Iterations, ratios of them, and accuracies in points."""
     curves = results["improvement"]["curves"]
-    first = {name: _first_at(curve, GOAL) for name, curve in curves.items()}
+    first = {name: first_at(curve, GOAL) for name, curve in curves.items()}
     out = {f"RL: iterations to 80%, {name}": x for name, x in first.items()}
     for name, iterations in first.items():
         if name != "orm_rl":
@@ -122,7 +122,7 @@ def measures(results: dict) -> dict[str, float]:
     return out
 
 
-def _first_at(curve: dict, goal: float) -> float:
+def first_at(curve: dict, goal: float) -> float:
     """The iteration at which the first seed's curve is at `goal`; the last if never."""
     steps, values = curve["step"], curve["sampled"]["seeds"][0]
     for place, value in enumerate(values):

@@ -19,12 +19,11 @@ times sooner; Pass@128 of both is near 100%. Selection: nothing.
 """
 
 import rl_demo
+from evidence.provers import GOAL, first_at
 from ml_collections import ConfigDict
 
 from pav_jax.tools.sweeps import product
 from pav_jax.tools.verdicts import Claim
-
-GOAL = 0.8
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -43,7 +42,7 @@ def measures(results: dict) -> dict[str, float]:
     """Accuracies in percent; iterations, and ratios of them."""
     found = results["improvement"]
     curves, policies = found["curves"], found["policies"]
-    first = {name: _first_at(curve, GOAL) for name, curve in curves.items()}
+    first = {name: first_at(curve, GOAL) for name, curve in curves.items()}
     out = {}
     for name, curve in curves.items():
         accuracies = curve["sampled"]["seeds"][0]
@@ -54,6 +53,9 @@ def measures(results: dict) -> dict[str, float]:
             out[f"times fewer iterations to 80% than orm_rl, {name}"] = (
                 first["orm_rl"] / iterations
             )
+    if "value_to_go" in first:
+        ratio = first["value_to_go"] / first["pav_rl"]
+        out["times fewer iterations to 80% than value_to_go, pav_rl"] = ratio
     end = {name: 100 * row["sampled"]["accuracy"] for name, row in policies.items()}
     out["pav_rl over orm_rl at the end"] = end["pav_rl"] - end["orm_rl"]
     out["orm_rl over rft at the end"] = end["orm_rl"] - end["rft"]
@@ -63,16 +65,6 @@ def measures(results: dict) -> dict[str, float]:
         gain = held[one][str(most)]["accuracy"] - held[other][str(most)]["accuracy"]
         out[f"Pass@{most} of {one} over {other}"] = 100 * gain
     return out
-
-
-def _first_at(curve: dict, goal: float) -> float:
-    """The iteration at which the seed's curve is at `goal`; the last if never."""
-    steps, values = curve["step"], curve["sampled"]["seeds"][0]
-    for place, value in enumerate(values):
-        if value >= goal and place:
-            before, step = values[place - 1], steps[place - 1]
-            return step + (goal - before) / (value - before) * (steps[place] - step)
-    return float(steps[-1])
 
 
 def claims() -> list[Claim]:
@@ -91,10 +83,10 @@ def claims() -> list[Claim]:
             nothing=1.0,
         ),
         Claim(
-            "the bad baseline, value as reward-to-go, is not sooner (App. G)",
-            "not sooner",
-            "times fewer iterations to 80% than orm_rl, value_to_go",
-            least=1.2,
+            "PAV-RL needs fewer iterations than its value as reward-to-go (App. G)",
+            "the latter never improves",
+            "times fewer iterations to 80% than value_to_go, pav_rl",
+            least=2.0,
             nothing=1.0,
         ),
     ]
