@@ -138,6 +138,8 @@ def sample(
     sizes, slots = capacities(requests, sampling), _Slots(len(requests), sampling)
     static = dict(architecture=architecture, sampling=sampling)
     grid = grid_lib.empty_grid(*sizes, dtype=params["embed"].dtype, **static)
+    if jax.sharding.get_mesh().empty:  # or the first `load` is a program of its own
+        grid = jax.device_put(grid, params["embed"].sharding)
     for_steps = cached_attention.for_extend(params)
     while slots.busy():
         while pairs := slots.fill():
