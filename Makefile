@@ -89,7 +89,9 @@ format: $(READY) ## mend what the linter can mend, and format
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
-soak: $(READY) ## kill small runs a hundred times, and compare; most of an hour on 2 cores
+soak: $(READY) ## kill small runs a hundred times, and fuzz the grader; an hour on 2 cores
+	$(VENV)/bin/python -m pytest --fuzzed=10000 -s -k fuzzed_answers_of_math \
+	  tests/reliability/test_attack_surface.py
 	$(VENV)/bin/python tests/reliability/soak.py
 
 evidence: $(READY) ## run what docs/evidence.md rests on, some hours; ONLY=tree runs one

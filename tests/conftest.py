@@ -39,6 +39,12 @@ if _FIRST:
     os.environ["TMPDIR"] = tempfile.tempdir = str(_TEMPORARY)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fuzzed", type=int, default=2_000, help="answers of MATH-500 that are fuzzed"
+    )
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fails a run of tests that leaves files in the temporary directory."""

@@ -134,6 +134,22 @@ def test_an_import(tmp_path, capsys, kind):
 
 
 @kinds
+def test_a_judgement(tmp_path, capsys, kind):
+    source, parent = tmp_path / "scored.jsonl", tmp_path / "parent"
+    parent.mkdir()
+    steps = [{"text": "a", "q": 0.5, "advantage": 0.0}]
+    scored = {"line": 1, "verifier": "v", "steps": steps, "orm": None}
+    row = {"prompt": "p", "response": "a", "correct": True, "pav": scored}
+    source.write_text(2 * (json.dumps(row) + "\n"))
+    command = ["judge", "--on=best_of_n", f"--input={source}"]
+    command += [f"--output={parent / 'out.json'}"]
+    with closed(parent, kind):
+        assert main(command) == 2
+        check_refused(capsys.readouterr().err, parent, kind)
+    assert main(command) == 0
+
+
+@kinds
 def test_a_laboratory(tmp_path, capsys, monkeypatch, kind):
     monkeypatch.setattr(tree_cells, "measure", lambda cell: {"accuracy": []})
     parent = tmp_path / "parent"

@@ -7,6 +7,7 @@ import numpy as np
 import pandas
 import pytest
 import yaml
+from closed_folders import KINDS, check_refused, closed
 from ml_collections import ConfigDict
 from stand_in import Bucket, contents
 from tiny import byte_tokenizer
@@ -274,6 +275,17 @@ def test_what_cannot_be_exported_leaves_nothing(run, tmp_path, capsys):
     shutil.copytree(run / "policy-strong", copy / "sft", dirs_exist_ok=True)
     assert read_manifest(copy / "sft")["fingerprint"] != manifest["fingerprint"]
     refused(copy, "was made with another sft than that of")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_that_cannot_be_written(run, tmp_path, capsys, kind):
+    parent = tmp_path / "parent"
+    parent.mkdir()
+    with closed(run, kind):  # what is read may be
+        with closed(parent, kind):
+            assert _export(run, parent / "out") == 2
+            check_refused(capsys.readouterr().err, parent / "out", kind)
+        assert _export(run, parent / "out") == 0
 
 
 def test_labels_of_others_are_not_ours(tmp_path, capsys):

@@ -2,12 +2,15 @@
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
+import types
 from pathlib import Path
 
 import jax
 import pytest
+from closed_folders import KINDS, closed
 from jax.sharding import AbstractMesh
 
 from pav_jax.distributed.mesh import AXES, make_mesh
@@ -26,7 +29,7 @@ def asked(monkeypatch, tmp_path):
 
     monkeypatch.setenv("PAV_SCRATCH", str(tmp_path))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(compiled.subprocess, "run", run)
+    monkeypatch.setattr(compiled, "subprocess", types.SimpleNamespace(run=run))
     return requests
 
 
@@ -73,6 +76,15 @@ def test_a_folder_that_takes_no_answer(config, asked, tmp_path, capsys):
     (tmp_path / "plans").write_text("a file")
     assert [ask(config), ask(config)] == [1.0, 2.0]
     assert "this answer is not kept: cannot write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_that_cannot_be_written(config, asked, tmp_path, capsys, kind):
+    (tmp_path / "plans").mkdir()
+    with closed(tmp_path, kind):
+        assert [ask(config), ask(config)] == [1.0, 2.0]
+        assert os.strerror(KINDS[kind]) in capsys.readouterr().err
+    assert [ask(config), ask(config)] == [3.0, 3.0]
 
 
 @pytest.mark.parametrize("name", ["sft", "verifier", "decode", "search", "rl"])
