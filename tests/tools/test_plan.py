@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -242,11 +243,11 @@ def test_bytes_of_a_device_in_search(config):
         assert step.tokens == 48 * (32 if sizes[1] == 32 else 5)
 
 
-def paper(size):
+def paper(size, variant=""):
     sys.path.insert(0, str(DEMO.parent))
     try:
         found = runpy.run_path(str(DEMO.with_name(f"gemma2_{size}_math.py")))
-        return found["get_config"]()
+        return found["get_config"](variant)
     finally:
         sys.path.remove(str(DEMO.parent))
 
@@ -277,9 +278,19 @@ def test_groups_of_trunks_are_not_divided(config):
 
 
 def test_no_mesh_at_all():
-    """4 kv heads: tensor=4 at most, so 64 shards of the rows."""
-    with pytest.raises(UserError, match="multiples of 64, with config.mesh.tensor=4"):
-        meshes.of_slice(paper("2b"), topology.parse("v6e-256"))
+    """4 kv heads: tensor=4 at most, so 64 shards of the rows. With the flags that are
+    said there is one."""
+    config, slice_ = paper("2b", "rl"), topology.parse("v6e-256")
+    with config.unlocked():
+        config.rl.training.samples = 3
+    with pytest.raises(UserError) as raised:
+        meshes.of_slice(config, slice_)
+    flags = re.findall("--config.([a-z_.]+)=([0-9]+)", str(raised.value))
+    assert dict(flags)["mesh.tensor"] == "4" and len(flags) == 5
+    with config.unlocked():
+        config.update_from_flattened_dict({name: int(n) for name, n in flags})
+    assert config.rl.training.problems == 64
+    assert meshes.of_slice(config, slice_) == [{"fsdp": 64, "tensor": 4}]
 
 
 def test_answers_are_said_as_they_come(config, compiler):

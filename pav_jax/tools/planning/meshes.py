@@ -1,5 +1,6 @@
 """The meshes that an experiment can have on a slice."""
 
+import math
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
@@ -10,6 +11,13 @@ from pav_jax.tools.planning import steps
 from pav_jax.tools.planning.topology import Topology
 
 _TENSOR = (1, 2, 4, 8, 16)
+# The fields that say how many rows a batch of a step function has.
+_ROWS = {
+    "sft": "sft.batch_size",
+    "verifier": "verifier.prm.batch_size",
+    "decode": "sampling.trunks",
+    "rl": "rl.training.problems",
+}
 
 
 def of_slice(config: ConfigDict, topology: Topology) -> list[dict[str, int]]:
@@ -23,11 +31,29 @@ def of_slice(config: ConfigDict, topology: Topology) -> list[dict[str, int]]:
         return found
     heads = steps.architecture(config).num_kv_heads
     tensor = max(n for n in _TENSOR if heads % n == 0 and topology.devices % n == 0)
+    flags = _larger(config, topology.devices // tensor)
+    other = f", or --config.mesh.tensor={tensor} {' '.join(flags)}" if flags else ""
     raise UserError(
         f"no mesh of {topology.devices} devices divides the batches and the {heads} kv"
-        f" heads of {config.name}; take fewer chips, or batches and trunks that are"
-        f" multiples of {topology.devices // tensor}, with config.mesh.tensor={tensor}"
+        f" heads of {config.name}; take fewer chips{other}"
     )
+
+
+def _larger(config: ConfigDict, shards: int) -> list[str]:
+    """The least batches that so many shards divide, as flags, where they do not."""
+    flags = []
+    for name in steps.names(config):
+        rows, unit = steps.rows(name, config), shards
+        if rows is None:
+            continue
+        if name == "decode":
+            unit *= config.sampling.get("trunks_per_group", 1)
+        if name == "rl":
+            samples = config.rl.training.samples
+            rows, unit = rows // samples, unit // math.gcd(unit, samples)
+        if rows % unit:
+            flags.append(f"--config.{_ROWS[name]}={-(-rows // unit) * unit}")
+    return flags
 
 
 def stated(config: ConfigDict, topology: Topology) -> tuple[dict[str, int], str]:
