@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from pav_jax import verifier
 from pav_jax.core.types import Params
+from pav_jax.distributed.mesh import AXES
 from pav_jax.gemma import forward, sizes
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.tokenizer import Tokenizer, train_tokenizer
@@ -29,6 +30,13 @@ def random_params(architecture: TransformerConfig, seed: int = 0) -> Params:
     return jax.tree.map(
         lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype), shapes
     )
+
+
+def abstract_mesh(*sizes: int) -> jax.sharding.AbstractMesh:
+    """A mesh of no devices, whose axes are as those of `make_mesh`; jax's default for
+    axes differs between its versions."""
+    kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
+    return jax.sharding.AbstractMesh(sizes, AXES, axis_types=kinds)
 
 
 def byte_tokenizer() -> Tokenizer:

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import PartitionSpec
+from tiny import abstract_mesh
 
 from pav_jax import verifier
 from pav_jax.core.errors import UserError
@@ -177,7 +178,7 @@ def test_a_rule_for_other_dimensions():
 
 
 def test_a_mesh_that_does_not_divide():
-    abstract = AbstractMesh((1, 1, 8), mesh.AXES)
+    abstract = abstract_mesh(1, 1, 8)
     with pytest.raises(UserError, match="tensor=8 does not divide 4, .* layers/kv"):
         sharding.shardings(shapes(GEMMA2), sharding.TRAIN, abstract)
 

@@ -10,12 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
+from tiny import abstract_mesh
 
 from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
-from pav_jax.distributed import mesh
 from pav_jax.gemma import sizes
 from pav_jax.gemma.tokenizer import train_tokenizer
 from pav_jax.pipeline import stages
@@ -52,7 +51,7 @@ def test_an_unknown_variant_is_refused():
 def test_one_accelerator_holds_it():
     config = config_lib.load([f"--config={CONFIG}"])
     (memory,) = re.findall(r"one accelerator of (\d+) GB", CONFIG.read_text())
-    device = jax.sharding.AbstractMesh(mesh.axis_sizes({}, 1), mesh.AXES)
+    device = abstract_mesh(1, 1, 1)
     names = steps.names(config)
     assert {"sft", "verifier", "decode"} <= set(names)
     for name in names:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from tiny import byte_tokenizer
+from tiny import abstract_mesh, byte_tokenizer
 
 from pav_jax import policy
 from pav_jax.core import config as config_lib
@@ -77,7 +77,7 @@ def test_the_hardware_that_the_file_names(name):
     text = (ROOT / "experiments" / f"{name}_math.py").read_text()
     count, memory = re.search(r"(\d+) accelerators of (\d+) GB", text).groups()
     shape = mesh.axis_sizes(config.mesh, int(count))
-    devices = jax.sharding.AbstractMesh(shape, mesh.AXES)
+    devices = abstract_mesh(*shape)
     for step in steps.names(config):
         parts = steps.build(step, config, devices).parts
         assert 0 < sum(parts.values()) < int(memory) * 1e9, (step, parts)

@@ -239,7 +239,10 @@ def test_kubectl_refuses(cluster, verb):
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_run_goes_on_without_its_follower(cluster, number, code):
     cluster.set(states="Running", long="")
+    # Or Ctrl-C is ignored where these tests ignore it, as behind `nohup`.
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = cluster.start(*FLAGS, *RUN)
+    signal.signal(signal.SIGINT, ours)
     assert process.stdout.readline() == "a line of the log\n"
     process.send_signal(number)
     _, said = process.communicate(timeout=300)

@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from jax.sharding import AbstractMesh
+from tiny import abstract_mesh
 
 from pav_jax import main
 from pav_jax.core.errors import UserError
-from pav_jax.distributed.mesh import AXES
 from pav_jax.tools import plan
 from pav_jax.tools.planning import (
     compiled,
@@ -200,7 +199,7 @@ def test_search_ranks_what_divides(config, compiler):
 
 
 def test_a_batch_that_the_mesh_does_not_divide(config):
-    mesh = AbstractMesh((1, 64, 1), AXES)
+    mesh = abstract_mesh(1, 64, 1)
     with pytest.raises(UserError, match="batch size 32 has to be a multiple of .* 64"):
         steps.build("sft", config, mesh)
 
@@ -216,7 +215,7 @@ def test_the_paper_configs_have_a_mesh_on_a_pod(compiler, size):
 
 
 def test_bytes_of_a_device(config):
-    mesh = AbstractMesh((1, 4, 4), AXES)
+    mesh = abstract_mesh(1, 4, 4)
     norms = (4 * 26 + 1) * 2304  # whole on every device
     shared = steps.architecture(config).num_params - norms
     training, decoding = (steps.build(n, config, mesh).parts for n in ("sft", "decode"))
@@ -238,7 +237,7 @@ def test_bytes_of_a_device_in_search(config):
         # 48 rows are not shared out by 32, so 32 problems are.
         ((1, 32, 1), 2 * token * 32 * (512 + 48 * 512) / 32),
     ]:
-        step = steps.build("search", config, AbstractMesh(sizes, AXES))
+        step = steps.build("search", config, abstract_mesh(*sizes))
         assert step.parts["cache"] == cache
         assert step.tokens == 48 * (32 if sizes[1] == 32 else 5)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import jax
 import pytest
 from closed_folders import KINDS, closed
-from jax.sharding import AbstractMesh
+from tiny import abstract_mesh
 
-from pav_jax.distributed.mesh import AXES, make_mesh
+from pav_jax.distributed.mesh import make_mesh
 from pav_jax.tools.planning import compiled, kept, steps
 
 
@@ -89,7 +89,7 @@ def test_a_folder_that_cannot_be_written(config, asked, tmp_path, capsys, kind):
 
 @pytest.mark.parametrize("name", ["sft", "verifier", "decode", "search", "rl"])
 def test_a_step_needs_no_more_than_it_is_said_to_read(config, name):
-    mesh = AbstractMesh((1, 1, 1), AXES)
+    mesh = abstract_mesh(1, 1, 1)
     read = steps.read_by(name, config)
     assert steps.build(name, read, mesh).parts == steps.build(name, config, mesh).parts
 

@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import PartitionSpec
+from tiny import abstract_mesh
 
-from pav_jax.distributed.mesh import AXES, BATCH, by_device_shards
+from pav_jax.distributed.mesh import BATCH, by_device_shards
 from pav_jax.tools.planning import program
 
 
@@ -33,8 +34,7 @@ def test_flops_of_a_choice_are_those_of_the_larger_branch():
 
 
 def test_flops_of_rows_that_devices_share():
-    kinds = (jax.sharding.AxisType.Auto,) * 3
-    with jax.sharding.use_abstract_mesh(AbstractMesh((4, 2, 2), AXES, kinds)):
+    with jax.sharding.use_abstract_mesh(abstract_mesh(4, 2, 2)):
         rows, whole = PartitionSpec(BATCH), PartitionSpec()
         product = by_device_shards(jnp.matmul, (rows, whole), rows)
         jaxpr = jax.make_jaxpr(product)(jnp.zeros((16, 3)), jnp.zeros((3, 5))).jaxpr
@@ -87,7 +87,7 @@ ENTRY %main (p: f32[8,128]) -> f32[8,128] {
 
 def test_traffic_by_axis_and_copies():
     """Mesh data=1, fsdp=4, tensor=2: device 2f + t."""
-    mesh = AbstractMesh((1, 4, 2), AXES)
+    mesh = abstract_mesh(1, 4, 2)
     found = program.traffic(HLO, mesh)
     assert found.collectives == {
         "tensor": 26 * 64 * 128 * 4 / 2 + 8 * 128 * 4 / 2,
