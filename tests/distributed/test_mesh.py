@@ -25,9 +25,7 @@ WORKER = Path(__file__).with_name("mesh_worker.py")
 JOBS = ["sft", "sft_by_blocks", "prm", "reinforce", "decode", "score", "beams"]
 MESHES = [
     ({"data": 2, "fsdp": 2, "tensor": 2}, JOBS),
-    ({"fsdp": 4, "tensor": 2}, ["sft", "reinforce"]),
     ({"fsdp": 8}, ["decode", "beams"]),
-    ({"data": 4, "fsdp": 2}, ["sft"]),
 ]
 
 
