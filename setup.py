@@ -41,14 +41,16 @@ setup(
         "fsspec>=2024.10",
         "matplotlib>=3.9",
         "numpy>=2.0",
-        "protobuf>=5",  # SentencePiece's models as data; sentencepiece does not say so
+        # SentencePiece's models as data, which sentencepiece does not say; tensorflow-
+        # datasets reads its own by no runtime before this one, and does not say that.
+        "protobuf>=6.31.1",
         "pyarrow>=21",
         "pyyaml>=6",
         "safetensors>=0.8",  # the first of which bfloat16 is known to work with numpy
         "scipy>=1.14",
         "sentencepiece>=0.2",
         "sympy>=1.13",  # compares answers of MATH
-        "tensorboardX>=2.6.4",
+        "tensorboardX>=2.6.5",
         "tqdm>=4.66",
     ],
     extras_require={
