@@ -4,9 +4,10 @@
         --root=runs/paper/fig07_08_rl
 
 `experiments/rl_demo.py` with `:controls`, from SFT on, for five seeds of the whole; one
-RL seed of each, so that intervals are over independent policies and verifiers. Two CPU
-cores; about an hour and a quarter for a seed. docs/rl.md has three RL seeds of one
-policy, which say less.
+RL seed of each, so that intervals are over independent policies and verifiers. The
+search of base policies is `fig04_search.py`'s, so here it is of 4 beams alone. Two CPU
+cores; about an hour for a seed. docs/rl.md has three RL seeds of one policy, which say
+less.
 
 The paper: PAV-RL ends 7 points above ORM-RL, which takes 6 (2B) or 5 (9B) times the
 iterations for its own last accuracy; Pass@N of PAV-RL is 7 points above for every N to
@@ -31,6 +32,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config = rl_demo.get_config(variants)
     config.name = "paper_fig07_08"
     config.rl.seeds = (0,)
+    if variant != "smoke":
+        config.search.update(dict(samples=4, beams=(4,), ns=(1, 2, 4)))
+        config.search.update(dict(alphas=(0.0, 0.5), prover_ks=(4,)))
     return config
 
 

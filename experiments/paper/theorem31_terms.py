@@ -1,11 +1,12 @@
 """Theorem 3.1: do a prover's terms say how much RL gains with it?
 
     launch/sweep.py --config=experiments/paper/theorem31_terms.py \\
-        --root=runs/paper/theorem31_terms
+        --root=runs/paper/theorem31_terms --reuse=runs/paper/fig07_08_rl
 
 `experiments/rl_demo.py` with `:provers`: the terms of BoK(π) for K = 1, 2, 4, 8 and 16
 from labels of many continuations, and PAV-RL by each of them from the same policy.
-Two CPU cores; about an hour and a half for a seed, three seeds.
+Two CPU cores; about an hour and a half for a seed, three seeds, and half of that with
+the stages of `fig07_08_rl.py`.
 
 The paper: improvement is at least the sum of distinguishability and alignment, for a
 small step of natural policy gradient (Theorem 3.1); BoK raises distinguishability while
@@ -33,6 +34,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config = rl_demo.get_config(variants)
     config.name = "paper_theorem31"
     config.rl.seeds = (0,)
+    if variant != "smoke":
+        config.search.update(dict(samples=4, beams=(4,), ns=(1, 2, 4)))
+        config.search.update(dict(alphas=(0.0, 0.5), prover_ks=(4,)))
     return config
 
 
