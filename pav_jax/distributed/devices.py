@@ -51,6 +51,17 @@ def check(coordinator: Coordinator, *, expect: int | None, timeout: float) -> st
     return there
 
 
+def here() -> str:
+    """The devices of all processes, and jax's version: "1 cpu device, jax 0.10.1".
+
+    To be asked after `join`.
+    """
+    import jax
+
+    kind = jax.devices()[0].device_kind
+    return f"{counted(jax.device_count(), f'{kind} device')}, jax {jax.__version__}"
+
+
 def _tell(coordinator: Coordinator) -> None:
     """Prints what jax finds."""
     processes = join(coordinator)

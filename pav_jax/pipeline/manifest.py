@@ -6,7 +6,7 @@ inputs. The same terms give the same files.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,12 +21,17 @@ _ABSENT = object()  # The value of a config field that is not there.
 
 
 def make_manifest(
-    stage: str, terms: Mapping[str, Any], folder: Path, seconds: float
+    stage: str,
+    terms: Mapping[str, Any],
+    folder: Path,
+    seconds: float,
+    made_on: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The manifest of a stage whose files are all in `folder`; see `read_manifest`."""
     manifest = {"stage": stage, **terms, "files": _inventory(folder)}
     manifest["fingerprint"] = _fingerprint(manifest)
-    return manifest | {"seconds": seconds, "version": pav_jax.__version__}
+    how = {"made_on": list(made_on), "version": pav_jax.__version__}
+    return manifest | {"seconds": seconds} | how
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -35,7 +40,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Returns:
       `stage`; `fields`, the config values that it depends on; `needs`, the fingerprints
       of its inputs; `files`, bytes and sha256 by relative path; `fingerprint`;
-      `seconds`, of all attempts together; `version`, of pav_jax.
+      `seconds`, of all attempts together; `made_on`, the devices and jax's version of
+      each; `version`, of pav_jax. The last three are not in the fingerprint.
 
     Raises:
       UserError: it is missing or damaged.
@@ -63,6 +69,7 @@ def _is_manifest(manifest: Mapping[str, Any]) -> bool:
         isinstance(manifest["stage"], str)
         and all(isinstance(part, dict) for part in parts)
         and float(manifest["seconds"]) >= 0
+        and all(isinstance(place, str) for place in manifest.get("made_on", []))
         and all(
             is_inside(name)
             and isinstance(file["bytes"], int)

@@ -136,14 +136,22 @@ def merge(
     with claim(workdir, config.name, values) as root:
         for stage in needed:
             terms = terms_of[stage.name] = make_terms(stage, values, fingerprints)
+            made_on: set[str] = set()
             if why := why_not_done(root / stage.name, terms):
                 if stage.name not in in_parts:
                     raise UserError(f"stage {stage.name} in {workdir}: {why}")
                 parts = _check_parts(stage, terms_of, in_parts, workdir, count)
                 run = functools.partial(_gather, workdir=workdir, parts=parts)
                 stage = dataclasses.replace(stage, run=run)
+                made_on = {
+                    devices
+                    for manifest in parts.values()
+                    for devices in manifest.get("made_on", ())
+                }
             context = make_context(stage, config, root)
-            fingerprints[stage.name] = bring_up_to_date(stage, terms, context)
+            fingerprints[stage.name] = bring_up_to_date(
+                stage, terms, context, made_on=sorted(made_on)
+            )
 
 
 # What is to be done, and where.

@@ -1,6 +1,5 @@
 """Stage `report`: results.json, from the artifacts of other stages, and the page."""
 
-import importlib.metadata
 import platform
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 from pav_jax import prover
 from pav_jax.core.config import flatten
 from pav_jax.core.counts import counted
+from pav_jax.core.versions import version
 from pav_jax.metrics import mean_interval, pass_at_n
 from pav_jax.pipeline import curves
 from pav_jax.pipeline.manifest import read_manifest
@@ -60,6 +60,7 @@ def _results(context: StageContext) -> dict[str, Any]:
     chosen = artifacts.read_json(context.input("search") / "search.json")
     folder = context.input("search")
     points += curves.beam_points(folder, search.beams, chosen["pick"])
+    manifests = {name: read_manifest(where) for name, where in context.inputs.items()}
     results = {
         "task": config.task.name,
         "description": f"Experiment {config.name}: {_describe(config)}.",
@@ -72,9 +73,10 @@ def _results(context: StageContext) -> dict[str, Any]:
             *curves.pick_rows(folder, search.beams, chosen["pick"]),
         ],
         "compute_efficiency": curves.efficiency(points),
-        "stages": {
-            name: read_manifest(folder)["seconds"]
-            for name, folder in context.inputs.items()
+        "stages": {name: found["seconds"] for name, found in manifests.items()},
+        "made_on": {
+            name: "; ".join(found.get("made_on", ["not noted"]))
+            for name, found in manifests.items()
         },
         "ledger": {
             name: vars(read_ledger(folder))
@@ -85,7 +87,7 @@ def _results(context: StageContext) -> dict[str, Any]:
         "seeds": {"config.seed": config.seed},
         "versions": {
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+            **{name: version(name) or "not installed" for name in _PACKAGES},
         },
         "problems": len(samples["greedy"]),
     }

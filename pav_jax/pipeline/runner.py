@@ -6,9 +6,9 @@ before. A stage that another run has finished, with equal terms, can be taken fr
 (`reuse.py`). Two files describe a folder:
 
 - `started.json`, in an unfinished folder: the terms of the stage, which are its config
-  fields and the fingerprints of its inputs, and the seconds so far. The same stage
-  resumes from the files in the folder if its terms are the same, and otherwise starts
-  from an empty folder.
+  fields and the fingerprints of its inputs, and the seconds and devices so far. The
+  same stage resumes from the files in the folder if its terms are the same, and
+  otherwise starts from an empty folder (`attempts.py`).
 - `manifest.json`, written last: the terms, the size and hash of every file, and a
   fingerprint of all this, which is part of the terms of later stages.
 """
@@ -18,8 +18,6 @@ import dataclasses
 import os
 import shutil
 import sys
-import threading
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +28,10 @@ from tqdm import tqdm
 from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError, unwritable
 from pav_jax.core.profile import Profile
+from pav_jax.distributed import devices
 from pav_jax.distributed.processes import Part, Processes
 from pav_jax.pipeline import reuse
+from pav_jax.pipeline.attempts import Attempt, Earlier, resumable
 from pav_jax.pipeline.manifest import (
     MANIFEST,
     STARTED,
@@ -44,8 +44,6 @@ from pav_jax.pipeline.watch import Watch
 from pav_jax.pipeline.workers import Worker, open_workdir
 from pav_jax.storage import artifacts
 from pav_jax.train.scalars import OpenLog, open_none
-
-_TICK_SECONDS = 5.0  # A kill loses at most so much of the time that is recorded.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,8 +246,17 @@ def bring_up_to_date(
     terms: dict,
     context: StageContext,
     reuse_from: Collection[str | os.PathLike[str]] = (),
+    made_on: Sequence[str] | None = None,
 ) -> str:
-    """Takes or runs the stage unless its result is there; returns the fingerprint."""
+    """Takes or runs the stage unless its result is there; returns the fingerprint.
+
+    Args:
+      stage: it.
+      terms: its own; see `make_terms`.
+      context: what it is given.
+      reuse_from: as of `run_stages`.
+      made_on: for the manifest, if others did the work; None for the devices here.
+    """
     new = context.directory
     folder = new.with_name(stage.name)
     why = why_not_done(folder, terms)
@@ -268,9 +275,9 @@ def bring_up_to_date(
             context.log(f"taken from {source} ({seconds}){unprofiled}")
             return manifest["fingerprint"]
 
-    seconds, obstacle = _resumable_seconds(new, terms)
-    if seconds is not None:
-        start = f"resumes after {_duration(seconds)}"
+    earlier, obstacle = resumable(new, terms)
+    if earlier:
+        start = f"resumes after {_duration(earlier.seconds)}"
     elif folder.exists():
         start = "runs again"
     else:
@@ -280,12 +287,13 @@ def bring_up_to_date(
     if obstacle:
         _discard(new)
 
-    with _Clock(new / STARTED, terms, seconds or 0.0) as clock:
+    here = [devices.here()] if made_on is None else made_on
+    with Attempt(new / STARTED, terms, earlier or Earlier(), here) as attempt:
         context.worker.open_stage(stage.name)
         with contextlib.closing(context.profile):
             elsewhere = stage.run(context) or 0.0
-    seconds = round(clock.seconds + elsewhere, 3)
-    manifest = make_manifest(stage.name, terms, new, seconds)
+    seconds = round(attempt.seconds + elsewhere, 3)
+    manifest = make_manifest(stage.name, terms, new, seconds, attempt.made_on)
     artifacts.write_json(new / MANIFEST, manifest)
     _settle(folder)
     context.log(f"done ({_duration(seconds)})")
@@ -307,53 +315,6 @@ def why_not_done(folder: Path, terms: dict) -> str:
             raise
         return f"its {MANIFEST} is damaged"
     return difference(manifest, terms) or damage(folder, manifest["files"])
-
-
-def _resumable_seconds(new: Path, terms: dict) -> tuple[float | None, str]:
-    """Seconds of earlier attempts if they can be resumed; else None, and why not."""
-    if not new.exists() or not any(new.iterdir()):
-        return None, ""
-    try:
-        started = artifacts.read_json(new / STARTED)
-        obstacle = difference(started, terms)
-        return (None if obstacle else float(started["seconds"])), obstacle
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None, f"its {STARTED} is missing or damaged"
-
-
-class _Clock:
-    """Counts the seconds of a stage, over all attempts, in its `started.json`."""
-
-    def __init__(self, path: Path, terms: dict, seconds: float):
-        self._path = path
-        self._terms = terms
-        self._before = seconds
-        self._start = time.monotonic()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._tick, daemon=True)
-
-    @property
-    def seconds(self) -> float:
-        return round(self._before + time.monotonic() - self._start, 3)
-
-    def __enter__(self) -> "_Clock":
-        self._write()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._stop.set()
-        self._thread.join()
-        with contextlib.suppress(UserError):  # it must not hide an error of the stage
-            self._write()
-
-    def _tick(self) -> None:
-        while not self._stop.wait(_TICK_SECONDS):
-            with contextlib.suppress(UserError):
-                self._write()
-
-    def _write(self) -> None:
-        artifacts.write_json(self._path, self._terms | {"seconds": self.seconds})
 
 
 # Folders. These two may be killed at any point; the next run completes them.

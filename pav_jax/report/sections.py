@@ -273,13 +273,14 @@ def cost(results: Results) -> str:
 
 
 def settings(results: Results) -> str:
-    """Settings, seeds and versions: what it takes to run this again."""
+    """Settings, seeds, versions and devices: what it takes to run this again."""
     content = [
         parts.table([name, "Value"], tables.flat(results[key]))
         for key, name in (
             ("config", "Setting"),
             ("seeds", "Seed"),
             ("versions", "Version"),
+            ("made_on", "Made on"),
         )
         if results.get(key)
     ]
@@ -288,7 +289,7 @@ def settings(results: Results) -> str:
         "Settings",
         'The numbers of the figures and tables are also in <a href="results.json">'
         "results.json</a>.",
-        parts.details("Settings, seeds and versions", *content),
+        parts.details("Settings, seeds, versions and devices", *content),
     )
 
 

@@ -36,7 +36,8 @@ from pav_jax.storage import artifacts, buckets
 _OWNER = "owner.txt"  # in the bucket: the token of the run that writes there
 _INDEX = ".mirror.json"  # beside the files: what of them is in the bucket
 _MANIFEST = "manifest.json"
-_STARTED = "started.json"  # of an unfinished stage: what it depends on, and seconds
+_STARTED = "started.json"  # of an unfinished stage: its terms, and notes of attempts
+_NOTES = ("seconds", "made_on")
 _SECONDS = 30.0  # what the loss of a machine may cost
 
 
@@ -168,10 +169,10 @@ class Mirror:
                     self._terms[name] = terms
 
     def _terms_of(self, name: str) -> str:
-        """What a `started.json` here says but for the seconds; empty if it is gone."""
+        """What a `started.json` here says but for its notes; empty if it is gone."""
         with contextlib.suppress(UserError, AttributeError):
             value = artifacts.read_json(self._local / name)
-            return json.dumps({k: v for k, v in value.items() if k != "seconds"})
+            return json.dumps({k: v for k, v in value.items() if k not in _NOTES})
         return ""
 
     def _owner(self) -> str:

@@ -18,6 +18,7 @@ from stand_in import contents as contents_of_bucket
 
 import pav_jax
 from pav_jax.core.errors import UserError
+from pav_jax.distributed import devices
 from pav_jax.distributed.processes import Part
 from pav_jax.main import main
 from pav_jax.pipeline import parts, reuse
@@ -366,6 +367,21 @@ def test_parts_of_another_version(begun, monkeypatch):
     )
     with pytest.raises(UserError, match=words):
         merge(begun)
+
+
+def test_a_merge_notes_the_devices_of_the_parts(begun, monkeypatch):
+    for index, here in enumerate(("8 TPU devices", "4 GPU devices", "8 TPU devices")):
+        monkeypatch.setattr(devices, "here", lambda here=here: here)
+        do(begun, index)
+
+    def nobody():  # the machine that merges may be one without devices
+        raise AssertionError("a merge asked for devices")
+
+    monkeypatch.setattr(devices, "here", nobody)
+    merge(begun)
+    for name in NAMES:
+        made_on = read_manifest(begun / name)["made_on"]
+        assert made_on == ["4 GPU devices", "8 TPU devices"]
 
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "gone"])

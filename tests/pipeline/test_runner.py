@@ -16,7 +16,8 @@ from kills import dies_at, run_here
 from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
-from pav_jax.pipeline import runner
+from pav_jax.distributed import devices
+from pav_jax.pipeline import attempts
 from pav_jax.pipeline.manifest import MANIFEST, read_manifest
 from pav_jax.pipeline.runner import Stage, run_stages
 from pav_jax.storage import artifacts
@@ -303,7 +304,7 @@ def test_unfinished_folder_without_its_terms_is_not_trusted(tmp_path, capsys):
 
 
 def test_seconds_add_up_over_attempts(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_TICK_SECONDS", 0.02)
+    monkeypatch.setattr(attempts, "_TICK_SECONDS", 0.02)
 
     def stop_late(context):
         time.sleep(0.3)
@@ -319,7 +320,7 @@ def test_seconds_add_up_over_attempts(tmp_path, monkeypatch):
 
 
 def test_seconds_are_written_down_as_they_pass(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_TICK_SECONDS", 0.02)
+    monkeypatch.setattr(attempts, "_TICK_SECONDS", 0.02)
 
     def look(context):
         path = context.directory / "started.json"
@@ -330,6 +331,35 @@ def test_seconds_are_written_down_as_they_pass(tmp_path, monkeypatch):
         raise AssertionError("the seconds stand still")
 
     run_stages(make_stages(policy=look)[:1], make_config(), tmp_path)
+
+
+def test_devices_of_every_attempt_are_noted(tmp_path, monkeypatch):
+    for here in ("8 TPU devices, jax 1", "8 TPU devices, jax 1", "1 GPU device, jax 2"):
+        monkeypatch.setattr(devices, "here", lambda here=here: here)
+        with pytest.raises(Killed):
+            run_stages(make_stages(labels=stop), make_config(), tmp_path)
+    monkeypatch.setattr(devices, "here", lambda: "1 cpu device, jax 2")
+    run_stages(make_stages(), make_config(), tmp_path)
+    # A stage that is done keeps its own, and that is no part of what it depends on.
+    noted = {x.parent.name: read_manifest(x.parent) for x in tmp_path.glob("*/manif*")}
+    assert noted["policy"]["made_on"] == ["8 TPU devices, jax 1"]
+    assert noted["labels"]["made_on"] == [
+        "8 TPU devices, jax 1",
+        "1 GPU device, jax 2",
+        "1 cpu device, jax 2",
+    ]
+
+
+def test_an_attempt_of_before_devices_were_noted_goes_on(tmp_path, capsys):
+    with pytest.raises(Killed):
+        run_stages(make_stages(labels=stop), make_config(), tmp_path)
+    path = tmp_path / "labels.new" / "started.json"
+    started = artifacts.read_json(path)
+    del started["made_on"]
+    artifacts.write_json(path, started)
+    run_stages(make_stages(), make_config(), tmp_path)
+    assert "labels: resumes after" in capsys.readouterr().err
+    assert read_manifest(tmp_path / "labels")["made_on"] == [devices.here()]
 
 
 # What a stage may read.

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -70,6 +71,7 @@ def _numbers(workdir: Path) -> dict:
     """results.json without what depends on the clock and on the place."""
     results = json.loads((workdir / "report" / "results.json").read_text())
     results.pop("stages")
+    results.pop("made_on")
     return results
 
 
@@ -96,6 +98,8 @@ def test_results(finished):
     assert 0 <= results["verifier"]["brier"] <= 1
     assert results["stages"].keys() >= {"sft", "rollouts", "labels", "prm", "search"}
     assert all(seconds > 0 for seconds in results["stages"].values())
+    for made_on in results["made_on"].values():
+        assert re.fullmatch(rf"\d+ cpu devices?, jax {jax.__version__}", made_on)
     assert results["config"] and results["seeds"] and results["compute_efficiency"]
     page = (finished / "report" / "index.html").read_text()
     assert "<svg" in page

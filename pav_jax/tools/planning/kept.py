@@ -5,10 +5,8 @@ step function depends on: its part of the config, the slice, the mesh, the versi
 what compiles it, and the source of this package that it is made from.
 """
 
-import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import json
 import os
 import sys
@@ -17,6 +15,7 @@ from typing import Any
 
 import pav_jax
 from pav_jax.core.errors import UserError
+from pav_jax.core.versions import version
 from pav_jax.storage import artifacts, buckets
 
 _PACKAGES = ("jax", "jaxlib", "libtpu", "optax")
@@ -61,7 +60,7 @@ def keep(request: dict[str, Any], answer: dict[str, Any]) -> None:
 def _file(request: dict[str, Any]) -> Path:
     question = {
         "request": request,
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {name: version(name) for name in _PACKAGES},
         "settings": {
             name: value
             for name, value in os.environ.items()
@@ -75,12 +74,6 @@ def _file(request: dict[str, Any]) -> Path:
 def _digest(value: Any) -> str:
     text = json.dumps(value, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _version(package: str) -> str | None:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(package)
-    return None
 
 
 @functools.cache

@@ -52,12 +52,12 @@ def test_the_same_question_is_answered_at_once(config, asked, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=elsewhere")
     assert ask(config) == 5.0
     monkeypatch.delenv("XLA_FLAGS")
-    version = kept._version
+    version = kept.version
     monkeypatch.setattr(
-        kept, "_version", lambda p: "9.9" if p == "libtpu" else version(p)
+        kept, "version", lambda p: "9.9" if p == "libtpu" else version(p)
     )
     assert ask(config) == 6.0
-    monkeypatch.setattr(kept, "_version", version)
+    monkeypatch.setattr(kept, "version", version)
     monkeypatch.setattr(kept, "_source", lambda: "a changed step function")
     assert ask(config) == 7.0
 
