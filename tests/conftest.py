@@ -21,8 +21,8 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # optimises what it compiles, since it runs the pipeline as a user does.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
-# What tensorflow-datasets prepared, and what jax compiled: one folder for all processes
-# of a test run, so that none does again what another has done. The first process to
+# What tensorflow-datasets prepared, and what jax and Python compiled: one folder for all
+# processes of a test run, so that none does again what another has done. The first process to
 # come here makes it, and removes it when it ends; the others find its name. So is the
 # temporary directory, in which nothing may be left at the end; that of pytest's own
 # `tmp_path` stays where it was.
@@ -33,6 +33,10 @@ if _FIRST:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_KEPT.name, "compiled")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(_KEPT.name, "torch")
+    # Where Python may write no bytecode beside a source, a start of jax takes twice as
+    # long, and these tests start hundreds of programs.
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        os.environ["PYTHONPYCACHEPREFIX"] = os.path.join(_KEPT.name, "bytecode")
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     _TEMPORARY = Path(_KEPT.name) / "temporary"
     _TEMPORARY.mkdir()
