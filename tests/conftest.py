@@ -21,11 +21,11 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # optimises what it compiles, since it runs the pipeline as a user does.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
-# What tensorflow-datasets prepared, and what jax and Python compiled: one folder for all
-# processes of a test run, so that none does again what another has done. The first process to
-# come here makes it, and removes it when it ends; the others find its name. So is the
-# temporary directory, in which nothing may be left at the end; that of pytest's own
-# `tmp_path` stays where it was.
+# What tensorflow-datasets prepared, and what jax and Python compiled: one folder for
+# all processes of a test run, so that none does again what another has done. The first
+# process to come here makes it, and removes it when it ends; the others find its name.
+# So is the temporary directory, in which nothing may be left at the end; that of
+# pytest's own `tmp_path` stays where it was.
 _FIRST = "PYTEST_XDIST_WORKER" not in os.environ
 if _FIRST:
     _KEPT = tempfile.TemporaryDirectory(prefix="pav_tests_")

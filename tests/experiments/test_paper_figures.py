@@ -1,11 +1,13 @@
-"""The configs of experiments/paper/ at their smallest: each measures what it claims."""
+"""The configs of experiments/paper/: fields that go together, measures, verdicts.
+
+They are run, at their smallest, in tests/pipeline: test_stages.py those with search,
+and test_rl_comparison.py those with RL.
+"""
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from pav_jax import main
 from pav_jax.core import config as config_lib
 from pav_jax.laboratories import planted_cells
 from pav_jax.metrics import seed_interval
@@ -14,17 +16,6 @@ from pav_jax.tools import sweeps, verdicts
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "paper"
 FIGURES = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
-# What is run, and the figures whose measures such a run has, too. Those with RL are
-# measured in tests/pipeline/test_rl_comparison.py.
-RUN = {
-    "fig05b_best_of_k": (
-        "fig04_search",
-        "fig05a_verifiers",
-        "fig06a_pass_at_n",
-        "fig10_prediction",
-    ),
-    "fig06b_budget": ("fig11_first_pit",),
-}
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -40,26 +31,6 @@ def test_stages_of_every_run(name):
         }.values():
             made = config_lib.load([f"--config={config}{variant}", *run.changes])
             assert stages.stages(made)[-1].name == "report"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RUN)
-def test_smoke(name, tmp_path):
-    """The first run of the sweep, and what is measured of it."""
-    config = f"{FOLDER / name}.py:smoke"
-    run = sweeps.load(config)[0]
-    command = ["run", f"--config={config}", f"--workdir={tmp_path / run.name}"]
-    assert main.main([*command, *run.changes]) == 0
-    done = [(run, run.results(tmp_path))]
-    for figure in (name, *RUN[name]):
-        measured = sweeps.over_seeds(f"{FOLDER / figure}.py", done)
-        # At this size some AUCs and comparisons are of nothing.
-        assert any(np.isfinite(row.mean) for row in measured)
-        names = {row.name for row in measured}
-        claims = verdicts.of(f"{FOLDER / figure}.py")
-        claims = [claim for claim in claims if claim.measure in names]
-        assert bool(claims) == (figure not in ("fig06b_budget", "fig11_first_pit"))
-        assert verdicts.claims_table(claims, measured)
 
 
 def test_cross_provers():

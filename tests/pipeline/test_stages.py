@@ -23,6 +23,7 @@ from pav_jax.main import main
 from pav_jax.pipeline import on_search
 from pav_jax.storage import artifacts, records
 from pav_jax.tasks.problems import Problems
+from pav_jax.tools import sweeps, verdicts
 from pav_jax.tools.judging import sources
 from pav_jax.tools.scoring import Verifier
 
@@ -38,6 +39,17 @@ METHODS = {
     "beam_q",
     "beam_pav",
     "pass_at_n",
+}
+
+# Figures of the paper that are run, and those whose measures such a run has, too.
+FIGURES = {
+    "fig05b_best_of_k": (
+        "fig04_search",
+        "fig05a_verifiers",
+        "fig06a_pass_at_n",
+        "fig10_prediction",
+    ),
+    "fig06b_budget": ("fig11_first_pit",),
 }
 
 pytestmark = pytest.mark.slow
@@ -199,6 +211,26 @@ def test_verifiers_with_the_plain_head(finished, tmp_path, capfd):
     assert main(["run", f"--config={DEMO}:smoke", *changes]) == 2
     message = "config.verifier.head is 'mean'; it must be one of 'sum', 'plain'"
     assert message in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_of_the_paper(finished, name, tmp_path):
+    """The first run of a figure's sweep, and what is measured of it."""
+    folder = ROOT / "experiments" / "paper"
+    config = folder / f"{name}.py"
+    run = sweeps.load(f"{config}:smoke")[0]
+    said = _run(tmp_path / run.name, *run.changes, f"--reuse={finished}", config=config)
+    assert "sft: taken from" in said
+    done = [(run, run.results(tmp_path))]
+    for figure in (name, *FIGURES[name]):
+        measured = sweeps.over_seeds(f"{folder / figure}.py", done)
+        # At this size some AUCs and comparisons are of nothing.
+        assert any(np.isfinite(row.mean) for row in measured)
+        names = {row.name for row in measured}
+        claims = verdicts.of(f"{folder / figure}.py")
+        claims = [claim for claim in claims if claim.measure in names]
+        assert bool(claims) == (figure not in ("fig06b_budget", "fig11_first_pit"))
+        assert verdicts.claims_table(claims, measured)
 
 
 def _model(workdir: Path):
