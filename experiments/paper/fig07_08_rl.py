@@ -19,6 +19,8 @@ PAV-RL and ORM-RL end within 2 points of each other, and PAV-RL comes to 80% 1.0
 times sooner; Pass@128 of both is near 100%. Selection: nothing.
 """
 
+from statistics import mean
+
 import rl_demo
 from evidence.provers import GOAL, first_at
 from ml_collections import ConfigDict
@@ -60,6 +62,14 @@ def measures(results: dict) -> dict[str, float]:
     if "value_to_go" in first:
         ratio = first["value_to_go"] / first["pav_rl"]
         out["times fewer iterations to 80% than value_to_go, pav_rl"] = ratio
+    last = curves["orm_rl"]["sampled"]["seeds"][0][-1]
+    ratio = first_at(curves["orm_rl"], last) / first_at(curves["pav_rl"], last)
+    out["times fewer iterations to what orm_rl ends with, pav_rl"] = ratio
+    lead = {
+        name: 100 * mean(curve["sampled"]["seeds"][0]) for name, curve in curves.items()
+    }
+    for name in sorted(lead.keys() - {"orm_rl"}):
+        out[f"lead over orm_rl, mean of the run, {name}"] = lead[name] - lead["orm_rl"]
     end = {name: 100 * row["sampled"]["accuracy"] for name, row in policies.items()}
     out["pav_rl over orm_rl at the end"] = end["pav_rl"] - end["orm_rl"]
     out["orm_rl over rft at the end"] = end["orm_rl"] - end["rft"]
@@ -68,6 +78,11 @@ def measures(results: dict) -> dict[str, float]:
     for one, other in (("pav_rl", "orm_rl"), ("sft", "orm_rl")):
         gain = held[one][str(most)]["accuracy"] - held[other][str(most)]["accuracy"]
         out[f"Pass@{most} of {one} over {other}"] = 100 * gain
+    unsolved = found["unsolved"]
+    out["problems that SFT never solves"] = unsolved["problems"]
+    for name, solved in unsolved["best_of"].items():
+        if "16" in solved and name != "sft":
+            out[f"of these, best-of-16 of {name}"] = 100 * solved["16"]
     return out
 
 
