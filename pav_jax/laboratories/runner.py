@@ -14,10 +14,14 @@ from pav_jax.core import config as config_lib
 from pav_jax.core import rules
 from pav_jax.core.errors import UserError
 from pav_jax.core.progress_bar import progress
-from pav_jax.laboratories import planted_cells, tree_cells
+from pav_jax.laboratories import planted_cells, tree_cells, update_cells
 from pav_jax.storage import artifacts, buckets
 
-LABORATORIES: dict[str, ModuleType] = {"planted": planted_cells, "tree": tree_cells}
+LABORATORIES: dict[str, ModuleType] = {
+    "planted": planted_cells,
+    "tree": tree_cells,
+    "update": update_cells,
+}
 
 
 def run(config: ConfigDict, workdir: str | Path) -> Path:

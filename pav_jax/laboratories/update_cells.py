@@ -1,0 +1,187 @@
+"""The laboratory `update`: do Theorem 3.1's terms rank provers as their gain does?"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict, FrozenConfigDict
+from scipy.stats import spearmanr
+
+from pav_jax import prover
+from pav_jax.core import rules, seeds
+from pav_jax.laboratories import summaries, update
+
+Cell = dict[str, Any]
+TERMS = ("distinguishability", "alignment", "sum")
+
+ENTRIES = "updates"  # the section whose entries a user names
+_WEIGHTS = rules.several(rules.number(), "numbers")
+_FIELDS = {
+    "steps": rules.POSITIVE,
+    "branching": rules.whole(2),
+    "wrong": rules.FRACTION,
+    "spread": rules.number(0),
+    "alpha": rules.number(0),
+    "best_of": rules.POSITIVES,
+    "near": _WEIGHTS,
+    "far": _WEIGHTS,
+}
+_UPDATE = {
+    "rule": rules.one_of(*update.RULES),
+    "size": rules.number(0),
+    "count": rules.POSITIVE,
+}
+
+
+def fields(config: ConfigDict) -> dict[str, rules.Rule]:
+    """What each field of a config may hold."""
+    return _FIELDS | {
+        f"{ENTRIES}.{entry}.{name}": rule
+        for entry in config.updates
+        for name, rule in _UPDATE.items()
+    }
+
+
+def contradictions(config: ConfigDict) -> Iterator[str]:
+    """What is wrong with a field in view of another, a sentence each."""
+    if len(config.best_of) + len(config.near) + len(config.far) < 3:
+        yield (
+            "config.best_of, config.near and config.far have fewer than 3 provers"
+            " together, of which ranks say nothing; add one"
+        )
+    states = config.branching**config.steps
+    if states > 100_000:
+        yield (
+            f"config.branching={config.branching} and config.steps={config.steps} are"
+            f" {states:,} responses; at most 100,000 are kept in a table"
+        )
+
+
+def cells(config: ConfigDict) -> list[Cell]:
+    """A cell for each kind of update, with all provers in it."""
+    shared = {name: config[name] for name in ("steps", "branching", "wrong", "spread")}
+    lists = {name: list(config[name]) for name in ("seeds", "best_of", "near", "far")}
+    return [
+        {"update": name, **one.to_dict(), "alpha": config.alpha, **shared, **lists}
+        for name, one in config.updates.items()
+    ]
+
+
+def measure(cell: Cell) -> Cell:
+    """Of each seed and prover the terms, and accuracies before and after, `[R][μ]`."""
+    rows = [_measure_seed(cell, seed) for seed in cell["seeds"]]
+    names = [name for name, _ in rows[0]]
+    found = {"provers": names}
+    for key in rows[0][0][1]:
+        found[key] = [[values[key] for _, values in row] for row in rows]
+    return found
+
+
+def _measure_seed(cell: Cell, seed: int) -> list[tuple[str, dict[str, float]]]:
+    """Each prover's name and numbers, on one tree and from one policy."""
+    config = FrozenConfigDict(
+        {name: cell[name] for name in ("steps", "branching", "wrong", "spread")}
+    )
+    key = jax.random.key(seeds.derive(seed, seeds.Stream.LABORATORY))
+    tree, mine, others = jax.random.split(key, 3)
+    right = update.draw_right(tree, config=config)
+    logits = update.draw_logits(mine, config=config)
+    other = update.draw_logits(others, config=config)
+    q = update.values(logits, right)
+    provers = {
+        f"Bo{k}(π)": [prover.best_of_k(x, k) for x in q] for k in cell["best_of"]
+    }
+    for name, base in (("near", logits), ("far", other)):
+        for weight in cell[name]:
+            tilted = update.tilted(base, right, weight)
+            provers[f"{name} {weight:+g}"] = update.values(tilted, right)
+
+    def after(q_mu, alpha):
+        how = dict(rule=cell["rule"], updates=cell["count"])
+        return float(update.improved(logits, right, q_mu, alpha, cell["size"], **how))
+
+    before = float(update.accuracy(logits, right))
+    outcome = after(q, 0.0)
+    own = float(update.terms(logits, q, q)[1])
+    rows = []
+    for name, q_mu in provers.items():
+        apart, aligned = map(float, update.terms(logits, q, q_mu))
+        numbers = dict(
+            distinguishability=apart,
+            alignment=aligned,
+            before=before,
+            outcome=outcome,
+            after=after(q_mu, cell["alpha"]),
+            variance=own,
+        )
+        rows.append((name, numbers))
+    return rows
+
+
+def summary(cells: list[Cell]) -> dict[str, Any]:
+    """Rank correlations of each term with the gain over outcomes alone, by seed."""
+    return {"ranks": [_ranks(cell) for cell in cells]}
+
+
+def _ranks(cell: Cell) -> dict[str, list[float]]:
+    gain = np.asarray(cell["after"]) - np.asarray(cell["outcome"])
+    by = {name: np.asarray(cell[name]) for name in TERMS[:2]}
+    by["sum"] = by["distinguishability"] + by["alignment"]
+    return {
+        name: [float(spearmanr(a, b).statistic) for a, b in zip(of, gain, strict=True)]
+        for name, of in by.items()
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """Rank correlations of each update; then the provers of the first."""
+    rows = []
+    for cell, ranks in zip(results["cells"], results["ranks"], strict=True):
+        found = (summaries.over_seeds(np.asarray(ranks[name])) for name in TERMS)
+        rows.append(
+            [cell["update"], *(f"{m:.2f} [{a:.2f}, {b:.2f}]" for m, a, b in found)]
+        )
+    head = ["update", *(f"rank correlation of {name} and gain" for name in TERMS)]
+    cell = results["cells"][0]
+    gain = np.asarray(cell["after"]) - np.asarray(cell["outcome"])
+    columns = [
+        np.asarray(cell["distinguishability"]),
+        np.asarray(cell["alignment"]),
+        gain,
+    ]
+    provers = [
+        [name, *(f"{column[:, place].mean():.2e}" for column in columns)]
+        for place, name in enumerate(cell["provers"])
+    ]
+    return (
+        summaries.markdown(head, rows)
+        + f"\nMeans over seeds, update {cell['update']}:\n\n"
+        + summaries.markdown(
+            ["prover", *TERMS[:2], "gain over outcomes alone"], provers
+        )
+    )
+
+
+def figure(results: dict[str, Any]) -> str:
+    """Ranks by gain against ranks by each term, every seed: a row for each update."""
+    cells = results["cells"]
+
+    def draw(drawing, axes):
+        for row, (cell, ranks) in enumerate(zip(cells, results["ranks"], strict=True)):
+            gain = np.asarray(cell["after"]) - np.asarray(cell["outcome"])
+            by = {name: np.asarray(cell[name]) for name in TERMS[:2]}
+            by["sum"] = by["distinguishability"] + by["alignment"]
+            for panel, (name, of) in zip(axes[row], by.items(), strict=True):
+                panel.plot(_rank(of).ravel(), _rank(gain).ravel(), "o", ms=3, alpha=0.3)
+                mean = np.mean(ranks[name])
+                panel.set_title(f"{cell['update']}: {mean:.2f}", fontsize=8)
+                panel.set_xlabel(f"rank by {name}", fontsize=8)
+            axes[row, 0].set_ylabel("rank by gain", fontsize=8)
+
+    return summaries.figure((9, 2.3 * len(cells)), (len(cells), len(TERMS)), draw)
+
+
+def _rank(values: np.ndarray) -> np.ndarray:
+    """The rank of each prover among those of its seed, 1 for the least."""
+    return values.argsort(axis=1).argsort(axis=1) + 1
