@@ -53,11 +53,11 @@ def tilted(logits: Steps, right: Steps, weight: float | jax.Array) -> Steps:
 
 def values(logits: Steps, right: Steps) -> Steps:
     """`Q(s, a)`, the chance that the response is right: `[B^h, B]`."""
-    after = jnp.ones_like(right[-1])
+    after = jnp.ones(right[-1].size)  # the values of the states after a step
     q: Steps = []
     for x, r in zip(reversed(logits), reversed(right), strict=True):
-        q.insert(0, after * r)
-        after = (jax.nn.softmax(x) * q[0]).sum(axis=1).reshape(-1, x.shape[1])
+        q.insert(0, after.reshape(r.shape) * r)
+        after = (jax.nn.softmax(x) * q[0]).sum(axis=1)
     return q
 
 

@@ -16,7 +16,7 @@ Cell = dict[str, Any]
 TERMS = ("distinguishability", "alignment", "sum")
 
 ENTRIES = "updates"  # the section whose entries a user names
-_WEIGHTS = rules.several(rules.number(), "numbers")
+_WEIGHTS = rules.several(rules.number(-100, 100), "numbers from -100 to 100")
 _FIELDS = {
     "steps": rules.POSITIVE,
     "branching": rules.whole(2),
@@ -125,41 +125,52 @@ def summary(cells: list[Cell]) -> dict[str, Any]:
 
 
 def _ranks(cell: Cell) -> dict[str, list[float]]:
-    gain = np.asarray(cell["after"]) - np.asarray(cell["outcome"])
-    by = {name: np.asarray(cell[name]) for name in TERMS[:2]}
-    by["sum"] = by["distinguishability"] + by["alignment"]
+    gain = _gain(cell)
     return {
-        name: [float(spearmanr(a, b).statistic) for a, b in zip(of, gain, strict=True)]
-        for name, of in by.items()
+        name: [_rank_correlation(*pair) for pair in zip(of, gain, strict=True)]
+        for name, of in _terms(cell).items()
     }
 
 
+def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Spearman's; 0 where all of one are equal, which then puts nothing in order."""
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return 0.0
+    return float(spearmanr(one, other).statistic)
+
+
+def _gain(cell: Cell) -> np.ndarray:
+    """Accuracy over that of as many updates by outcomes alone, `[R, μ]`.
+
+    Rounded, so that what float32 does not tell apart has one rank.
+    """
+    return np.round(np.asarray(cell["after"]) - np.asarray(cell["outcome"]), 6)
+
+
+def _terms(cell: Cell) -> dict[str, np.ndarray]:
+    """Each of TERMS, `[R, μ]`."""
+    apart, aligned = (np.asarray(cell[name]) for name in TERMS[:2])
+    return dict(zip(TERMS, (apart, aligned, apart + aligned), strict=True))
+
+
 def table(results: dict[str, Any]) -> str:
-    """Rank correlations of each update; then the provers of the first."""
+    """Rank correlations of each update; then terms and gains of each prover."""
     rows = []
     for cell, ranks in zip(results["cells"], results["ranks"], strict=True):
         found = (summaries.over_seeds(np.asarray(ranks[name])) for name in TERMS)
-        rows.append(
-            [cell["update"], *(f"{m:.2f} [{a:.2f}, {b:.2f}]" for m, a, b in found)]
-        )
+        words = (f"{mean:.2f} [{low:.2f}, {high:.2f}]" for mean, low, high in found)
+        rows.append([cell["update"], *words])
     head = ["update", *(f"rank correlation of {name} and gain" for name in TERMS)]
-    cell = results["cells"][0]
-    gain = np.asarray(cell["after"]) - np.asarray(cell["outcome"])
-    columns = [
-        np.asarray(cell["distinguishability"]),
-        np.asarray(cell["alignment"]),
-        gain,
-    ]
+    columns = _terms(results["cells"][0])  # the same in all
+    columns |= {f"gain, {cell['update']}": _gain(cell) for cell in results["cells"]}
     provers = [
-        [name, *(f"{column[:, place].mean():.2e}" for column in columns)]
-        for place, name in enumerate(cell["provers"])
+        [name, *(f"{of[:, place].mean():.4f}" for of in columns.values())]
+        for place, name in enumerate(results["cells"][0]["provers"])
     ]
     return (
         summaries.markdown(head, rows)
-        + f"\nMeans over seeds, update {cell['update']}:\n\n"
-        + summaries.markdown(
-            ["prover", *TERMS[:2], "gain over outcomes alone"], provers
-        )
+        + "\nMeans over seeds; gains over outcomes alone:\n\n"
+        + summaries.markdown(["prover", *columns], provers)
     )
 
 
@@ -169,13 +180,11 @@ def figure(results: dict[str, Any]) -> str:
 
     def draw(drawing, axes):
         for row, (cell, ranks) in enumerate(zip(cells, results["ranks"], strict=True)):
-            gain = np.asarray(cell["after"]) - np.asarray(cell["outcome"])
-            by = {name: np.asarray(cell[name]) for name in TERMS[:2]}
-            by["sum"] = by["distinguishability"] + by["alignment"]
-            for panel, (name, of) in zip(axes[row], by.items(), strict=True):
-                panel.plot(_rank(of).ravel(), _rank(gain).ravel(), "o", ms=3, alpha=0.3)
-                mean = np.mean(ranks[name])
-                panel.set_title(f"{cell['update']}: {mean:.2f}", fontsize=8)
+            gain = _rank(_gain(cell)).ravel()
+            for panel, (name, of) in zip(axes[row], _terms(cell).items(), strict=True):
+                panel.plot(_rank(of).ravel(), gain, "o", ms=3, alpha=0.3)
+                words = f"{cell['update']}: {np.mean(ranks[name]):.2f}"
+                panel.set_title(words, fontsize=8)
                 panel.set_xlabel(f"rank by {name}", fontsize=8)
             axes[row, 0].set_ylabel("rank by gain", fontsize=8)
 
