@@ -23,16 +23,17 @@ Steps = list[jax.Array]
 
 
 def draw_right(key: jax.Array, *, config: ConfigDict) -> Steps:
-    """Which steps are right: 1 or 0, `[B^h, B]`.
+    """Which steps are right, and all before them: 1 or 0, `[B^h, B]`.
 
     Args:
       config: `steps` (H), `branching` (B), `wrong`, the chance that a step is wrong.
     """
-    drawn = _draw(jax.random.uniform, key, config)
-    return [
-        ((u >= config.wrong) | (u == u.max(axis=1, keepdims=True))).astype(jnp.float32)
-        for u in drawn
-    ]
+    right, so_far = [], jnp.ones(1)
+    for u in _draw(jax.random.uniform, key, config):
+        steps = (u >= config.wrong) | (u == u.max(axis=1, keepdims=True))
+        right.append(so_far[:, None] * steps)
+        so_far = right[-1].ravel()
+    return right
 
 
 def draw_logits(key: jax.Array, *, config: ConfigDict) -> Steps:

@@ -45,11 +45,6 @@ def fields(config: ConfigDict) -> dict[str, rules.Rule]:
 
 def contradictions(config: ConfigDict) -> Iterator[str]:
     """What is wrong with a field in view of another, a sentence each."""
-    if len(config.best_of) + len(config.near) + len(config.far) < 3:
-        yield (
-            "config.best_of, config.near and config.far have fewer than 3 provers"
-            " together, of which ranks say nothing; add one"
-        )
     states = config.branching**config.steps
     if states > 100_000:
         yield (
@@ -175,22 +170,21 @@ def table(results: dict[str, Any]) -> str:
 
 
 def figure(results: dict[str, Any]) -> str:
-    """Ranks by gain against ranks by each term, every seed: a row for each update."""
+    """Rank correlations with their intervals, of each update and term."""
     cells = results["cells"]
 
     def draw(drawing, axes):
-        for row, (cell, ranks) in enumerate(zip(cells, results["ranks"], strict=True)):
-            gain = _rank(_gain(cell)).ravel()
-            for panel, (name, of) in zip(axes[row], _terms(cell).items(), strict=True):
-                panel.plot(_rank(of).ravel(), gain, "o", ms=3, alpha=0.3)
-                words = f"{cell['update']}: {np.mean(ranks[name]):.2f}"
-                panel.set_title(words, fontsize=8)
-                panel.set_xlabel(f"rank by {name}", fontsize=8)
-            axes[row, 0].set_ylabel("rank by gain", fontsize=8)
+        panel = axes[0, 0]
+        for place, name in enumerate(TERMS):
+            by_seed = np.asarray([ranks[name] for ranks in results["ranks"]])
+            mean, low, high = np.asarray([summaries.over_seeds(x) for x in by_seed]).T
+            at = np.arange(len(cells)) + 0.2 * (place - 1)
+            error = (mean - low, high - mean)
+            panel.errorbar(at, mean, error, fmt="o", ms=4, capsize=2, label=name)
+        panel.axhline(0, color="0.6", lw=0.8)
+        panel.set_xticks(range(len(cells)), [cell["update"] for cell in cells])
+        panel.set_ylim(-1.05, 1.05)
+        panel.set_ylabel("rank correlation with the gain")
+        panel.legend(loc="lower right")
 
-    return summaries.figure((9, 2.3 * len(cells)), (len(cells), len(TERMS)), draw)
-
-
-def _rank(values: np.ndarray) -> np.ndarray:
-    """The rank of each prover among those of its seed, 1 for the least."""
-    return values.argsort(axis=1).argsort(axis=1) + 1
+    return summaries.figure((8, 3.6), (1, 1), draw)

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from pav_jax.core import config as config_lib
-from pav_jax.laboratories import planted_cells
+from pav_jax.laboratories import planted_cells, runner
 from pav_jax.metrics import seed_interval
 from pav_jax.pipeline import stages
+from pav_jax.storage import artifacts
 from pav_jax.tools import sweeps, verdicts
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "paper"
@@ -23,7 +24,7 @@ def test_stages_of_every_run(name):
     """The fields of each point of the sweep go together."""
     config = f"{FOLDER / name}.py"
     if not config_lib.has(config, "sweep"):
-        assert name == "fig03_planted"
+        assert name in ("fig03_planted", "theorem31_exact")
         return
     for variant in ("", ":smoke"):
         for run in {
@@ -84,3 +85,14 @@ def test_planted():
     smoke = config_lib.load([f"--config={config}:smoke"])
     few = [c | cells[0] | {"gamma": c["gamma"]} for c in planted_cells.cells(smoke)]
     assert config_lib.call(config, "measures", {"cells": few})
+
+
+def test_theorem_where_values_are_exact(tmp_path):
+    config = f"{FOLDER / 'theorem31_exact.py'}"
+    made = config_lib.load([f"--config={config}:smoke"])
+    results = artifacts.read_json(runner.run(made, tmp_path))
+    found = config_lib.call(config, "measures", results)
+    assert {claim.measure for claim in verdicts.of(config)} <= found.keys()
+    # A small natural step gains what the performance difference lemma says.
+    order = found["gain over its first order, mean of provers"]
+    assert order == pytest.approx([1.0] * len(made.seeds), abs=0.1)

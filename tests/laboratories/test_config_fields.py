@@ -17,25 +17,30 @@ from pav_jax.core.errors import UserError
 from pav_jax.laboratories import runner
 from pav_jax.main import main
 
-EVIDENCE = Path(__file__).resolve().parents[2] / "experiments" / "evidence"
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+CONFIGS = {
+    "planted": EXPERIMENTS / "evidence" / "planted.py",
+    "tree": EXPERIMENTS / "evidence" / "tree.py",
+    "update": EXPERIMENTS / "paper" / "theorem31_exact.py",
+}
 # Of which 0 means something, by the last part of the name; of an error's also those
 # that its kind does not have.
-ZERO = ("alpha", "n_mc", "sft_steps", "size", "level", "noise")
+ZERO = ("alpha", "n_mc", "sft_steps", "size", "level", "noise", "wrong", "spread")
+SIGNED = ("near", "far")  # tuples of numbers that may be below 0
 # Fields of a variant, which may have none of them.
 OPTIONAL = "variants."
 SETS = [  # tuples of which 0 may be one
     "seeds",
     "alphas",
     "planted",
+    *SIGNED,
 ]
 
 
 @functools.cache
 def _full(laboratory: str) -> dict[str, Any]:
     """The fields of a config that is right, by their dotted names."""
-    config = config_lib.call(
-        str(EVIDENCE / f"{laboratory}.py"), "get_config", "smoke"
-    ).to_dict()
+    config = config_lib.call(str(CONFIGS[laboratory]), "get_config", "smoke").to_dict()
     if laboratory == "planted":
         config["base"]["n_mc"] = 3
         config["variants"]["paper"] = dict(config["base"])
@@ -48,7 +53,7 @@ def _full(laboratory: str) -> dict[str, Any]:
 
 FIELDS = [
     (laboratory, field)
-    for laboratory in ("planted", "tree")
+    for laboratory in CONFIGS
     for field in _full(laboratory)
     if field != "name"  # what reads the file asks for it
 ]
@@ -64,13 +69,13 @@ def _refusal(laboratory: str, changes: dict[str, Any], without: str = "") -> str
     return ""
 
 
-@pytest.mark.parametrize("laboratory", ["planted", "tree"])
+@pytest.mark.parametrize("laboratory", CONFIGS)
 @pytest.mark.parametrize("variant", ["", "smoke"])
 def test_the_configs_of_the_evidence_are_right(laboratory, variant):
-    path = str(EVIDENCE / f"{laboratory}.py")
+    path = str(CONFIGS[laboratory])
     arguments = [variant] if variant else []
     runner.check(config_lib.call(path, "get_config", *arguments))
-    assert len(FIELDS) > 50 and not _refusal(laboratory, {})
+    assert len(FIELDS) > 70 and not _refusal(laboratory, {})
 
 
 @pytest.mark.parametrize("laboratory, field", FIELDS)
@@ -111,11 +116,12 @@ def test_out_of_range(laboratory, field):
     elif isinstance(right, str):
         wrong = [right + "x"]
     elif isinstance(right, tuple):
-        wrong = [(-1,)] + [(0,)] * (last not in SETS)
+        wrong = [(-1,)] * (last not in SIGNED) + [(0,)] * (last not in SETS)
         wrong += [()] * (last != "gammas") + [right * 2] * (last != "planted")
+        wrong += [(-101.0,)] * (last in SIGNED)
     if last in ("lowest", "highest"):
         wrong.append(1.0)
-    if last in ("level", "size"):
+    if last in ("level", "size", "wrong") and not field.startswith("updates."):
         wrong.append(1.5)
     for value in wrong:
         assert names(_refusal(laboratory, {field: value}), field), value
@@ -145,6 +151,13 @@ def test_out_of_range(laboratory, field):
         ),
         ("tree", {"errors.rare.size": 2.0}, "of kind='rare' it is at most 1"),
         ("tree", {"errors": 3}, "config.errors must be a section"),
+        (
+            "update",
+            {"best_of": (1,), "near": (0.5,), "far": ()},
+            "config.far is (); it must be",
+        ),
+        ("update", {"steps": 9}, "config.steps=9 are 262,144 responses; at most"),
+        ("update", {"updates.adam.rule": "sgd"}, "it must be one of 'natural', 'grad"),
     ],
 )
 def test_fields_that_do_not_go_together(laboratory, changes, words):
@@ -179,7 +192,7 @@ def test_no_entries_and_two_that_are_the_same():
 def test_the_command_tells_it_in_one_paragraph(
     laboratory, change, words, tmp_path, capsys
 ):
-    config = f"--config={EVIDENCE / laboratory}.py:smoke"
+    config = f"--config={CONFIGS[laboratory]}:smoke"
     assert main(["lab", config, f"--workdir={tmp_path / 'out'}", change]) == 2
     out, err = capsys.readouterr()
     assert not out and err.startswith("pav: ") and err.count("\n") == 1

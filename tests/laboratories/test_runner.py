@@ -9,13 +9,22 @@ import pytest
 from pav_jax.laboratories import planted_cells, runner, tree_cells
 from pav_jax.main import main
 
-EVIDENCE = Path(__file__).resolve().parents[2] / "experiments" / "evidence"
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+EVIDENCE = EXPERIMENTS / "evidence"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, cells", [("tree", 1), ("planted", 3)])
-def test_smoke(name, cells, tmp_path, monkeypatch):
-    arguments = ["lab", f"--config={EVIDENCE / name}.py:smoke", f"--workdir={tmp_path}"]
+@pytest.mark.parametrize(
+    "name, config, cells",
+    [
+        ("tree", "evidence/tree", 1),
+        ("planted", "evidence/planted", 3),
+        ("update", "paper/theorem31_exact", 6),
+    ],
+)
+def test_smoke(name, config, cells, tmp_path, monkeypatch):
+    config = f"--config={EXPERIMENTS / config}.py:smoke"
+    arguments = ["lab", config, f"--workdir={tmp_path}"]
     assert main(arguments) == 0
     written = (tmp_path / "results.json").read_bytes()
     assert len(json.loads(written)["cells"]) == cells
