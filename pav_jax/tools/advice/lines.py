@@ -77,12 +77,17 @@ def prover_lines(labelled: Labelled) -> Iterator[Line]:
             "how much its progress differs between steps of a state",
         )
         yield Line(
-            f"{name} alignment", candidate.alignment, "how it agrees with A of π itself"
+            f"{name} alignment",
+            candidate.alignment,
+            "how it agrees with A of π itself: what a small natural step gains by it",
         )
     if choice := provers.preference(found):
         name = f"sum: {choice.best} less {choice.second}"
         if choice.margin.above_zero:
-            reason = f"take {choice.best}: its sum is above that of every other"
+            reason = (
+                f"take {choice.best}: its sum is above that of every other; under Adam"
+                " neither term was found to rank provers (docs/paper.md)"
+            )
         else:
             reason = "no preference: these two are not told apart"
         yield Line(name, choice.margin, reason)
