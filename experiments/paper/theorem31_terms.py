@@ -16,7 +16,8 @@ Written before the first run (2026-11-27). Measured: over the provers of a seed,
 rank correlation of each term, and of their sum, with the mean accuracy of iterations 20
 to 50 less ORM-RL's. With five provers a rank correlation is coarse (one of 120 orders
 has +1). Expected: no correlation that is told from 0: Adam takes out the scale of
-`A^μ`, and the theorem is of another optimiser. Selection: nothing.
+`A^μ`, and the theorem is of another optimiser. Selection: nothing. Two of the five
+seeds were added when the first was seen, since `fig07_08_rl.py` had their stages.
 """
 
 import rl_demo

@@ -84,10 +84,7 @@ def prover_lines(labelled: Labelled) -> Iterator[Line]:
     if choice := provers.preference(found):
         name = f"sum: {choice.best} less {choice.second}"
         if choice.margin.above_zero:
-            reason = (
-                f"take {choice.best}: its sum is above that of every other; under Adam"
-                " neither term was found to rank provers (docs/paper.md)"
-            )
+            reason = f"take {choice.best}: its sum is above that of every other"
         else:
             reason = "no preference: these two are not told apart"
         yield Line(name, choice.margin, reason)
