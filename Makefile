@@ -78,8 +78,8 @@ PYTEST = $(VENV)/bin/python -m pytest --numprocesses=$$(($(CORES) + 1)) --maxpro
 test: lint ## lint, then all tests
 	$(PYTEST)
 
-test-fast: $(READY) ## the tests that are not marked slow
-	$(PYTEST) -m 'not slow'
+test-fast: $(READY) ## the tests that are not marked slow; TESTS=tests/rl: only those
+	$(PYTEST) -m 'not slow' $(TESTS)
 
 lint: $(READY) ## check style and format
 	$(VENV)/bin/ruff check
