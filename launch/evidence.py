@@ -265,24 +265,27 @@ def _of_laboratory(one: Evidence, page: Path) -> list[str]:
         sweeps.Measured({}, name, dict(enumerate(values)), *seed_interval(values))
         for name, values in by_seed.items()
     ]
-    return _shown(one, measured, page, (folder / "figure.svg").read_bytes())
+    return _shown(one, measured, page, folder / "figure.svg")
 
 
 def _shown(
     one: Evidence,
     measured: Sequence[sweeps.Measured],
     page: Path,
-    otherwise: bytes | None = None,
+    otherwise: Path | None = None,
 ) -> list[str]:
     """Claims and a figure on the page, and all measures beside it; or all on it.
 
     Args:
-      otherwise: the figure, if nothing is measured at several points of one name.
+      otherwise: a figure for where `verdicts.figure` has nothing to draw.
     """
     if not (claims := verdicts.of(one.config)) or not measured:
         return [sweeps.seeds_table(measured)] if measured else []
     parts, beside = [verdicts.claims_table(claims, measured)], page.with_suffix("")
-    if drawn := verdicts.figure(measured) or otherwise:
+    drawn = verdicts.figure(measured)
+    if not drawn and otherwise is not None and otherwise.exists():
+        drawn = otherwise.read_bytes()
+    if drawn:
         _write(beside / f"{one.name}.svg", drawn)
         parts.append(f"![{one.claim}]({beside.name}/{one.name}.svg)")
     table = f"# {one.claim}\n\n{sweeps.seeds_table(measured)}"

@@ -79,7 +79,7 @@ def measures(results: dict) -> dict[str, list[float]]:
         np.asarray(cell[name])
         for name in ("distinguishability", "alignment", "before", "after", "variance")
     )
-    # Of a mean over the H states of a response, so H times that of a step's size.
+    # The terms are means over the depths of a response, the gain is a sum over them.
     gained = (after - before) / (cell["size"] * cell["steps"])
     first_order = gained / (own + cell["alpha"] * aligned)
     out["gain over its first order, mean of provers"] = list(first_order.mean(axis=1))
@@ -89,13 +89,17 @@ def measures(results: dict) -> dict[str, list[float]]:
 
 
 def claims() -> list[Claim]:
+    words = {
+        "natural_small": "in a small natural step",
+        "adam_ten": "in ten steps of Adam",
+    }
     return [
         Claim(
-            f"{name} ranks provers as their gain does: {update}",
+            f"{name} ranks provers as their gain does {words[update]}",
             "(a bound, no number)",
             f"rank correlation of {name} and gain, {update}",
             least=0.95 if name == "alignment" else 0.5,
         )
-        for update in ("natural_small", "adam_ten")
+        for update in words
         for name in ("distinguishability", "alignment", "sum")
     ]

@@ -109,8 +109,8 @@ def improved(
     logits: Steps,
     right: Steps,
     q_mu: Steps,
-    alpha: jax.Array,
-    size: jax.Array,
+    alpha: float | jax.Array,
+    size: float | jax.Array,
     *,
     rule: str,
     updates: int,
@@ -126,7 +126,8 @@ def improved(
       alpha: scalar, the weight of progress; 0 is by outcomes alone.
       size: scalar, the learning rate.
       rule: "natural", the natural policy gradient, which adds `size` times the
-        advantages to the logits; "gradient", the policy gradient; "adam", that by Adam.
+        advantages to the logits; "gradient", the policy gradient; "adam", the policy
+        gradient through Adam.
       updates: how many.
 
     Returns:

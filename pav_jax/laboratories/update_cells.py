@@ -45,11 +45,11 @@ def fields(config: ConfigDict) -> dict[str, rules.Rule]:
 
 def contradictions(config: ConfigDict) -> Iterator[str]:
     """What is wrong with a field in view of another, a sentence each."""
-    states = config.branching**config.steps
-    if states > 100_000:
+    responses = config.branching**config.steps
+    if responses > 100_000:
         yield (
             f"config.branching={config.branching} and config.steps={config.steps} are"
-            f" {states:,} responses; at most 100,000 are kept in a table"
+            f" {responses:,} responses; at most 100,000 are kept in a table"
         )
 
 
@@ -64,7 +64,11 @@ def cells(config: ConfigDict) -> list[Cell]:
 
 
 def measure(cell: Cell) -> Cell:
-    """Of each seed and prover the terms, and accuracies before and after, `[R][μ]`."""
+    """A list for each seed, with a number for each prover, of all that is measured.
+
+    Both terms; `variance`, `E_s Var[A^π]`; accuracies `before`, `after` the updates,
+    and after as many by outcomes alone, `outcome`. The names are in `provers`.
+    """
     rows = [_measure_seed(cell, seed) for seed in cell["seeds"]]
     names = [name for name, _ in rows[0]]
     found = {"provers": names}
@@ -128,14 +132,14 @@ def _ranks(cell: Cell) -> dict[str, list[float]]:
 
 
 def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Spearman's; 0 where all of one are equal, which then puts nothing in order."""
+    """Spearman's; 0 if either is constant, so that there is no order."""
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return 0.0
     return float(spearmanr(one, other).statistic)
 
 
 def _gain(cell: Cell) -> np.ndarray:
-    """Accuracy over that of as many updates by outcomes alone, `[R, μ]`.
+    """Accuracy over that of as many updates by outcomes alone, `[seeds, provers]`.
 
     Rounded, so that what float32 does not tell apart has one rank.
     """
@@ -143,7 +147,7 @@ def _gain(cell: Cell) -> np.ndarray:
 
 
 def _terms(cell: Cell) -> dict[str, np.ndarray]:
-    """Each of TERMS, `[R, μ]`."""
+    """Each of TERMS, `[seeds, provers]`."""
     apart, aligned = (np.asarray(cell[name]) for name in TERMS[:2])
     return dict(zip(TERMS, (apart, aligned, apart + aligned), strict=True))
 

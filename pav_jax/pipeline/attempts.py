@@ -25,7 +25,7 @@ class Earlier:
 
     Attributes:
       seconds: of all together.
-      made_on: the devices and jax's version of each, once.
+      made_on: the devices and jax's version of each that noted them, once.
     """
 
     seconds: float = 0.0
@@ -43,10 +43,10 @@ def resumable(new: Path, terms: Mapping[str, Any]) -> tuple[Earlier | None, str]
         return None, ""
     try:
         started = artifacts.read_json(new / STARTED)
-        obstacle = difference(started, terms)
+        if obstacle := difference(started, terms):
+            return None, obstacle
         made_on = tuple(map(str, started.get("made_on", ())))
-        earlier = Earlier(float(started["seconds"]), made_on)
-        return (None if obstacle else earlier), obstacle
+        return Earlier(float(started["seconds"]), made_on), ""
     except (AttributeError, KeyError, TypeError, ValueError):
         return None, f"its {STARTED} is missing or damaged"
 

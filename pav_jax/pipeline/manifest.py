@@ -39,9 +39,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
     Returns:
       `stage`; `fields`, the config values that it depends on; `needs`, the fingerprints
-      of its inputs; `files`, bytes and sha256 by relative path; `fingerprint`;
-      `seconds`, of all attempts together; `made_on`, the devices and jax's version of
-      each; `version`, of pav_jax. The last three are not in the fingerprint.
+      of its inputs; `files`, bytes and sha256 by relative path; `fingerprint` of these.
+      Beside them `seconds`, of all attempts together; `made_on`, the devices and jax's
+      version of each attempt that computed; `version`, of pav_jax.
 
     Raises:
       UserError: it is missing or damaged.
@@ -69,6 +69,7 @@ def _is_manifest(manifest: Mapping[str, Any]) -> bool:
         isinstance(manifest["stage"], str)
         and all(isinstance(part, dict) for part in parts)
         and float(manifest["seconds"]) >= 0
+        and isinstance(manifest.get("made_on", []), list)
         and all(isinstance(place, str) for place in manifest.get("made_on", []))
         and all(
             is_inside(name)
@@ -133,7 +134,7 @@ def _inventory(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _fingerprint(manifest: Mapping[str, Any]) -> str:
-    """A digest of everything in a manifest but the time it took and the version."""
+    """A digest of a manifest, but for its time, devices and version."""
     keys = ("stage", "fields", "needs", "files")
     return config_lib.digest({key: manifest[key] for key in keys})
 

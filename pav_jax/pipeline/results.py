@@ -75,8 +75,9 @@ def _results(context: StageContext) -> dict[str, Any]:
         "compute_efficiency": curves.efficiency(points),
         "stages": {name: found["seconds"] for name, found in manifests.items()},
         "made_on": {
-            name: "; ".join(found.get("made_on", ["not noted"]))
+            name: "; ".join(found["made_on"])
             for name, found in manifests.items()
+            if found.get("made_on")
         },
         "ledger": {
             name: vars(read_ledger(folder))

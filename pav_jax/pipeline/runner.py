@@ -62,6 +62,7 @@ class Stage:
         Otherwise the primary process runs it, and the others wait.
       in_shards: True if every process runs it, since all its work is `in_shards`; a
         part of the experiment may then do some of them alone.
+      computes: False if it computes nothing on devices, which need not be free then.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Stage:
     fields: tuple[str, ...]
     collective: bool = False
     in_shards: bool = False
+    computes: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,7 +257,8 @@ def bring_up_to_date(
       terms: its own; see `make_terms`.
       context: what it is given.
       reuse_from: as of `run_stages`.
-      made_on: for the manifest, if others did the work; None for the devices here.
+      made_on: for the manifest, if others did the work; None for the devices here, if
+        the stage computes.
     """
     new = context.directory
     folder = new.with_name(stage.name)
@@ -287,7 +290,9 @@ def bring_up_to_date(
     if obstacle:
         _discard(new)
 
-    here = [devices.here()] if made_on is None else made_on
+    here = made_on
+    if here is None:
+        here = [devices.here()] if stage.computes else []
     with Attempt(new / STARTED, terms, earlier or Earlier(), here) as attempt:
         context.worker.open_stage(stage.name)
         with contextlib.closing(context.profile):

@@ -60,7 +60,13 @@ def report(workdir: str | os.PathLike[str]) -> Path:
 def _training_stages(config: ConfigDict) -> list[Stage]:
     """From problems to the verifier of steps."""
     return [
-        Stage("data", run_data, (), ("task", "problems", "limits", "tokenizer")),
+        Stage(
+            "data",
+            run_data,
+            (),
+            ("task", "problems", "limits", "tokenizer"),
+            computes=False,
+        ),
         *_policy_stages(config),
         *_labels_stages(config),
         *_prm_stages(config),
@@ -90,7 +96,7 @@ def _labels_stages(config: ConfigDict) -> list[Stage]:
             " config.labels.from takes; leave out either"
         )
     fields = ("limits", "labels.from", "labels.shard")
-    imported = Stage("labels", run_imported_labels, ("data",), fields)
+    imported = Stage("labels", run_imported_labels, ("data",), fields, computes=False)
     return [rollouts, imported] if "rl" in config or _provers(config) else [imported]
 
 
@@ -254,6 +260,7 @@ def _comparison_stages(config: ConfigDict, improved: list[Stage]) -> list[Stage]
             + ("evaluation", "samples", "search")
             + tuple(stage.name for stage in improved[-1:]),
             tuple(config.keys()),  # it prints them all
+            computes=False,
         ),
     ]
 

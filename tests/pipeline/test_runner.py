@@ -1,5 +1,6 @@
 """Stages: what is skipped, what runs again and why, and that a kill loses nothing."""
 
+import dataclasses
 import os
 import random
 import re
@@ -348,6 +349,21 @@ def test_devices_of_every_attempt_are_noted(tmp_path, monkeypatch):
         "1 GPU device, jax 2",
         "1 cpu device, jax 2",
     ]
+
+
+def test_a_stage_that_does_not_compute_asks_for_no_devices(tmp_path, monkeypatch):
+    """Another process may hold them, and jax would wait without end."""
+
+    def held():
+        raise AssertionError("asked for devices")
+
+    monkeypatch.setattr(devices, "here", held)
+    (first, *_) = make_stages()
+    stage = dataclasses.replace(first, computes=False)
+    run_stages([stage], make_config(), tmp_path)
+    assert read_manifest(tmp_path / "policy")["made_on"] == []
+    with pytest.raises(AssertionError):
+        run_stages([first], make_config(seed=2), tmp_path)
 
 
 def test_an_attempt_of_before_devices_were_noted_goes_on(tmp_path, capsys):

@@ -110,6 +110,8 @@ def test_results(finished):
     assert 0 <= results["verifier"]["brier"] <= 1
     assert results["stages"].keys() >= {"sft", "rollouts", "labels", "prm", "search"}
     assert all(seconds > 0 for seconds in results["stages"].values())
+    # All that compute, and they alone, so that a page can be made beside a training.
+    assert results["made_on"].keys() == results["stages"].keys() - {"data"}
     for made_on in results["made_on"].values():
         assert re.fullmatch(rf"\d+ cpu devices?, jax {jax.__version__}", made_on)
     assert results["config"] and results["seeds"] and results["compute_efficiency"]
