@@ -20,7 +20,7 @@ import pav_jax.pipeline
 from pav_jax.core.errors import UserError, unwritable
 from pav_jax.core.ledger import Ledger
 from pav_jax.main import main
-from pav_jax.pipeline import runner, shards
+from pav_jax.pipeline import attempts, shards
 from pav_jax.pipeline.manifest import read_manifest
 from pav_jax.pipeline.runner import Stage
 from pav_jax.storage import artifacts, checkpoints
@@ -216,7 +216,7 @@ def test_lines_that_are_appended(tmp_path):
 
 
 def test_the_clock_goes_on_when_there_is_room_again(tmp_path, pav_run, monkeypatch):
-    monkeypatch.setattr(runner, "_TICK_SECONDS", 0.01)
+    monkeypatch.setattr(attempts, "_TICK_SECONDS", 0.01)
     full = FullFor(monkeypatch)
 
     def work(context):

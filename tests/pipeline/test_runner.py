@@ -1,6 +1,5 @@
 """Stages: what is skipped, what runs again and why, and that a kill loses nothing."""
 
-import dataclasses
 import os
 import random
 import re
@@ -56,14 +55,15 @@ def _run_labels(context):
     artifacts.write_arrays(context.directory / "labels.npz", labels)
 
 
-def make_stages(pause=0.0, **replaced):
+def make_stages(pause=0.0, computes=False, **replaced):
     """The pipeline, with the `run` of the stages named in `replaced` exchanged."""
     runs = dict(policy=_run_policy, rollouts=_make_rollouts(pause), labels=_run_labels)
     runs |= replaced
+    inputs = dict(policy=(), rollouts=("policy",), labels=("rollouts",))
+    fields = dict(policy=("seed",), rollouts=("rollouts.n",), labels=("labels",))
     return [
-        Stage("policy", runs["policy"], needs=(), fields=("seed",)),
-        Stage("rollouts", runs["rollouts"], needs=("policy",), fields=("rollouts.n",)),
-        Stage("labels", runs["labels"], needs=("rollouts",), fields=("labels",)),
+        Stage(name, runs[name], inputs[name], fields[name], computes=computes)
+        for name in runs
     ]
 
 
@@ -338,9 +338,10 @@ def test_devices_of_every_attempt_are_noted(tmp_path, monkeypatch):
     for here in ("8 TPU devices, jax 1", "8 TPU devices, jax 1", "1 GPU device, jax 2"):
         monkeypatch.setattr(devices, "here", lambda here=here: here)
         with pytest.raises(Killed):
-            run_stages(make_stages(labels=stop), make_config(), tmp_path)
+            stages = make_stages(computes=True, labels=stop)
+            run_stages(stages, make_config(), tmp_path)
     monkeypatch.setattr(devices, "here", lambda: "1 cpu device, jax 2")
-    run_stages(make_stages(), make_config(), tmp_path)
+    run_stages(make_stages(computes=True), make_config(), tmp_path)
     # A stage that is done keeps its own, and that is no part of what it depends on.
     noted = {x.parent.name: read_manifest(x.parent) for x in tmp_path.glob("*/manif*")}
     assert noted["policy"]["made_on"] == ["8 TPU devices, jax 1"]
@@ -358,12 +359,10 @@ def test_a_stage_that_does_not_compute_asks_for_no_devices(tmp_path, monkeypatch
         raise AssertionError("asked for devices")
 
     monkeypatch.setattr(devices, "here", held)
-    (first, *_) = make_stages()
-    stage = dataclasses.replace(first, computes=False)
-    run_stages([stage], make_config(), tmp_path)
+    run_stages(make_stages(), make_config(), tmp_path)
     assert read_manifest(tmp_path / "policy")["made_on"] == []
     with pytest.raises(AssertionError):
-        run_stages([first], make_config(seed=2), tmp_path)
+        run_stages(make_stages(computes=True), make_config(seed=2), tmp_path)
 
 
 def test_an_attempt_of_before_devices_were_noted_goes_on(tmp_path, capsys):
@@ -373,7 +372,7 @@ def test_an_attempt_of_before_devices_were_noted_goes_on(tmp_path, capsys):
     started = artifacts.read_json(path)
     del started["made_on"]
     artifacts.write_json(path, started)
-    run_stages(make_stages(), make_config(), tmp_path)
+    run_stages(make_stages(computes=True), make_config(), tmp_path)
     assert "labels: resumes after" in capsys.readouterr().err
     assert read_manifest(tmp_path / "labels")["made_on"] == [devices.here()]
 

@@ -52,13 +52,13 @@ def main() -> None:
 def _run(job: dict[str, Any]) -> None:
     """Runs the command and ends this process."""
     from pav_jax import main
-    from pav_jax.pipeline import runner
+    from pav_jax.pipeline import attempts
     from pav_jax.train import loop
 
     log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (0, 1, 2):
         os.dup2(log if stream else os.open(os.devnull, os.O_RDONLY), stream)
-    runner._TICK_SECONDS = 3600.0  # else changes are as many as seconds
+    attempts._TICK_SECONDS = 3600.0  # else changes are as many as seconds
     ticks = itertools.count()
     loop.time = types.SimpleNamespace(monotonic=lambda: _TICK * next(ticks))
     if job.get("clock") == "jumps":
