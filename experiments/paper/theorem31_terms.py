@@ -5,8 +5,8 @@
 
 `experiments/rl_demo.py` with `:provers`: the terms of BoK(π) for K = 1, 2, 4, 8 and 16
 from labels of many continuations, and PAV-RL by each of them from the same policy.
-Two CPU cores; about an hour and a half for a seed, and half of that with
-the stages of `fig07_08_rl.py`.
+Two CPU cores; about an hour and a half for a seed, and five to ten minutes with the
+stages of `fig07_08_rl.py`.
 
 The paper: improvement is at least the sum of distinguishability and alignment, for a
 small step of natural policy gradient (Theorem 3.1); BoK raises distinguishability while
