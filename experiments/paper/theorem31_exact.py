@@ -26,7 +26,7 @@ Expected:
   4. Adam takes out the scale of the rewards: no term above 0.7.
 
 A first run counted what follows a wrong step as if it could still be right; the measure
-"gain over its first order", which has to be near 1, showed it. Nothing else was changed.
+"gain over its first order", which has to be near 1, showed it. Only that was changed.
 
 Selection: nothing. Rank correlations are over the provers of a seed, intervals over
 seeds.
