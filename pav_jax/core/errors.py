@@ -7,6 +7,13 @@ from collections.abc import Iterator
 DENIED = tuple(map(os.strerror, (errno.EACCES, errno.EPERM)))
 _FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EROFS)))
 
+_NO_MEMORY = (
+    (RuntimeError, "RESOURCE_EXHAUSTED"),
+    (RuntimeError, "can't start new thread"),
+    (ImportError, "failed to map segment from shared object"),
+    (ImportError, "cannot allocate memory"),
+)
+
 
 class UserError(ValueError):
     """Bad input: says what was wrong, where, and what would be right.
@@ -37,11 +44,16 @@ def unwritable(error: BaseException | None) -> str:
 
 
 def exhausted(error: BaseException | None) -> bool:
-    """Whether an error comes from too little memory, of this machine or of a device."""
+    """Whether an error comes from too little memory, of this machine or of a device.
+
+    The loader of shared libraries and `threading` say so in words alone.
+    """
     return any(
         isinstance(cause, MemoryError)
         or getattr(cause, "errno", None) == errno.ENOMEM
-        or (isinstance(cause, RuntimeError) and "RESOURCE_EXHAUSTED" in str(cause))
+        or any(
+            isinstance(cause, kind) and text in str(cause) for kind, text in _NO_MEMORY
+        )
         for cause in _causes(error)
     )
 

@@ -31,6 +31,14 @@ def _no_fork():
     raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
 
+def _no_thread():
+    raise RuntimeError("can't start new thread")
+
+
+def _no_library():
+    raise ImportError("x.so: failed to map segment from shared object")
+
+
 def _chained():
     try:
         raise DEVICE
@@ -44,6 +52,8 @@ def _chained():
         (_huge_array, "Unable to allocate"),
         (_huge_on_the_device, "RESOURCE_EXHAUSTED: Out of memory allocating"),
         (_no_fork, "Cannot allocate memory"),
+        (_no_thread, "can't start new thread"),
+        (_no_library, "failed to map segment"),
         (_chained, "a step failed"),
     ],
 )
@@ -61,7 +71,14 @@ def test_it_is_one_paragraph(fails, words, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("RESOURCE_EXHAUSTED"), KeyError("x"), None]
+    "error",
+    [
+        ValueError("RESOURCE_EXHAUSTED"),
+        RuntimeError("failed to map segment from shared object"),
+        ImportError("no module named x"),
+        KeyError("x"),
+        None,
+    ],
 )
 def test_what_it_is_not(error):
     assert not exhausted(error)
