@@ -4,10 +4,11 @@
         --root=runs/paper/fig05c_cross_provers
 
 The task of the demo. Each base policy is of one of the sizes of `fig04_search.py`, and
-its search is by `Q^π + αA^μ` for a μ of each of the three sizes: the policy of that
-size labels the prefixes that the base policy wrote, as many continuations of each, and
-a verifier of the base policy's size learns its `Q^μ`. One CPU core; about an hour and a
-half for a seed of the three bases.
+its search is by `Q^π + αA^μ` for a μ of each of the three sizes: a policy of that size,
+fine-tuned apart from the base policy, labels the prefixes that the base policy wrote,
+as many continuations of each, and a verifier of the base policy's size learns its
+`Q^μ`. One CPU core; an hour and a quarter for a seed of the three bases, with what
+`--reuse=runs/paper/fig04_search` has of them.
 
 The paper: at N = 16, 9B is the best prover for 2B, 27B for 9B, and the weaker 9B for
 27B. So a prover that is stronger is better, but not for the strongest, and a policy is
@@ -21,13 +22,22 @@ Selection: for each prover α and the final pick on validation problems, with 4 
 import demo
 from ml_collections import ConfigDict
 
-from pav_jax.tools.sweeps import product, zipped
+from pav_jax.tools.sweeps import product
 from pav_jax.tools.verdicts import Claim
 
 SIZES = {
-    "small": dict(num_layers=2, embed_dim=48, num_heads=2, mlp_dim=192),
-    "middle": dict(num_layers=4, embed_dim=64, num_heads=2, mlp_dim=256),
-    "large": dict(num_layers=6, embed_dim=96, num_heads=3, mlp_dim=384),
+    "small": dict(
+        model=dict(num_layers=2, embed_dim=48, num_heads=2, mlp_dim=192),
+        sft=dict(steps=4_400, learning_rate=3e-3),
+    ),
+    "middle": dict(
+        model=dict(num_layers=4, embed_dim=64, num_heads=2, mlp_dim=256),
+        sft=dict(steps=2_200, learning_rate=3e-3),
+    ),
+    "large": dict(
+        model=dict(num_layers=6, embed_dim=96, num_heads=3, mlp_dim=384),
+        sft=dict(steps=2_200, learning_rate=1.5e-3),
+    ),
 }
 
 
@@ -36,24 +46,29 @@ def get_config(variant: str = "") -> ConfigDict:
     config.name = "paper_fig05c"
     sizes = SIZES
     if variant == "smoke":
-        sizes = {name: dict(embed_dim=16 + 8 * i) for i, name in enumerate(SIZES)}
+        widths = {name: 16 + 8 * i for i, name in enumerate(SIZES)}
+        sizes = {name: dict(model=dict(embed_dim=w)) for name, w in widths.items()}
     with config.unlocked():
         config.provers = {
-            name: dict(n_mc=config.labels.n_mc, model=size)
-            for name, size in sizes.items()
+            name: dict(n_mc=config.labels.n_mc, **size) for name, size in sizes.items()
         }
     config.search.update(dict(alphas=(0.0, 0.2, 0.5), prover_ks=(4,)))
     if variant != "smoke":
-        config.search.beams = (4, 16)
+        config.search.update(dict(beams=(16,), samples=16, ns=(1, 4, 16)))
     return config
 
 
-def sweep() -> list[dict]:
-    bases = {
-        f"model.{field}": tuple(size[field] for size in SIZES.values())
-        for field in SIZES["small"]
+def _arm(base: str) -> dict[str, float]:
+    """The fields that make the base policy, and so its verifiers, of a size."""
+    return {
+        f"{section}.{field}": value
+        for section, fields in SIZES[base].items()
+        for field, value in fields.items()
     }
-    return product({"seed": range(3)}, zipped(bases))
+
+
+def sweep() -> list[dict]:
+    return product({"seed": range(3)}, [_arm(size) for size in SIZES])
 
 
 def measures(results: dict) -> dict[str, float]:
@@ -81,7 +96,7 @@ def claims() -> list[Claim]:
             "the best of three",
             f"{better} over {own} prover",
             least=1.0,
-            arm={f"model.{field}": value for field, value in SIZES[base].items()},
+            arm=_arm(base),
         )
         for base, better, own in best
     ]

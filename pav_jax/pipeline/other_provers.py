@@ -99,11 +99,20 @@ class Prover:
         """An index of its draws; other provers have others."""
         return zlib.crc32(self.name.encode())
 
-    def fields(self) -> tuple[str, ...]:
-        """The config fields that say which policy it is."""
-        given = [key for key in OWN if getattr(self, key) is not None]
-        given += ["policy"] if self.policy else []
-        return tuple(f"provers.{self.name}.{key}" for key in given)
+    def fields(self, config: ConfigDict) -> tuple[str, ...]:
+        """The config fields that say which policy its fine-tuning makes.
+
+        Of the base policy's `model` and `sft` only those that it does not change, so
+        that base policies of several sizes can share it (`--reuse`).
+        """
+        own = [key for key in OWN if getattr(self, key) is not None]
+        shared = [
+            f"{section}.{key}"
+            for section in ("model", "sft")
+            for key in config[section]
+            if key not in (getattr(self, section) or {})
+        ]
+        return (*(f"provers.{self.name}.{key}" for key in own), *shared)
 
     def needs(self, stages: Sequence[str]) -> tuple[str, ...]:
         """The stage that its parameters are of, if it is one of `stages`."""
@@ -139,9 +148,14 @@ class Prover:
 
 
 @together
-def run_policy(context: StageContext, *, prover: Prover) -> None:
-    """Fine-tuning of a prover's policy, as that of the base policy (App. C)."""
-    fine_tune_as(context, prover.changed(context.config))
+def run_policy(context: StageContext, *, own: ConfigDict) -> None:
+    """Fine-tuning of a prover's policy, as that of the base policy (App. C).
+
+    Args:
+      context: of the stage.
+      own: what `Prover.changed` returns.
+    """
+    fine_tune_as(context, own)
 
 
 def run_prover_labels(context: StageContext, *, prover: Prover) -> None:

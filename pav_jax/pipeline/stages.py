@@ -124,8 +124,8 @@ def _prover_stages(config: ConfigDict) -> list[Stage]:
     found = []
     for prover in provers:
         if not prover.policy:
-            run = functools.partial(run_policy, prover=prover)
-            fields = (*_MODEL, "sft", "problems.sft", *prover.fields())
+            run = functools.partial(run_policy, own=prover.changed(config))
+            fields = ("task", "limits", "seed", "problems.sft", *prover.fields(config))
             name, needs = f"policy-{prover.name}", ("data",)
             needs += ("pretraining",) if "pretraining" in config else ()
             found.append(Stage(name, run, needs, fields, collective=True))

@@ -13,7 +13,7 @@ from pav_jax.core.errors import UserError
 from pav_jax.gemma import forward, sizes
 from pav_jax.pipeline.data import run_pretraining, with_changes
 from pav_jax.pipeline.other_provers import Prover
-from pav_jax.pipeline.runner import StageContext
+from pav_jax.pipeline.runner import StageContext, make_terms
 from pav_jax.pipeline.stages import stages
 from pav_jax.storage import checkpoints
 from pav_jax.tasks.problems import Problems
@@ -113,6 +113,28 @@ def test_a_policy_of_another_run(tmp_path):
     loaded, problems = Prover.of(config, "mu").load(context, _problems(config))
     assert problems.architecture == architecture
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
+
+
+def test_base_policies_of_several_sizes_share_a_prover():
+    """What its fine-tuning depends on has none of the base policy's fields that the
+    prover changes, and all others."""
+    prover = dict(n_mc=2, model=dict(embed_dim=24), sft=dict(steps=7))
+
+    def terms(**changes):
+        config = _config(mu=prover)
+        for name, value in changes.items():
+            section, field = name.split("__")
+            config[section][field] = value
+        stage = {stage.name: stage for stage in stages(config)}["policy-mu"]
+        return make_terms(stage, config_lib.flatten(config), {"data": "x"})
+
+    assert terms(model__embed_dim=40, sft__steps=9) == terms()
+    for other in (dict(model__mlp_dim=40), dict(sft__batch_size=3), dict(task__seed=1)):
+        assert terms(**other) != terms()
+    prover["sft"]["steps"] = 8
+    changed = terms()
+    prover["sft"]["steps"] = 7
+    assert changed != terms()
 
 
 def test_an_rl_method_names_a_prover_that_there_is():
