@@ -57,6 +57,12 @@ sweep = beams.sweep
 
 def measures(results: dict) -> dict[str, float]:
     """As of the control, and the tokens of the round."""
-    spent = results["ledger"]
-    rounds = {stage: sum(spent[stage].values()) for stage in ("labels", "beams-1")}
-    return beams.measures(results) | {f"tokens, {k}": v for k, v in rounds.items()}
+
+    def paid(*stages: str) -> int:
+        kinds = ("decoded", "prefilled", "scored")  # idle rows are no tokens
+        return sum(results["ledger"][s].get(kind, 0) for s in stages for kind in kinds)
+
+    return beams.measures(results) | {
+        "tokens, rollouts and labels": paid("rollouts", "labels"),
+        "tokens, the round": paid("beams-1"),
+    }

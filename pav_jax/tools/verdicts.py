@@ -25,7 +25,8 @@ class Claim:
       says: the claim, a sentence.
       paper: the paper's number, in words.
       measure: one of the names in `measures()`.
-      least: what the measure is if the paper's number holds, or the low end of it.
+      least: what the measure is if the claim holds: the paper's number, or the low end
+        of it; where there is none, what would be an effect of that kind.
       nothing: what it is if there is no effect; 1 for a ratio.
       arm: the fields that its runs set, without the seed.
     """
@@ -51,10 +52,10 @@ def of(config: str) -> list[Claim]:
 def verdict(claim: Claim, found: Measured | None) -> str:
     """What a measure says of a claim.
 
-    "holds": an effect is shown, and its mean is what the paper has or more; "in part":
-    an effect is shown, of less; "does not hold": none is shown, and the paper's
-    number is outside of the interval; "not shown": none is shown, and the interval
-    leaves the paper's number open. Intervals are of 95%, over seeds.
+    "holds": an effect is shown, and its mean is `least` or more; "in part": an effect
+    is shown, of less; "the opposite": an effect the other way is shown; "does not
+    hold": none is shown, and `least` is outside of the interval; "not shown": none is
+    shown, and the interval leaves `least` open. Intervals are of 95%, over seeds.
     """
     if found is None:
         return "not run"
@@ -63,16 +64,22 @@ def verdict(claim: Claim, found: Measured | None) -> str:
     low, high = found.interval
     if low > claim.nothing:
         return "holds" if found.mean >= claim.least else "in part"
+    if high < claim.nothing:
+        return "the opposite"
     return "does not hold" if high < claim.least else "not shown"
 
 
 def claims_table(claims: Sequence[Claim], measured: Sequence[Measured]) -> str:
     """Each claim with the paper's number, ours and the verdict, as Markdown.
 
+    What the measure is without an effect, and what it is if the claim holds, stand
+    beside it.
+
     Raises:
       UserError: a claim is about a measure that its arm has not.
     """
-    lines = ["| claim | the paper | here | seeds | verdict |", "|---|---|---|---|---|"]
+    lines = ["| claim | the paper | here | no effect; it holds | seeds | verdict |"]
+    lines.append("|---|---|---|---|---|---|")
     for claim in claims:
         arm = [row for row in measured if row.arm == claim.arm]
         found = next((row for row in arm if row.name == claim.measure), None)
@@ -86,7 +93,8 @@ def claims_table(claims: Sequence[Claim], measured: Sequence[Measured]) -> str:
             number, seeds = f"{found.mean:.3g}", str(len(found.values))
             if found.interval:
                 number += " [{:.3g}, {:.3g}]".format(*found.interval)
-        cells = [claim.says, claim.paper, number, seeds, verdict(claim, found)]
+        rule = f"{claim.nothing:g}; {claim.least:g}"
+        cells = [claim.says, claim.paper, number, rule, seeds, verdict(claim, found)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -24,7 +24,7 @@ def _measured(values, name="gain", **arm):
         ((7.0, 8.0, 9.0), "holds"),  # the mean decides between these two
         ((3.0, 4.0, 5.0), "in part"),
         ((-1.0, 0.0, 1.0), "does not hold"),
-        ((-9.0, -8.0, -7.0), "does not hold"),
+        ((-9.0, -8.0, -7.0), "the opposite"),
         ((-6.0, 2.0, 10.0), "not shown"),
         ((12.0,), "one seed"),
     ],
@@ -47,8 +47,8 @@ def test_a_table_of_claims():
     claims = [CLAIM, verdicts.Claim("Also", "any", "gain", 1.0, arm={"size": 2})]
     table = verdicts.claims_table(claims, [_measured((8.0, 10.0, 12.0), size=2)])
     assert table.splitlines()[2:] == [
-        "| It is better | 8 points |  |  | not run |",
-        "| Also | any | 10 [5.03, 15] | 3 | holds |",
+        "| It is better | 8 points |  | 0; 8 |  | not run |",
+        "| Also | any | 10 [5.03, 15] | 0; 1 | 3 | holds |",
     ]
 
 
