@@ -105,6 +105,7 @@ def claims() -> list[Claim]:
                 least=10.0 if name != "large" else 5.0,
                 nothing=1.0,
                 arm=arm,
+                lower_is_opposite=False,
             ),
             Claim(
                 f"{name} policy: at equal tokens over the strongest selection",

@@ -69,5 +69,6 @@ def claims() -> list[Claim]:
             "less at every step",
             "less error by Q + 0.5A, worst step",
             least=0.0,
+            lower_is_opposite=False,
         ),
     ]

@@ -11,7 +11,7 @@ _NO_MEMORY = (
     (RuntimeError, "RESOURCE_EXHAUSTED"),
     (RuntimeError, "can't start new thread"),
     (ImportError, "failed to map segment from shared object"),
-    (ImportError, "cannot allocate memory"),
+    (ImportError, "cannot allocate memory for"),
 )
 
 

@@ -29,6 +29,8 @@ class Claim:
         of it; where there is none, what would be an effect of that kind.
       nothing: what it is if there is no effect; 1 for a ratio.
       arm: the fields that its runs set, without the seed.
+      lower_is_opposite: False if a lower measure is no effect the other way: it is a
+        code, or the least of several numbers.
     """
 
     says: str
@@ -37,6 +39,7 @@ class Claim:
     least: float
     nothing: float = 0.0
     arm: Point = dataclasses.field(default_factory=dict)
+    lower_is_opposite: bool = True
 
 
 def of(config: str) -> list[Claim]:
@@ -64,7 +67,7 @@ def verdict(claim: Claim, found: Measured | None) -> str:
     low, high = found.interval
     if low > claim.nothing:
         return "holds" if found.mean >= claim.least else "in part"
-    if high < claim.nothing:
+    if high < claim.nothing and claim.lower_is_opposite:
         return "the opposite"
     return "does not hold" if high < claim.least else "not shown"
 

@@ -1,5 +1,6 @@
 """Verdicts on claims, by rule, and the figure of what was measured."""
 
+import dataclasses
 import re
 
 import pytest
@@ -31,6 +32,11 @@ def _measured(values, name="gain", **arm):
 )
 def test_verdicts(values, said):
     assert verdicts.verdict(CLAIM, _measured(values)) == said
+
+
+def test_a_code_has_no_opposite():
+    claim = dataclasses.replace(CLAIM, nothing=1.0, lower_is_opposite=False)
+    assert verdicts.verdict(claim, _measured((0.0, 0.0, 0.0))) == "does not hold"
 
 
 def test_a_ratio_has_no_effect_at_one():
