@@ -6,8 +6,9 @@
 The task of the demo. Each base policy is of one of the sizes of `fig04_search.py`, and
 its search is by `Q^π + αA^μ` for a μ of each of the three sizes (of its own, the same
 policy): μ labels the prefixes that the base policy wrote, as many continuations of
-each, and a verifier of the base policy's size learns its `Q^μ`. One CPU core; an hour and a quarter for a seed of the three bases, with what
-`--reuse=runs/paper/fig04_search` has of them.
+each, and a verifier of the base policy's size learns its `Q^μ`. One CPU core; an hour
+and a quarter for a seed of the three bases, with what `--reuse=runs/paper/fig04_search`
+has of them.
 
 The paper: at N = 16, 9B is the best prover for 2B, 27B for 9B, and the weaker 9B for
 27B. So a prover that is stronger is better, but not for the strongest, and a policy is
