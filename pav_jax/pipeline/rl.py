@@ -44,8 +44,14 @@ def run_rft(context: StageContext) -> None:
 def run_rl(context: StageContext, *, method: str, seed: int) -> None:
     """One RL run from the RFT policy (Sec. 5)."""
     final = context.directory / "params"
-    if collectives.all_gather(final.exists())[0]:  # killed before the manifest
-        return
+    if not collectives.all_gather(final.exists())[0]:  # else: killed after them
+        _train(context, final, method=method, seed=seed)
+    if context.worker.is_primary:
+        shutil.rmtree(context.directory / "checkpoints", ignore_errors=True)
+
+
+def _train(context: StageContext, final: Path, *, method: str, seed: int) -> None:
+    """Leaves `ledger.json`, and last the policy at `final`."""
     config = context.config
     train = Problems.load(config, context.input("data"), "labels")
     objective = objective_of(config, method)
@@ -75,8 +81,6 @@ def run_rl(context: StageContext, *, method: str, seed: int) -> None:
                 setattr(ledger, name, getattr(ledger, name) + row[name])
         write_ledger(context.directory, ledger)
     checkpoints.save_params(final, state.policy)
-    if context.worker.is_primary:
-        shutil.rmtree(context.directory / "checkpoints")
 
 
 def _watched(train: Problems, split: str) -> tuple[Problems, Problems]:

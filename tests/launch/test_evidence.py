@@ -178,7 +178,7 @@ def test_figures_of_a_paper(evidence, tmp_path):
     code, ran, _ = evidence(*arguments)
     assert code == 0 and ran == ["run seed=0", "run seed=1"]
     table = (
-        "| It rises | 0.5 | 0.312 [-0.482, 1.11] | 2 | not shown |\n\n"
+        "| It rises | 0.5 | 0.312 [-0.482, 1.11] | 0; 0.3 | 2 | not shown |\n\n"
         "![Is a sweep better?](mine/fig1.svg)\n\n"
         "Every measure: [fig1.md](mine/fig1.md).\n\nWhy.\n"
     )

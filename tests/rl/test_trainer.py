@@ -546,3 +546,12 @@ def test_a_run_of_a_version_that_watched_test_problems(make, whole):
 def test_one_compilation_serves_all_runs(whole):
     """Those that start, and those that go on from a checkpoint."""
     assert _updates[OBJECTIVE]._cache_size() == 1
+
+
+def test_a_stage_that_was_killed_while_it_tidied_up(tmp_path):
+    """Its policy is whole; checkpoints are as large as several, and are not left."""
+    for name in ("params", "checkpoints/4"):
+        (tmp_path / name).mkdir(parents=True)
+    context = StageContext("rl-pav_rl-0", CONFIG, tmp_path, {})
+    rl_stages.run_rl(context, method="pav_rl", seed=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["params"]
