@@ -36,30 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 parser.error(f"{rest[0]!r} is not understood")
             command = arguments.command
             code = getattr(commands, command)(arguments, rest)
-    except (UserError, Terminated) as error:
-        if isinstance(error, Terminated) or is_unwinding():
-            _complain(again("terminated"))
-            return _leave(TERMINATED, at_once=argv is None)
-        _complain(_with_way_out(error))
-        code = AGAIN if isinstance(error, Unanswered) else 2
-        return _leave(code, at_once=argv is None)
-    except PeerStopped as error:
-        _complain(again(error))
-        return _leave(AGAIN, at_once=argv is None)
-    except KeyboardInterrupt:
-        _complain(again("interrupted"))
-        return _leave(INTERRUPTED, at_once=argv is None)
-    except Exception as error:
-        if unwritable(error):
-            _complain(_with_way_out(error))
-            return _leave(2, at_once=argv is None)
-        if exhausted(error):
-            _complain(_out_of_memory(error, command))
-            return _leave(2, at_once=argv is None)
-        if not _joined():
+    except (Exception, KeyboardInterrupt) as error:
+        ended = _ended_by(error, command)
+        if ended is None and not _joined():
             raise
-        traceback.print_exc()
-        return _leave(1, at_once=argv is None)
+        if ended is None:
+            traceback.print_exc()
+        else:
+            _complain(ended[1])
+        return _leave(ended[0] if ended else 1, at_once=argv is None)
     return code or 0
 
 
@@ -91,6 +76,35 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     add_commands(parser)
     return parser
+
+
+def _ended_by(error: BaseException, command: str) -> tuple[int, str] | None:
+    """The exit code and message of what ended a command; None for a bug."""
+    stop = _stop_behind(error)
+    if isinstance(stop, Terminated) or is_unwinding():
+        return TERMINATED, again("terminated")
+    if stop is not None:
+        return INTERRUPTED, again("interrupted")
+    if isinstance(error, PeerStopped):
+        return AGAIN, again(error)
+    if isinstance(error, Unanswered):
+        return AGAIN, _with_way_out(error)
+    if isinstance(error, UserError) or unwritable(error):
+        return 2, _with_way_out(error)
+    if exhausted(error):
+        return 2, _out_of_memory(error, command)
+    return None
+
+
+def _stop_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C or SIGTERM that is being handled, if there is one.
+
+    A library that is interrupted may fail while it cleans up, as one that then joins a
+    thread which it had not started yet.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
 
 
 def _joined() -> bool:

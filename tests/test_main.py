@@ -1,5 +1,6 @@
 """The command line: what it passes on, what it says, and its exit codes."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -147,6 +148,36 @@ def test_stopped(pipeline, capsys, error, code):
     pipeline.stages = stages
     assert main(RUN) == code
     assert "the same command goes on from here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stop, code", [(KeyboardInterrupt, 130), (Terminated, 143)])
+@pytest.mark.parametrize("failure", [RuntimeError, OSError, UserError])
+def test_a_failure_while_it_is_stopped(pipeline, capsys, stop, code, failure):
+    """As a thread that is joined before it was started."""
+
+    def stages(config):
+        try:
+            try:
+                raise stop
+            finally:
+                raise failure("cannot join thread before it is started")
+        except failure:
+            raise failure("nor the other one")  # noqa: B904
+
+    pipeline.stages = stages
+    assert main(RUN) == code
+    assert "the same command goes on from here" in capsys.readouterr().err
+
+
+def test_a_failure_after_a_stop_that_was_handled_is_a_bug(pipeline):
+    def stages(config):
+        with contextlib.suppress(KeyboardInterrupt):
+            raise KeyboardInterrupt
+        raise RuntimeError("something else")
+
+    pipeline.stages = stages
+    with pytest.raises(RuntimeError, match="something else"):
+        main(RUN)
 
 
 def test_sigterm_handler_is_put_back(pipeline):
