@@ -95,7 +95,7 @@ soak: $(READY) ## kill small runs a hundred times, and fuzz the grader; an hour 
 	$(VENV)/bin/python tests/reliability/soak.py
 
 evidence: $(READY) ## run what docs/evidence.md rests on, some hours; ONLY=tree runs one
-	$(VENV)/bin/python launch/evidence.py $(ONLY)
+	$(VENV)/bin/python launch/evidence.py --tables=docs/evidence $(ONLY)
 
 paper: $(READY) ## run the paper's figures, and write docs/paper.md; ONLY=fig10_prediction runs one
 	$(VENV)/bin/python launch/evidence.py --configs=experiments/paper --page=docs/paper.md $(ONLY)

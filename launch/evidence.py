@@ -8,6 +8,9 @@
 A name is that of a config in --configs; without one, all are run. Each has a folder
 below --root. What is finished there is not done again, so the same command goes on
 after a stop; nor is what is finished with the same config in runs/evidence/.
+
+What runs have measured is kept in --tables, as NAME.json. The page has these numbers
+also where the folders of the runs are gone, or are on another machine.
 """
 
 import argparse
@@ -38,9 +41,8 @@ from pav_jax.distributed.signals import (  # noqa: E402
     Terminated,
     terminable,
 )
-from pav_jax.metrics import seed_interval  # noqa: E402
 from pav_jax.storage import artifacts, buckets  # noqa: E402
-from pav_jax.tools import sweeps, verdicts  # noqa: E402
+from pav_jax.tools import kept_measures, sweeps, verdicts  # noqa: E402
 
 CONFIGS = HERE.parent / "experiments" / "evidence"
 _INTRO = "page.md"  # beside the configs: the page, with {NAME} where each goes
@@ -115,6 +117,16 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--page", metavar="FILE", type=Path, help="default: FOLDER.md below --root"
     )
     parser.add_argument(
+        "--tables",
+        metavar="DIR",
+        type=Path,
+        help="of tables of all measures, their figures, and NAME.json of each; default:"
+        " a folder beside the page, of its name",
+    )
+    parser.add_argument(
+        "--collect", action="store_true", help="run nothing, only write the page"
+    )
+    parser.add_argument(
         "--smoke", action="store_true", help="at the smallest size: only that it runs"
     )
     parser.add_argument(
@@ -142,6 +154,8 @@ def _run_all(arguments: argparse.Namespace) -> int:
     chosen = [one for one in there if one.name in (arguments.names or names)]
     codes = []
     for one in chosen:
+        if arguments.collect:
+            continue
         said = f"{one.name}: {one.claim}\n  {one.hardware}\n  {shlex.join(one.command)}"
         print(said, file=sys.stdout if arguments.list else sys.stderr)
         if not arguments.list:
@@ -149,7 +163,7 @@ def _run_all(arguments: argparse.Namespace) -> int:
     if arguments.list:
         return 0
     page = arguments.page or Path(root) / f"{configs.name}.md"
-    _write_page(page, configs, there)
+    _write_page(page, arguments.tables or page.with_suffix(""), configs, there)
     print(page)
     failed = {code for code in codes if code}
     return (AGAIN if failed == {AGAIN} else 1) if failed else 0
@@ -216,9 +230,11 @@ def _run(one: Evidence, there: Sequence[Evidence]) -> int:
 # The page.
 
 
-def _write_page(page: Path, configs: Path, there: Sequence[Evidence]) -> None:
-    """The page; and in a folder of its name each table of all measures, and figure."""
-    sections = {one.name: _section(one, page) for one in there}
+def _write_page(
+    page: Path, tables: Path, configs: Path, there: Sequence[Evidence]
+) -> None:
+    """The page; and in a folder each table of all measures, and its figure."""
+    sections = {one.name: _section(one, page, tables) for one in there}
     intro = configs / _INTRO
     if intro.exists():
         text = intro.read_text()
@@ -232,65 +248,89 @@ def _write_page(page: Path, configs: Path, there: Sequence[Evidence]) -> None:
     _write(page, text.encode())
 
 
-def _section(one: Evidence, page: Path) -> str:
+def _section(one: Evidence, page: Path, tables: Path) -> str:
     """What is on the page of one config."""
     parts = [f"## {one.name}: {one.claim}", f"    {shlex.join(one.command)}", one.paper]
-    parts += _of_sweep(one, page) if one.is_sweep else _of_laboratory(one, page)
+    parts += (_of_sweep if one.is_sweep else _of_laboratory)(one, page, tables)
     return "\n\n".join(part.strip("\n") for part in parts if part)
 
 
-def _of_sweep(one: Evidence, page: Path) -> list[str]:
+def _of_sweep(one: Evidence, page: Path, tables: Path) -> list[str]:
     """What is missing, and the tables over seeds of what is there."""
     runs = sweeps.load(one.config)
-    found = [(run, run.results(one.folder)) for run in runs]
-    done = [(run, results) for run, results in found if results is not None]
-    parts = []
-    if len(done) < len(runs):
-        parts.append(f"Not finished: {len(done)} of {counted(len(runs), 'run')} done.")
-    return parts + _shown(one, sweeps.over_seeds(one.config, done), page)
+    results = [(run, run.results(one.folder)) for run in runs]
+    done = [(run, found) for run, found in results if found is not None]
+    wanted = [{**run.point, "seed": run.config["seed"]} for run in runs]
+    return _shown(one, sweeps.measure(one.config, done), wanted, page, tables)
 
 
-def _of_laboratory(one: Evidence, page: Path) -> list[str]:
-    """Its table, if that is of the config as it is now."""
-    folder = Path(one.folder)
-    config = config_lib.flatten(config_lib.load([f"--config={one.config}"]))
+def _of_laboratory(one: Evidence, page: Path, tables: Path) -> list[str]:
+    """Its table, if that is of the config as it is now; or what it measures."""
+    folder, config = Path(one.folder), _config(one)
     table, path = folder / "table.md", folder / "results.json"
-    if not table.exists() or (results := artifacts.read_json(path))["config"] != config:
-        return ["Not finished."]
+    done = table.exists() and (results := artifacts.read_json(path))["config"] == config
     file = one.config.partition(":")[0]
     if not config_lib.has(file, "measures"):
-        return [table.read_text()]
-    by_seed = config_lib.call(file, "measures", results)
-    measured = [
-        sweeps.Measured({}, name, dict(enumerate(values)), *seed_interval(values))
-        for name, values in by_seed.items()
+        return [table.read_text() if done else "Not finished."]
+    by_seed = config_lib.call(file, "measures", results) if done else {}
+    wanted = [{"seed": seed} for seed in range(len(config["seeds"]))]
+    rows = zip(*by_seed.values(), strict=True)
+    found = [
+        (fields, dict(zip(by_seed, map(float, row), strict=True)))
+        for fields, row in zip(wanted, rows, strict=False)
     ]
-    return _shown(one, measured, page, folder / "figure.svg")
+    figure = folder / "figure.svg" if done else None
+    return _shown(one, found, wanted, page, tables, figure)
 
 
 def _shown(
     one: Evidence,
-    measured: Sequence[sweeps.Measured],
+    found: list[sweeps.Found],
+    wanted: Sequence[sweeps.Point],
     page: Path,
+    tables: Path,
     otherwise: Path | None = None,
 ) -> list[str]:
     """Claims and a figure on the page, and all measures beside it; or all on it.
 
     Args:
+      found: by the runs that are finished here.
+      wanted: the fields of all runs, with their seeds.
       otherwise: a figure for where `verdicts.figure` has nothing to draw.
     """
-    if not (claims := verdicts.of(one.config)) or not measured:
-        return [sweeps.seeds_table(measured)] if measured else []
-    parts, beside = [verdicts.claims_table(claims, measured)], page.with_suffix("")
+    kept_in = tables / f"{one.name}.json"
+    kept = kept_measures.read(kept_in, _config(one))
+    rows = {config_lib.digest(fields): row for fields, row in (*kept.found, *found)}
+    keys = [config_lib.digest(fields) for fields in wanted]
+    found = [(f, rows[key]) for f, key in zip(wanted, keys, strict=True) if key in rows]
+    parts = []
+    if len(found) < len(wanted):
+        done = f"{len(found)} of {counted(len(wanted), 'run')} done"
+        parts.append(f"Not finished: {done}.")
+    if kept.other:
+        parts.append(f"{kept_in.name} is of another config: {kept.other}.")
+    if not found:
+        return parts
+    kept_measures.write(kept_in, _config(one), found)
+    measured = sweeps.over_seeds(found)
+    table = sweeps.seeds_table(measured)
+    _write(tables / f"{one.name}.md", f"# {one.claim}\n\n{table}".encode())
+    if not (claims := verdicts.of(one.config)):
+        return [*parts, table]
+    parts.append(verdicts.claims_table(claims, measured))
+    drawing, beside = tables / f"{one.name}.svg", os.path.relpath(tables, page.parent)
     drawn = verdicts.figure(measured)
     if not drawn and otherwise is not None and otherwise.exists():
         drawn = otherwise.read_bytes()
     if drawn:
-        _write(beside / f"{one.name}.svg", drawn)
-        parts.append(f"![{one.claim}]({beside.name}/{one.name}.svg)")
-    table = f"# {one.claim}\n\n{sweeps.seeds_table(measured)}"
-    _write(beside / f"{one.name}.md", table.encode())
-    return [*parts, f"Every measure: [{one.name}.md]({beside.name}/{one.name}.md)."]
+        _write(drawing, drawn)
+    if drawing.exists():
+        parts.append(f"![{one.claim}]({beside}/{one.name}.svg)")
+    return [*parts, f"Every measure: [{one.name}.md]({beside}/{one.name}.md)."]
+
+
+def _config(one: Evidence) -> dict:
+    return config_lib.flatten(config_lib.load([f"--config={one.config}"]))
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -183,8 +183,8 @@ def _collect(arguments: argparse.Namespace, runs: list[sweeps.Run]) -> None:
     done = [(run, results) for run, results in outcomes if results is not None]
     if done:
         files["sweep.svg"] = _figure(done)
-        if measured := sweeps.over_seeds(arguments.config, done):
-            seeds = sweeps.seeds_table(measured)
+        if found := sweeps.measure(arguments.config, done):
+            seeds = sweeps.seeds_table(sweeps.over_seeds(found))
             files["seeds.md"] = seeds.encode()
             md += "\n" + seeds
     for name, content in files.items():

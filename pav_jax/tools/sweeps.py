@@ -26,6 +26,8 @@ from pav_jax.metrics import seed_interval
 from pav_jax.storage import artifacts, buckets
 
 Point = dict[str, Any]
+# Of one run: the fields that it sets, with its seed; and its numbers, by name.
+Found = tuple[Point, dict[str, float]]
 _NAME_LENGTH = 120  # file systems allow 255 bytes
 
 
@@ -135,10 +137,8 @@ class Measured:
     interval: tuple[float, float] | None
 
 
-def over_seeds(
-    config: str, done: Sequence[tuple[Run, dict[str, Any]]]
-) -> list[Measured]:
-    """What `measures()` of a config file finds in finished runs, over their seeds.
+def measure(config: str, done: Sequence[tuple[Run, dict[str, Any]]]) -> list[Found]:
+    """What `measures()` of a config file finds in each finished run.
 
     Args:
       config: FILE or FILE:VARIANT.
@@ -153,17 +153,33 @@ def over_seeds(
     path = config.partition(":")[0]
     if not config_lib.has(path, "measures"):
         return []
-    arms: dict[str, tuple[Point, dict[int, dict[str, float]]]] = {}
-    for run, results in done:
-        arm = {name: value for name, value in run.point.items() if name != "seed"}
-        _, by_seed = arms.setdefault(repr(arm), (arm, {}))
-        by_seed[run.config["seed"]] = config_lib.call(path, "measures", results)
     return [
-        Measured(arm, name, values, *seed_interval(list(values.values())))
-        for arm, by_seed in arms.values()
-        for name in next(iter(by_seed.values()))
-        for values in [{seed: found[name] for seed, found in by_seed.items()}]
+        (
+            {**run.point, "seed": run.config["seed"]},
+            config_lib.call(path, "measures", results),
+        )
+        for run, results in done
     ]
+
+
+def over_seeds(found: Sequence[Found]) -> list[Measured]:
+    """The numbers of runs, over the seeds of those that differ in the seed alone.
+
+    A number that not every seed has is over those that have it.
+    """
+    arms: dict[str, tuple[Point, dict[int, dict[str, float]]]] = {}
+    for fields, measures in found:
+        arm = {name: value for name, value in fields.items() if name != "seed"}
+        _, by_seed = arms.setdefault(repr(arm), (arm, {}))
+        by_seed[fields["seed"]] = measures
+    rows = []
+    for arm, by_seed in arms.values():
+        for name in dict.fromkeys(name for found in by_seed.values() for name in found):
+            values = {s: found[name] for s, found in by_seed.items() if name in found}
+            rows.append(
+                Measured(arm, name, values, *seed_interval(list(values.values())))
+            )
+    return rows
 
 
 def seeds_table(measured: Sequence[Measured]) -> str:

@@ -140,6 +140,76 @@ def test_sweeps_take_stages_of_each_other(evidence, tmp_path):
     assert lines == ["arms", "arms", "later arms", "later arms"]
 
 
+def test_measures_are_kept_when_the_runs_are_gone(evidence, tmp_path):
+    """As in another clone, which then runs what is left."""
+    kept = tmp_path / "tables" / "arms.json"
+    assert evidence("arms", "--tables=tables", code="2")[0] == 1
+    shutil.rmtree(tmp_path / "runs")
+    (tmp_path / "code").write_text("0")
+    code, ran, said = evidence("--collect", "--tables=tables")
+    path = tmp_path / "runs" / "evidence" / "evidence.md"
+    assert (code, ran, said.err) == (0, [], "") and said.out.endswith("evidence.md\n")
+    page = path.read_text()
+    assert "Not finished: 1 of 2 runs done." in page
+    assert "| all | twice | 0.5 | – | 0.5 |" in page
+
+    run = sweeps.load(str(tmp_path / "evidence" / "arms.py"))[1]
+    results = dict(base=dict(accuracy=0.375), config=run.config)
+    report = tmp_path / "runs" / "evidence" / "arms" / run.name / "report"
+    report.mkdir(parents=True)
+    (report / "results.json").write_text(json.dumps(results))
+    assert evidence("--collect", "--tables=tables")[0] == 0
+    assert "| all | twice | 0.625 |" in path.read_text()
+    table = (tmp_path / "tables" / "arms.md").read_text()
+    assert (
+        table.startswith("# Is a sweep better?\n\n| arm |") and "| 0.5, 0.75 |" in table
+    )
+    runs = json.loads(kept.read_text())["runs"]
+    assert runs == [
+        {"fields": {"seed": s}, "measures": {"twice": 0.5 + 0.25 * s}} for s in (0, 1)
+    ]
+
+    # Numbers of another config are not of this one; a new field says nothing.
+    shutil.rmtree(tmp_path / "runs")
+    config = tmp_path / "evidence" / "arms.py"
+    config.write_text(SWEEP.replace("seed=0)", "seed=0, width=8)"))
+    assert evidence("--collect", "--tables=tables")[0] == 0
+    assert "| 0.5, 0.75 |" in path.read_text()
+    config.write_text(SWEEP.replace('"arms"', '"legs"'))
+    assert evidence("--collect", "--tables=tables")[0] == 0
+    page, said = (
+        path.read_text(),
+        "arms.json is of another config: name is 'arms' there",
+    )
+    assert f"Not finished: 0 of 2 runs done.\n\n{said}, and 'legs' now.\n" in page
+    assert json.loads(kept.read_text())["runs"] == runs  # still there
+
+    kept.write_text('{"runs": []}')
+    code, _, said = evidence("--collect", "--tables=tables")
+    assert code == 2 and "does not hold what runs have measured" in said.err
+
+
+def test_committed_pages_are_what_the_kept_measures_give(tmp_path, monkeypatch):
+    """Without any run: in another place, which has the configs and docs alone."""
+    for folder in ("experiments", "docs"):
+        shutil.copytree(LAUNCH.parent / folder, tmp_path / folder)
+    monkeypatch.chdir(tmp_path)
+    main = runpy.run_path(str(LAUNCH / "evidence.py"))["main"]
+    made = [tmp_path / "docs" / "paper.md"]
+    for name in ("paper", "evidence"):
+        tables = Path("docs") / name
+        made += [
+            tmp_path / tables / f"{path.stem}.md" for path in tables.glob("*.json")
+        ]
+        page = f"docs/{name}.md" if name == "paper" else "evidence.md"
+        folder = f"--configs=experiments/{name}"
+        assert main([folder, f"--page={page}", f"--tables={tables}", "--collect"]) == 0
+    assert len(made) == 20
+    for path in made:
+        committed = LAUNCH.parent / path.relative_to(tmp_path)
+        assert path.read_text() == committed.read_text(), path.name
+
+
 def test_a_stop_ends_what_is_running(evidence, tmp_path):
     code, ran, _ = evidence("exact", code="TERM")
     assert code == 143 and ran == ["lab exact"]

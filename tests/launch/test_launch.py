@@ -450,7 +450,7 @@ def measures(results):
         for run in runs
         for place in [0.01 * run.config["seed"]]
     ]
-    found = sweeps.over_seeds(str(config), done)
+    found = sweeps.over_seeds(sweeps.measure(str(config), done))
     assert [row.arm for row in found] == [
         {"model.layers": 2, "model.width": 16},
         {"model.layers": 4, "model.width": 32},
@@ -462,8 +462,13 @@ def measures(results):
         assert row.mean == pytest.approx(base + 0.01)
         half = 12.7062047 * 0.01
         assert row.interval == pytest.approx((base + 0.01 - half, base + 0.01 + half))
-    alone = sweeps.over_seeds(str(config), done[:1])
-    assert alone[0].interval is None and sweeps.over_seeds(str(config), []) == []
+    alone = sweeps.over_seeds(sweeps.measure(str(config), done[:1]))
+    assert alone[0].interval is None and sweeps.over_seeds([]) == []
+    # Some numbers are not of every run.
+    some = [({"seed": 0}, {"a": 1.0}), ({"seed": 1}, {"a": 3.0, "b": 5.0})]
+    a, b = sweeps.over_seeds(some)
+    assert (a.mean, b.mean) == (2.0, 5.0)
+    assert b.values == {1: 5.0} and b.interval is None
     (tmp_path / "code").write_text("0")
     sweep()
     lines = (tmp_path / "root" / "seeds.md").read_text().splitlines()

@@ -225,7 +225,8 @@ def test_figures_of_the_paper(finished, name, tmp_path):
     assert "sft: taken from" in said
     done = [(run, run.results(tmp_path))]
     for figure in (name, *FIGURES[name]):
-        measured = sweeps.over_seeds(f"{folder / figure}.py", done)
+        found = sweeps.measure(f"{folder / figure}.py", done)
+        measured = sweeps.over_seeds(found)
         # At this size some AUCs and comparisons are of nothing.
         assert any(np.isfinite(row.mean) for row in measured)
         names = {row.name for row in measured}
