@@ -62,7 +62,7 @@ def measures(results: dict) -> dict[str, float]:
     out = {
         f"{method}, N = {n}": 100 * accuracy
         for (method, n), accuracy in rows.items()
-        if method in (*shown, "beam_q", "beam_pav")
+        if method in (*shown, "beam_q", "beam_pav", "beam_oracle")
     }
     beams = results["config"]["search.beams"]
     gains = [100 * (rows["beam_pav", n] - rows["best_of_n_orm", n]) for n in beams]

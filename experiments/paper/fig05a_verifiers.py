@@ -23,7 +23,7 @@ from pav_jax.tools.verdicts import Claim
 def measures(results: dict) -> dict[str, float]:
     """In points."""
     rows = {(row["method"], row["n"]): row["accuracy"] for row in results["search"]}
-    shown = ("best_of_n_orm", "best_of_n_pav", "beam_q", "beam_pav")
+    shown = ("best_of_n_orm", "best_of_n_pav", "beam_q", "beam_pav", "beam_oracle")
     out = {
         f"{method}, N = {n}": 100 * accuracy
         for (method, n), accuracy in rows.items()

@@ -51,7 +51,11 @@ def measures(results: dict) -> dict[str, float]:
         for k in ks
         for n, value in zip(beams, found[k], strict=True)
     }
-    out |= {f"beam_q, N = {n}": 100 * rows["beam_q", n] for n in beams}
+    out |= {
+        f"{method}, N = {n}": 100 * accuracy
+        for (method, n), accuracy in rows.items()
+        if method in ("beam_q", "beam_oracle")
+    }
     mean = {k: sum(values) / len(beams) for k, values in found.items()}
     for k in ks:
         if k != 4:

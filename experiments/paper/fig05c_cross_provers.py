@@ -79,6 +79,7 @@ def measures(results: dict) -> dict[str, float]:
     out = {f"by the {name} prover": accuracy for name, accuracy in by.items()}
     out["by Q^π alone"] = 100 * rows["beam_q", n]
     out["by Bo4 of π"] = 100 * rows["beam_pav", n]
+    out["by near-exact values"] = 100 * rows["beam_oracle", n]
     for one, other in (("middle", "small"), ("large", "middle"), ("middle", "large")):
         out[f"{one} over {other} prover"] = by[one] - by[other]
     return out
