@@ -67,9 +67,10 @@ def get_config(variant: str = "") -> ConfigDict:
     return config
 
 
-def sweep() -> list[dict]:
+def sweep(variant: str = "") -> list[dict]:
+    labels = (32, 24, 48, 40) if variant == "smoke" else (400, 228, 3_200, 1_825)
     arms = {
-        "problems.labels": (400, 228, 3_200, 1_825),
+        "problems.labels": labels,
         "labels.first_pit.n_mc": (0, 4, 0, 4),
     }
     return product({"seed": range(4)}, zipped(arms))

@@ -51,8 +51,9 @@ def get_config(variant: str = "") -> ConfigDict:
     return config
 
 
-def sweep() -> list[dict]:
-    return product(zipped(SIZES), {"seed": range(3)})
+def sweep(variant: str = "") -> list[dict]:
+    sizes = {"model.embed_dim": (16, 24, 32)} if variant == "smoke" else SIZES
+    return product(zipped(sizes), {"seed": range(3)})
 
 
 def measures(results: dict) -> dict[str, float]:

@@ -44,13 +44,10 @@ SIZES = {
 def get_config(variant: str = "") -> ConfigDict:
     config = demo.get_config(variant)
     config.name = "paper_fig05c"
-    sizes = SIZES
-    if variant == "smoke":
-        widths = {name: 16 + 8 * i for i, name in enumerate(SIZES)}
-        sizes = {name: dict(model=dict(embed_dim=w)) for name, w in widths.items()}
     with config.unlocked():
         config.provers = {
-            name: dict(n_mc=config.labels.n_mc, **size) for name, size in sizes.items()
+            name: dict(n_mc=config.labels.n_mc, **size)
+            for name, size in _sizes(variant).items()
         }
     config.search.update(dict(alphas=(0.0, 0.2, 0.5), prover_ks=(4,)))
     if variant != "smoke":
@@ -58,17 +55,25 @@ def get_config(variant: str = "") -> ConfigDict:
     return config
 
 
-def _arm(base: str) -> dict[str, float]:
+def _sizes(variant: str) -> dict[str, dict]:
+    if variant != "smoke":
+        return SIZES
+    widths = {name: 16 + 8 * place for place, name in enumerate(SIZES)}
+    return {name: dict(model=dict(embed_dim=width)) for name, width in widths.items()}
+
+
+def _arm(size: dict[str, dict]) -> dict[str, float]:
     """The fields that make the base policy, and so its verifiers, of a size."""
     return {
         f"{section}.{field}": value
-        for section, fields in SIZES[base].items()
+        for section, fields in size.items()
         for field, value in fields.items()
     }
 
 
-def sweep() -> list[dict]:
-    return product({"seed": range(3)}, [_arm(size) for size in SIZES])
+def sweep(variant: str = "") -> list[dict]:
+    arms = [_arm(size) for size in _sizes(variant).values()]
+    return product({"seed": range(3)}, arms)
 
 
 def measures(results: dict) -> dict[str, float]:
@@ -97,7 +102,7 @@ def claims() -> list[Claim]:
             "the best of three",
             f"{better} over {own} prover",
             least=1.0,
-            arm=_arm(base),
+            arm=_arm(SIZES[base]),
         )
         for base, better, own in best
     ]

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import hashlib
+import inspect
 import json
 import keyword
 import math
@@ -105,6 +106,15 @@ def has(path: str, function: str) -> bool:
       UserError: there is no such file, or it fails.
     """
     return function in _run(path)
+
+
+def takes_argument(path: str, function: str) -> bool:
+    """Whether a function that a config file defines can be given an argument.
+
+    Raises:
+      UserError: there is no such file, or it fails.
+    """
+    return bool(inspect.signature(_run(path)[function]).parameters)
 
 
 def call(path: str, function: str, argument: Any = "") -> Any:

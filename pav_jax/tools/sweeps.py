@@ -9,6 +9,7 @@ that it sets, by their dotted names:
         sizes = zipped({"model.num_layers": (2, 4), "model.embed_dim": (32, 64)})
         return product({"seed": range(3)}, sizes)  # six runs
 
+It may take the variant, as `get_config` does, and return others for a smoke run.
 It may define `measures(results)` too, the numbers that the sweep is about, by name, of
 what is in results.json. They are then given with their intervals over seeds.
 """
@@ -107,8 +108,10 @@ def load(config: str) -> list[Run]:
     Raises:
       UserError: there is no usable `sweep()`, or a point does not fit the config.
     """
-    path = config.partition(":")[0]
-    points = config_lib.call(path, "sweep")
+    path, _, variant = config.partition(":")
+    if variant and not config_lib.takes_argument(path, "sweep"):
+        variant = ""
+    points = config_lib.call(path, "sweep", variant)
     if not isinstance(points, Sequence) or not points:
         raise UserError(f"sweep() in {path} returns no points; it should return a list")
     runs = [_make_run(config, point) for point in points]

@@ -34,9 +34,20 @@ def test_stages_of_every_run(name):
             assert stages.stages(made)[-1].name == "report"
 
 
+@pytest.mark.parametrize("folder", ["paper", "evidence"])
+def test_every_run_of_a_smoke_sweep_is_small(folder):
+    for path in (FOLDER.parent / folder).glob("[!_]*.py"):
+        if config_lib.has(str(path), "sweep"):
+            for run in sweeps.load(f"{path}:smoke"):
+                assert run.config["model.embed_dim"] <= 32, run.name
+                assert run.config["problems.labels"] <= 64, run.name
+                assert run.config["sft.steps"] <= 600, run.name
+
+
 def test_cross_provers():
     """At the largest N, by the best search of each prover."""
     by = dict(beam_q=0.1, beam_pav=0.2, small=0.3, middle=0.5, large=0.4)
+    by["beam_oracle"] = 0.6
     rows = [
         dict(method=f"beam_pav_{m}" if m.isalpha() else m, n=n, accuracy=a * n / 16)
         for m, a in by.items()
@@ -48,6 +59,7 @@ def test_cross_provers():
     )
     assert found["by the middle prover"] == pytest.approx(50)
     assert found["by Q^π alone"] == pytest.approx(10)
+    assert found["by near-exact values"] == pytest.approx(60)
     assert found["middle over small prover"] == pytest.approx(20)
     assert found["large over middle prover"] == pytest.approx(-10)
 

@@ -475,6 +475,14 @@ def measures(results):
     assert lines[2].startswith("| model.layers=2, model.width=16 | twice | 0.25 |")
 
 
+def test_a_sweep_may_know_the_variant(config):
+    assert len(sweeps.load(f"{config}:smoke")) == 4  # this one does not
+    smoke = 'def sweep(variant=""):\n    if variant: return [{"seed": 7}]'
+    config.write_text(CONFIG.replace("def sweep():", smoke))
+    assert [run.point for run in sweeps.load(f"{config}:smoke")] == [{"seed": 7}]
+    assert len(sweeps.load(str(config))) == 4
+
+
 def test_product_and_zip():
     zipped = sweeps.zipped({"a": (1, 2), "b": (3, 4)})
     assert zipped == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]

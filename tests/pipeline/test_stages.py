@@ -49,6 +49,7 @@ FIGURES = {
         "fig06a_pass_at_n",
         "fig10_prediction",
     ),
+    "fig05c_cross_provers": ("fig04_search",),
     "fig06b_budget": ("fig11_first_pit",),
 }
 
