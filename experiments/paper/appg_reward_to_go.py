@@ -4,7 +4,7 @@
         --root=runs/paper/appg_reward_to_go
 
 The runs of `evidence/provers.py`, whose head has the hypotheses (H8); nothing is run
-again where these are finished. Half an hour for each of five seeds on two CPU cores.
+again where these are finished. 20 minutes for each of five seeds on two CPU cores.
 
 The paper: with `Q^μ` in the place of its progress the policy learns to say the problem
 again and to stop, and does not improve.
