@@ -4,7 +4,6 @@ Shape letters: P problems.
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,20 +97,67 @@ def sample_points(
     points = [Point("greedy", 1, samples["greedy"].astype(float), cost)]
     for n in ns:
         unscored = np.stack([n * length, prompt, nothing], axis=1)
-        scored = np.stack([n * length, prompt, prompt + n * length], axis=1)
-        vote = functools.partial(majority_of_n, answers, correct, n, seed=seed)
+        vote = majority_of_n(answers, correct, n, seed=seed)
         points += [
-            Point("majority", n, vote(), unscored),
+            Point("majority", n, vote, unscored),
             Point("pass_at_n", n, pass_at_n(correct, n), unscored),
+            *_selections(samples, answers, n, seed),
         ]
-        for name, verifier in (("orm", "orm"), ("pav", "prm")):
-            best = best_of_n(samples[verifier], correct, n)
-            voted = vote(weights=samples[verifier])
-            points += [
-                Point(f"best_of_n_{name}", n, best, scored),
-                Point(f"vote_{name}", n, voted, scored),
-            ]
     return points
+
+
+def _selections(
+    samples: Mapping[str, np.ndarray],
+    answers: list[list[str | None]],
+    n: int,
+    seed: int,
+) -> list[Point]:
+    """Best-of-N and weighted votes by either verifier, at one N."""
+    correct, prompt = samples["correct"], samples["prompt_length"]
+    decoded = n * samples["length"].mean(axis=1)
+    cost = np.stack([decoded, prompt, prompt + decoded], axis=1)
+    points = []
+    for name, verifier in (("orm", "orm"), ("pav", "prm")):
+        weights = samples[verifier]
+        best = best_of_n(weights, correct, n)
+        vote = majority_of_n(answers, correct, n, seed=seed, weights=weights)
+        points += [
+            Point(f"best_of_n_{name}", n, best, cost),
+            Point(f"vote_{name}", n, vote, cost),
+        ]
+    return points
+
+
+def beside_beams(
+    points: Sequence[Point],
+    samples: Mapping[str, np.ndarray],
+    answers: list[list[str | None]],
+    seed: int,
+) -> list[Point]:
+    """Selection among as many samples as each beam's tokens buy: one less, one more.
+
+    Between N that are far apart selection gains more than a straight line says.
+
+    Args:
+      points: those of `sample_points`, and of `beam_points`.
+      samples, answers, seed: as of `sample_points`.
+
+    Returns:
+      `efficiency` takes these beside the others; nothing at an N that is there.
+    """
+    prompt, length = samples["prompt_length"].mean(), samples["length"].mean()
+    there = {point.n for point in points if point.method == _PAPERS}
+    wanted: set[int] = set()
+    for method in _beam_methods(points):
+        for point in (point for point in points if point.method == method):
+            n = int((point.mean_tokens / 2 - prompt) / length)
+            wanted |= {n, n + 1}
+    wanted &= set(range(min(there), max(there)))
+    return [
+        point
+        for n in sorted(wanted - there)
+        for point in _selections(samples, answers, n, seed)
+    ]
 
 
 def beam_points(
@@ -199,6 +245,9 @@ def efficiency(points: Sequence[Point]) -> dict[str, Any]:
     Equal tokens are those of each beam within the range of the reference, whose
     accuracy between its N is taken to be linear in log tokens. The difference is the
     mean over these beams; its interval is over problems, paired.
+
+    Args:
+      points: of `sample_points`, `beam_points` and `beside_beams`.
     """
     ns = sorted({point.n for point in points if point.method == _PAPERS})
     strongest = [
@@ -230,6 +279,7 @@ def _against(points: Sequence[Point], reference: Sequence[Point]) -> dict[str, A
     }
     for method in _beam_methods(points):
         beams = [point for point in points if point.method == method]
+        beams.sort(key=lambda point: point.mean_tokens)
         reached = [
             beam for beam in beams if _difference(beam.correct, best.correct)[1][0] >= 0
         ]

@@ -72,7 +72,9 @@ def _results(context: StageContext) -> dict[str, Any]:
             *curves.sample_pick_rows(points, samples, search.ns),
             *curves.pick_rows(folder, search.beams, chosen["pick"]),
         ],
-        "compute_efficiency": curves.efficiency(points),
+        "compute_efficiency": curves.efficiency(
+            points + curves.beside_beams(points, samples, answers, config.seed)
+        ),
         "stages": {name: found["seconds"] for name, found in manifests.items()},
         "made_on": {
             name: "; ".join(found["made_on"])

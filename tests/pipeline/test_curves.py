@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pav_jax.metrics import best_of_n
 from pav_jax.pipeline import curves
 from pav_jax.pipeline.curves import Point
 from pav_jax.storage import artifacts
@@ -130,10 +131,11 @@ def test_equal_accuracy_is_of_the_smallest_beam_that_reaches_it():
         # As many are right, but not the same ones: the interval reaches below zero.
         _point("beam_q", 1, [0, 1, 1, 1], 150.0),
     ]
-    found = curves.efficiency(_REFERENCE + beams)
-    assert found["accuracy"] == 0.75 and found["tokens"] == 1600.0
-    assert found["beam_pav"] == 1600 / 320
-    assert found["beam_q"] is None
+    for order in (beams, beams[::-1]):  # as `config.search.beams` may have it
+        found = curves.efficiency(_REFERENCE + order)
+        assert found["accuracy"] == 0.75 and found["tokens"] == 1600.0
+        assert found["beam_pav"] == 1600 / 320
+        assert found["beam_q"] is None
 
 
 def test_equal_tokens_are_between_the_points_of_best_of_n():
@@ -156,6 +158,37 @@ def test_equal_tokens_are_between_the_points_of_best_of_n():
     interval = (mean - half, mean + half)
     assert found["points_at_equal_tokens"] == {"beam_pav": pytest.approx(mean)}
     assert found["points_ci"]["beam_pav"] == pytest.approx(interval)
+
+
+def test_selection_is_measured_at_the_tokens_of_each_beam():
+    """A prompt of 10 and responses of 5 tokens: N of them cost 20 + 10 N."""
+    rng = np.random.default_rng(0)
+    samples = {
+        "correct": rng.random((3, 8)) < 0.3,
+        "length": np.full((3, 8), 5),
+        "prompt_length": np.full(3, 10),
+        "greedy": np.zeros(3, bool),
+        "greedy_length": np.full(3, 5),
+        "orm": rng.random((3, 8)),
+        "prm": rng.random((3, 8)),
+    }
+    answers = [["1"] * 8] * 3
+    points = curves.sample_points(samples, answers, (1, 8), seed=0)
+    costs = {1: 29.0, 2: 50.0, 4: 75.0, 8: 101.0}  # 0.9, 3, 5.5 and 8.1 samples
+    beams = [_point("beam_pav", n, [1, 0, 0], cost) for n, cost in costs.items()]
+    beside = curves.beside_beams(points + beams, samples, answers, seed=0)
+    assert sorted({point.n for point in beside}) == [3, 4, 5, 6]
+    found = curves.efficiency(points + beams + beside)["paper"]["by_point"]
+    assert [row["n"] for row in found] == [2, 4]
+    exact = [best_of_n(samples["orm"], samples["correct"], n).mean() for n in (3, 5, 6)]
+    weight = np.log(75 / 70) / np.log(80 / 70)
+    between = (1 - weight) * exact[1] + weight * exact[2]
+    for row, expected in zip(found, (exact[0], between), strict=True):
+        assert row["points"] == pytest.approx(1 / 3 - expected)
+    # Nothing is added where no beam is, or all are.
+    assert not curves.beside_beams(points, samples, answers, seed=0)
+    all_n = curves.sample_points(samples, answers, range(1, 9), seed=0)
+    assert not curves.beside_beams(all_n + beams, samples, answers, seed=0)
 
 
 def test_the_reference_is_the_strongest_at_each_n():

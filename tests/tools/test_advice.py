@@ -335,6 +335,14 @@ def test_between_what_was_measured():
     assert found.reference.value == pytest.approx(0.1 + 0.4 * 0.5)  # 50, 200, 800
     assert found.points.value == pytest.approx(0.5 - 0.3)
     assert np.ptp(found.points.interval) == pytest.approx(0.3)
+    by_point = RESULTS["compute_efficiency"]["by_point"]
+    known = [row | {"points": row["points"] - 0.05} for row in by_point]
+    exact = RESULTS["compute_efficiency"] | {"by_point": known}
+    (better,) = budget.versus(RESULTS | {"compute_efficiency": exact}, 200)
+    # The run knows the reference there better than what lies between its N.
+    assert better.points.value == pytest.approx(0.15)
+    assert better.reference.value == pytest.approx(0.35)
+    assert np.ptp(better.reference.interval) == pytest.approx(0.2)
     (said,) = lines.versus_lines([found])
     assert said.name == "points, 200 tokens"
     assert "beams are the better buy (50.0% to 30.0%)" in said.reason

@@ -69,26 +69,26 @@ def versus(results: Mapping[str, Any], tokens: float | None) -> list[Versus]:
             method,
             budget,
             (places[0], places[-1]),
-            _at(budget, beams, "accuracy"),
-            _at(budget, reference, "accuracy"),
-            _points(budget, beams, reference, pairs),
+            *_beside(budget, beams, reference, pairs),
         )
         for budget in ([tokens] if tokens else places)
     ]
 
 
-def _points(
+def _beside(
     tokens: float,
     beams: Sequence[Mapping],
     reference: Sequence[Mapping],
     pairs: Sequence[Mapping],
-) -> Estimate | None:
+) -> tuple[Estimate | None, Estimate | None, Estimate | None]:
+    """The beam, the reference, and their difference, which the run knows best."""
     beam, other = (_at(tokens, rows, "accuracy") for rows in (beams, reference))
-    paired = _at(tokens, pairs, "points")
-    if beam is None or other is None or paired is None:
-        return None
-    value, half = beam.value - other.value, np.ptp(paired.interval) / 2
-    return Estimate(value, (float(value - half), float(value + half)))
+    points = _at(tokens, pairs, "points")
+    if beam is None or other is None or points is None:
+        return beam, other, None
+    value = beam.value - points.value
+    low, high = (end + value - other.value for end in other.interval)
+    return beam, Estimate(value, (low, high)), points
 
 
 def _at(tokens: float, rows: Sequence[Mapping], name: str) -> Estimate | None:
