@@ -1,4 +1,4 @@
-"""Does a beam of independent subtrees hold, and find, more than one that competes?
+"""Does a beam in subtrees hold, and find, more than one whose states all compete?
 
     launch/sweep.py --config=experiments/evidence/diverse.py \\
         --root=runs/evidence/diverse
@@ -8,6 +8,9 @@ The demo. A beam of N states as N / 4 subtrees of 4, each of which keeps its own
 pick, draws of the first step, and nearly the same tokens. Two CPU cores; a quarter of
 an hour for each seed, or five minutes with the stages of `beams.py`, which
 `make evidence` takes (`launch/sweep.py --reuse=runs/evidence/beams`).
+
+A text that is a candidate of an earlier subtree comes last in a later one (`search/
+beam_step.py`), so that subtrees are kept apart, and are not independent beams.
 
 Written before the first run (2026-11-26):
 

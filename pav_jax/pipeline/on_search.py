@@ -56,7 +56,7 @@ def run_beams(context: StageContext, *, prm: str, number: int) -> None:
         found = _search(context, problems, part, policy, scorer, number)
         for result in found:
             ledger += result.ledger
-        responses = _responses(problems, part, found)
+        responses = _responses(problems, part, found, config.limits.max_tokens)
         best = _first_of_each(responses, settings.labelled)
         of_best = labels.label_steps(
             policy,
@@ -111,13 +111,24 @@ def _search(
 
 
 def _responses(
-    problems: Problems, part: Sequence[int], found: Sequence[SearchResult]
+    problems: Problems,
+    part: Sequence[int],
+    found: Sequence[SearchResult],
+    max_tokens: int,
 ) -> list[Response]:
-    """Distinct responses to each problem, the best rated first."""
+    """Distinct responses to each problem, the best rated first.
+
+    Those that `config.limits.max_steps` cut short are left out: the policy would go on
+    from there, so they are not wrong yet.
+    """
     texts = []
     for index, result in zip(part, found, strict=True):
         order = np.argsort(np.negative(result.values), kind="stable")
-        distinct = dict.fromkeys(tuple(result.responses[i]) for i in order)
+        distinct = dict.fromkeys(
+            tuple(result.responses[i])
+            for i in order
+            if result.ended[i] or len(result.responses[i]) >= max_tokens
+        )
         texts += [(index, tokens) for tokens in distinct if tokens]
     correct = problems.are_correct(texts)
     return [

@@ -151,7 +151,7 @@ def run_search(context: StageContext) -> None:
 
 
 def _search_diverse(searcher: "_Searcher", *, alpha: float, prover_k: int) -> None:
-    """Beams of independent subtrees of `config.search.subtree` states each."""
+    """Beams in subtrees of `config.search.subtree` states; each keeps its own best."""
     search = searcher.context.config.search
     for beams in search.beams:
         if beams > search.subtree and beams % search.subtree == 0:
@@ -267,7 +267,7 @@ class _Searcher:
           prover_k: the prover is BoK(π).
           scorer: the verifier of steps by default.
           prover_scorer: that of a prover that is another policy.
-          subtrees: parts of the beam that do not compete with each other.
+          subtrees: parts of the beam, each of which keeps its own best.
         """
         config = self.context.config
         beam = beam_config(

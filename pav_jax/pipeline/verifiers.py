@@ -165,17 +165,22 @@ def _split(
     # Together, so that all have one width.
     rows = verifier.verifier_rows(responses, steps, balance=config.verifier.balance)
     kept, apart, first = [], [], 0
+    # By their prompts, as sets may number problems in their own ways.
+    held = frozenset[tuple[int, ...]]().union(
+        *(_held_out(some.responses, config.verifier.held_out) for some in data)
+    )
     for some in data:
-        held = _held_out(some.responses, config.verifier.held_out)
         places = np.arange(first, first := first + len(some.responses))
-        is_held = np.array([r.problem in held for r in some.responses])
+        is_held = np.array([r.prompt in held for r in some.responses])
         kept.append({name: array[places[~is_held]] for name, array in rows.items()})
         apart += places[is_held].tolist()
     return kept, {name: array[apart] for name, array in rows.items()}
 
 
-def _held_out(responses: Sequence[Response], fraction: float) -> frozenset[int]:
-    """Problems that no verifier is trained on: the last ones, a fraction of all.
+def _held_out(
+    responses: Sequence[Response], fraction: float
+) -> frozenset[tuple[int, ...]]:
+    """Prompts that no verifier is trained on: of the last problems, a fraction of all.
 
     Raises:
       UserError: none would be held out, or none left to train on.
@@ -192,7 +197,8 @@ def _held_out(responses: Sequence[Response], fraction: float) -> frozenset[int]:
             f"config.verifier.held_out={fraction:g} leaves none of"
             f" {counted(len(problems), 'labelled problem')} to train on"
         )
-    return frozenset(problems[len(problems) - count :])
+    last = problems[len(problems) - count]
+    return frozenset(r.prompt for r in responses if r.problem >= last)
 
 
 def run_evaluation(context: StageContext) -> None:

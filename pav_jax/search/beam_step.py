@@ -39,8 +39,9 @@ class BeamConfig:
       step_end_ids: tokens that end a step.
       temperature: of sampling.
       rows: about how many rows a batch has; sets how many problems it has.
-      subtrees: parts of the beam that compete within themselves only, `N / subtrees`
-        states each, so that one line of thought cannot fill the beam.
+      subtrees: parts of the beam, `N / subtrees` states each, that keep their own best,
+        so that one line of thought cannot fill the beam. They are not independent: a
+        text that is a candidate of an earlier part comes last in a later one.
     """
 
     beams: int
@@ -378,7 +379,9 @@ def _best_rows(beams: Beams, beam: BeamConfig) -> jax.Array:
 
     Candidates that spell the same response are one candidate. A copy would take a
     place in the beam and add nothing to it, so it is kept only where there are too few
-    candidates. Rows of a subtree are side by side; what is best is so in its own.
+    candidates. Rows of a subtree are side by side; what is best is so in its own. A
+    copy is one of any earlier row, so that subtrees, which all begin with the best
+    first steps, go different ways.
     """
     parts = beam.subtrees
     row = jnp.broadcast_to(jnp.arange(beams.done.shape[1])[None], beams.done.shape)
