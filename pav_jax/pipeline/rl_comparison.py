@@ -232,8 +232,9 @@ def _against(
     `gain` is in final sampled accuracy, with its interval over seeds: a method less the
     reference of the same seed, the one policy of SFT or RFT less that of every seed.
     `sooner` is how many times fewer iterations, and `cheaper` how many times fewer
-    sampled tokens, the mean curve takes to the reference's final accuracy. None where
-    it does not get there.
+    sampled tokens, the mean curve takes than the reference's own to first be at the
+    reference's final accuracy. None where it never is, and where one of the two is
+    there before RL, which takes nothing.
     """
     if reference not in curves:
         raise UserError(
@@ -254,13 +255,24 @@ def _against(
             "seeds": gains.tolist(),
         }
         if method in curves:
-            curve, last = curves[method], curves[reference]
-            there = np.flatnonzero(np.array(curve["sampled"]["mean"]) >= goal)
             for key, by in (("sooner", "step"), ("cheaper", "tokens")):
-                spent = curve[by][there[0]] if len(there) else 0
-                row[key] = last[by][-1] / spent if spent else None
+                its = _spent(curves[reference], by, goal)
+                spent = _spent(curves[method], by, goal)
+                row[key] = its / spent if its and spent else None
         out["methods"][method] = row
     return out
+
+
+def _spent(curve: dict, by: str, goal: float) -> float | None:
+    """What a mean curve takes to its first measurement at `goal`; None if never.
+
+    Args:
+      curve: of `_mean_curve`.
+      by: "step" or "tokens".
+      goal: a sampled accuracy.
+    """
+    there = np.flatnonzero(np.array(curve["sampled"]["mean"]) >= goal)
+    return curve[by][there[0]] if len(there) else None
 
 
 def _by_seed(samples: dict[str, Samples], names: list[str]) -> np.ndarray:

@@ -73,18 +73,16 @@ def test_unsolved_problems():
     assert rl_comparison._unsolved(_samples([[1]]), methods, (1,)) == {"problems": 0}
 
 
-def test_gains_and_how_soon():
-    def curve(means):
-        return {
-            "step": [0, 10, 20, 30],
-            "tokens": [0, 500, 1000, 1500],
-            "sampled": {"mean": means},
-        }
+def _means(values, tokens=(0, 500, 1000, 1500)):
+    steps = [0, 10, 20, 30]
+    return {"step": steps, "tokens": list(tokens), "sampled": {"mean": values}}
 
+
+def test_gains_and_how_soon():
     curves = {
-        "orm": curve([0.1, 0.2, 0.3, 0.4]),
-        "pav": curve([0.1, 0.4, 0.5, 0.6]),
-        "bad": curve([0.1, 0.1, 0.1, 0.1]),
+        "orm": _means([0.1, 0.2, 0.3, 0.4]),
+        "pav": _means([0.1, 0.4, 0.5, 0.6]),
+        "bad": _means([0.1, 0.1, 0.1, 0.1]),
     }
     samples = {
         "sft": _samples([[0, 0], [0, 0]]),
@@ -119,6 +117,41 @@ def test_gains_and_how_soon():
     assert alone["pav"]["gain"] == 0.5 and alone["pav"]["seed_interval"] is None
     with pytest.raises(UserError, match="'grpo'.*orm, pav, bad"):
         rl_comparison._against("grpo", curves, samples, methods)
+
+
+def _how_soon(**curves):
+    one = _samples([[0, 1]])
+    found = rl_comparison._against(
+        "orm", curves, dict.fromkeys(curves, one), {name: [name] for name in curves}
+    )
+    return {k: (r["sooner"], r["cheaper"]) for k, r in found["methods"].items()}
+
+
+def test_a_plateau_of_the_reference_makes_nobody_sooner():
+    flat = [0.1, 0.41, 0.42, 0.40]  # what it ends with it has from step 10 on
+    found = _how_soon(
+        orm=_means(flat),
+        same=_means(flat),
+        late=_means([0.1, 0.2, 0.4, 0.5], tokens=(0, 400, 800, 1200)),
+        bad=_means([0.1, 0.2, 0.3, 0.39]),
+    )
+    assert found["orm"] == found["same"] == (1.0, 1.0)
+    assert found["late"] == (10 / 20, 500 / 800)
+    assert found["bad"] == (None, None)
+
+
+def test_what_is_there_before_rl_is_not_so_many_times_sooner():
+    found = _how_soon(
+        orm=_means([0.3, 0.1, 0.2, 0.3]),
+        same=_means([0.3, 0.3, 0.3, 0.3]),
+        late=_means([0.2, 0.2, 0.2, 0.3]),
+    )
+    assert set(found.values()) == {(None, None)}
+    # None starts elsewhere today; it would be no division by zero.
+    found = _how_soon(
+        orm=_means([0.1, 0.2, 0.3, 0.4]), above=_means([0.4, 0.5, 0.6, 0.6])
+    )
+    assert found == {"orm": (1.0, 1.0), "above": (None, None)}
 
 
 @pytest.mark.parametrize(
