@@ -144,7 +144,18 @@ def _unsolved(unsolved: Results) -> str:
                 )
                 for method in methods.ordered(best)
             ],
+            _choice(unsolved.get("samples")),
         ),
+    )
+
+
+def _choice(samples: int | None) -> str:
+    """What chose these problems; earlier versions chose by those measured."""
+    if not samples:
+        return ""
+    return (
+        f"Chosen by {counted(samples, 'sample')} of the SFT policy for each problem. "
+        "Every policy is measured on others, so SFT may solve some of them too."
     )
 
 

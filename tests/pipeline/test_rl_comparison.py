@@ -6,15 +6,20 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from pav_jax.core import config
 from pav_jax.core.errors import UserError
+from pav_jax.core.profile import Profile
+from pav_jax.core.seeds import Stream, derive
+from pav_jax.core.types import Response
 from pav_jax.metrics import pass_at_n
 from pav_jax.pipeline import rl, rl_comparison, stages
-from pav_jax.storage import records
+from pav_jax.storage import artifacts, records
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,7 +75,84 @@ def test_unsolved_problems():
     assert found["problems"] == 2
     # Of the last two problems: seeds 0 and 1 have means of 3/4 and 0.
     assert found["best_of"]["rl"] == pytest.approx({"1": 3 / 8, "2": 3 / 8})
+    assert found["samples"] == 2
     assert rl_comparison._unsolved(_samples([[1]]), methods, (1,)) == {"problems": 0}
+
+
+# What is drawn for them. A policy here is right on a sample in ten, which ones is a
+# function of the keys alone: so all policies are the same.
+DRAWN, PROBLEMS, RIGHT = 16, 2_000, 0.1
+
+
+def _drawn(seed, count, sampling):
+    rng = np.random.default_rng([seed, sampling])
+    return rng.random((PROBLEMS, DRAWN))[:, :count] < RIGHT
+
+
+def _sample(params, problems, indices, *, count, seed, sampling, ledger, profile):
+    ledger.decoded += len(indices) * count
+    rows = _drawn(seed, count, sampling)[indices].reshape(-1)
+    return [Response(0, (1,), (2, 3), (0.0, 0.0), bool(right)) for right in rows]
+
+
+@pytest.fixture
+def context(tmp_path, monkeypatch):
+    """Of a stage `improvement` whose models are not there."""
+    monkeypatch.setattr(rl_comparison, "load_verifier", lambda *_: None)
+    monkeypatch.setattr(rl_comparison, "load_policy", lambda *_: None)
+    monkeypatch.setattr(rl_comparison.labels, "sample_responses", _sample)
+    monkeypatch.setattr(
+        rl_comparison.labels, "sampling_for", lambda _, temperature, branches: 0
+    )
+    monkeypatch.setattr(
+        rl_comparison, "score_outcomes", lambda _, found, **__: np.zeros(len(found))
+    )
+    final = dict(samples=DRAWN, unsolved=DRAWN)
+    return SimpleNamespace(
+        stage="improvement",
+        directory=tmp_path,
+        config=ConfigDict(dict(seed=3, rl=dict(final=final))),
+        profile=Profile(),
+        input=lambda name: tmp_path / name,
+    )
+
+
+class _Problems(list):
+    architecture = dtype = None
+
+
+def test_no_policy_is_measured_on_what_chose_the_problems(context):
+    """A policy that is the SFT policy's equal solves as many of the problems that SFT
+    did not solve by chance as it solves of all."""
+    problems = _Problems(range(PROBLEMS))
+    samples = rl_comparison._sample_all(context, problems, ["sft", "rl"])
+    found = rl_comparison._unsolved(
+        samples["unsolved"], {name: [samples[name]] for name in ("sft", "rl")}, (1,)
+    )
+    assert found["problems"] == pytest.approx(PROBLEMS * 0.9**DRAWN, rel=0.2)
+    error = math.sqrt(RIGHT * (1 - RIGHT) / found["problems"] / DRAWN)
+    assert found["best_of"]["rl"]["1"] == pytest.approx(RIGHT, abs=4 * error)
+    assert found["best_of"]["sft"]["1"] == pytest.approx(RIGHT, abs=4 * error)
+    # What policies are measured on is what it was, and all of it is paid.
+    kept = _drawn(derive(3, Stream.RL_FINAL), DRAWN, 0)
+    for name in ("sft", "rl"):
+        np.testing.assert_array_equal(samples[name]["correct"], kept)
+    assert artifacts.read_json(context.directory / "ledger.json")["decoded"] == (
+        PROBLEMS * (3 * DRAWN + 2)
+    )
+
+
+def test_a_stage_that_an_earlier_version_began(context):
+    """It had no draws to choose by; those of policies are as good as before."""
+    problems = _Problems(range(PROBLEMS))
+    whole = rl_comparison._sample_all(context, problems, ["sft", "rl"])
+    for name in ("unsolved.npz", "rl.npz", "ledger.json"):
+        (context.directory / name).unlink()
+    again = rl_comparison._sample_all(context, problems, ["sft", "rl"])
+    assert again.keys() == whole.keys() == {"unsolved", "sft", "rl"}
+    for name, arrays in whole.items():
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(again[name][key], array)
 
 
 def _means(values, tokens=(0, 500, 1000, 1500)):
