@@ -178,6 +178,7 @@ def test_missing(field):
         ({"rl.methods.grpo.reward": "matched"}, "grpo: reward=.matched. .* baseline"),
         ({"rl.methods.pav_mc.prover_k": 9}, "pav_mc: n_mc=4 .* Bo9"),
         ({"rl.methods.pav_rl.prover": "x"}, "prover='x' is no entry of .* mu"),
+        ({"rl.methods.pav_refreshed.prover": "mu"}, "pav_refreshed: .* leave out eith"),
         ({"provers.mu.from_policy": 99}, "provers.mu.from_policy=99 .* at most"),
         ({"task.min_depth": 9}, "min_depth <= max_depth"),
         ({"sampling.trunks_per_group": 3}, "sampling.trunks=8 .* multiple"),
