@@ -1,20 +1,20 @@
 """Closed forms: Pass@N, best-of-N, votes, intervals; and how well a verifier tells.
 
 Estimates from M samples a problem are unbiased. Intervals are over problems
-(`mean_interval`) or over seeds (`seed_interval`).
+(`mean_interval`, of shares; `normal_interval`) or over seeds (`seed_interval`).
 Shape letters: P problems, M samples of each, S seeds.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.special import gammaln, stdtrit
 
-from pav_jax.core.types import Grade, Response, StepLabels
+from pav_jax.core.types import Response, StepLabels
 
 _BINS = 10  # of a calibration curve
 _DEPTH = 10  # steps whose AUC is reported
+_Z = 1.959964  # of a normal 95% interval
 
 # The score of a response, of a verifier's values after its steps, `[H]`.
 AGGREGATIONS: dict[str, Callable[[np.ndarray], float]] = {
@@ -121,22 +121,37 @@ def majority_of_n(
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """The mean over problems and its 95% interval, by the normal approximation.
+    """The mean share over problems and its 95% interval, by the normal approximation.
 
     For 0/1 outcomes the Wilson score interval, which stays inside [0, 1].
 
     Args:
-      values: float `[P]`, one a problem.
+      values: float `[P]`, one a problem, each in [0, 1].
     """
-    values = np.asarray(values, float)
-    count, mean, z = len(values), float(np.mean(values)), 1.959964
+    values, z = np.asarray(values, float), _Z
+    count, (mean, interval) = len(values), normal_interval(values)
     if np.all((values == 0) | (values == 1)):
         denominator = 1 + z**2 / count
         centre = (mean + z**2 / (2 * count)) / denominator
         spread = mean * (1 - mean) / count + z**2 / (4 * count**2)
         half = z * np.sqrt(spread) / denominator
         return mean, (float(centre - half), float(centre + half))
-    half = z * float(np.std(values, ddof=1)) / np.sqrt(count) if count > 1 else 1.0
+    return mean, interval or (mean - 1.0, mean + 1.0)
+
+
+def normal_interval(values: np.ndarray) -> tuple[float, tuple[float, float] | None]:
+    """The mean over problems of any number, and its 95% normal interval.
+
+    Args:
+      values: float `[P]`, one a problem, of any scale; shares are `mean_interval`'s.
+
+    Returns:
+      The mean; the interval, None for one problem, which does not say how they differ.
+    """
+    mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return mean, None
+    half = float(_Z * np.std(values, ddof=1) / np.sqrt(count))
     return mean, (mean - half, mean + half)
 
 
@@ -382,19 +397,3 @@ def calibration(predicted: np.ndarray, labels: Sequence[StepLabels]) -> dict:
         "correlation": float(np.corrcoef(predicted, q)[0, 1]) if varied else None,
         "calibration": bins,
     }
-
-
-def count_grades(grades: Sequence[Grade]) -> dict[str, int]:
-    """Responses of each grade, by its value."""
-    return {grade.value: grades.count(grade) for grade in Grade}
-
-
-def failures(responses: Sequence[Response], verdicts: Sequence[Sequence[str]]) -> dict:
-    """Fractions of responses by outcome: correct, or the kind of their first error."""
-    kinds = Counter(
-        "correct"
-        if response.correct
-        else next((word for word in words if word != "good"), "no answer")
-        for response, words in zip(responses, verdicts, strict=True)
-    )
-    return {kind: count / len(responses) for kind, count in kinds.most_common()}

@@ -160,6 +160,16 @@ def test_one_fraction_says_nothing():
     assert low <= 0 and high >= 1
 
 
+def test_interval_of_any_number_is_normal():
+    values = np.array([0.0, 1.0, 1.0, 0.0, 1.0])  # zeros and ones, which are no shares
+    mean, interval = metrics.normal_interval(values)
+    half = 1.959964 * statistics.stdev(values) / math.sqrt(5)
+    assert mean == pytest.approx(0.6)
+    assert interval == pytest.approx((0.6 - half, 0.6 + half), rel=1e-9)
+    assert metrics.normal_interval(np.zeros(10)) == (0.0, (0.0, 0.0))
+    assert metrics.normal_interval(np.array([3.0])) == (3.0, None)
+
+
 @pytest.mark.parametrize("count", [2, 3, 5, 30])
 def test_interval_over_seeds_is_students(count):
     values = np.random.default_rng(count).normal(0.4, 0.1, count)

@@ -35,6 +35,7 @@ class Stream(enum.IntEnum):
     PROVER_ROLLOUTS = 114  # responses of a prover that is another policy
     PROVER_LABELS = 115  # and its continuations of step prefixes
     FIRST_PIT = 116  # continuations of states of high value, and up to first pits
+    RL_UNSOLVED = 117  # responses that say which problems the SFT policy never solves
     LABORATORY = 120  # all of one seed of a laboratory
 
 

@@ -159,3 +159,10 @@ def _of_rl(rl: ConfigDict) -> Iterator[str]:
                 f"config.rl.methods.{method}.refresh_every={settings.refresh_every}"
                 " needs a section config.rl.refresh"
             )
+        if settings.get("baseline") == "group" and rl.training.samples < 2:
+            yield (
+                f'config.rl.methods.{method}.baseline="group" needs'
+                f" config.rl.training.samples={rl.training.samples} to be 2 or more:"
+                " one response to a problem is its own mean, so its outcome teaches"
+                " nothing"
+            )

@@ -15,7 +15,7 @@ from pav_jax import labels
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Response, StepLabels
-from pav_jax.metrics import mean_interval
+from pav_jax.metrics import normal_interval
 from pav_jax.pipeline.other_provers import Prover
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
@@ -88,6 +88,10 @@ def _terms(
       other: μ's labels of them.
       k: the prover is BoK(μ).
       group: responses to a problem.
+
+    Returns:
+      `distinguishability` and `alignment`, and of each `NAME_ci`, which is None if
+      there is one problem.
     """
     parts = [slice(i, i + group) for i in range(0, len(responses), group)]
     found = [
@@ -96,6 +100,6 @@ def _terms(
     ]
     row: dict[str, Any] = {}
     for name in ("distinguishability", "alignment"):
-        mean, interval = mean_interval(np.array([vars(t)[name] for t in found]))
+        mean, interval = normal_interval(np.array([vars(t)[name] for t in found]))
         row |= {name: mean, f"{name}_ci": interval}
     return row

@@ -7,7 +7,7 @@ and no interval.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.progress_bar import progress
 from pav_jax.core.seeds import Stream, derive
-from pav_jax.core.types import Params
+from pav_jax.core.types import Params, Response
 from pav_jax.metrics import best_of_n, pass_at_n, seed_interval
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
@@ -29,6 +29,7 @@ from pav_jax.tasks.problems import Problems
 from pav_jax.verifier import load_verifier
 
 _LEDGER = "ledger_"  # begins the names of counts among a policy's arrays
+_CHOICE = "unsolved"  # beside the names of policies: draws of SFT; see `_draw_choice`
 Samples = dict[str, np.ndarray]  # of one policy: see `_draw`
 
 
@@ -65,14 +66,19 @@ def run_improvement(context: StageContext) -> None:
 def _sample_all(
     context: StageContext, problems: Problems, policies: Sequence[str]
 ) -> dict[str, Samples]:
-    """Responses of every policy, and the ledger of all of them."""
+    """Responses of every policy, those of `_CHOICE`, and the ledger of all of them."""
     prm = load_verifier(context.input("prm"), problems.architecture, problems.dtype)
     samples: dict[str, Samples] = {}
     total = Ledger()
-    for name in progress(iterable=policies, unit="policy", desc=context.stage):
+    names = [_CHOICE, *policies]
+    for name in progress(iterable=names, unit="policy", desc=context.stage):
         path = context.directory / f"{name}.npz"
         if not path.exists():
-            artifacts.write_arrays(path, _draw(context, problems, prm, name))
+            if name == _CHOICE:
+                arrays = _draw_choice(context, problems)
+            else:
+                arrays = _draw(context, problems, prm, name)
+            artifacts.write_arrays(path, arrays)
         samples[name] = artifacts.read_arrays(path)
         total += Ledger(
             **{
@@ -85,6 +91,24 @@ def _sample_all(
     return samples
 
 
+def _draw_choice(context: StageContext, problems: Problems) -> Samples:
+    """Responses of the SFT policy, of which problems without a right one are chosen.
+
+    No policy is measured on these draws. A policy near SFT answers them as SFT does:
+    on the same draws it would be wrong by the choice alone.
+
+    Returns:
+      `correct` `[problems, unsolved]`, and the counts of the ledger as `_draw` has.
+    """
+    count, ledger = context.config.rl.final.unsolved, Ledger()
+    draw = _sampler(context, problems, "sft", Stream.RL_UNSOLVED, ledger)
+    responses = draw(
+        count=count, sampling=labels.sampling_for(problems, 1.0, branches=count)
+    )
+    correct = np.array([r.correct for r in responses]).reshape(-1, count)
+    return {"correct": correct} | _counts(ledger)
+
+
 def _draw(context: StageContext, problems: Problems, prm: Params, name: str) -> Samples:
     """Responses of one policy to all problems, and greedy ones.
 
@@ -92,17 +116,10 @@ def _draw(context: StageContext, problems: Problems, prm: Params, name: str) -> 
       `correct`, `length` and `prm` `[problems, samples]`; `greedy` `[problems]`; and
       the counts of the ledger, each under its name.
     """
-    config, final, ledger = context.config, context.config.rl.final, Ledger()
-    draw = functools.partial(
-        labels.sample_responses,
-        load_policy(context.input(name), problems.architecture, problems.dtype),
-        problems,
-        range(len(problems)),
-        seed=derive(config.seed, Stream.RL_FINAL),
-        ledger=ledger,
-        profile=context.profile,
-    )
+    final, ledger = context.config.rl.final, Ledger()
+    draw = _sampler(context, problems, name, Stream.RL_FINAL, ledger)
     sampling = functools.partial(labels.sampling_for, problems)
+    # As many of SFT as choose problems: what has been published of it is of so many.
     count = final.unsolved if name == "sft" else final.samples
     responses = draw(count=count, sampling=sampling(1.0, branches=count))
     greedy = draw(count=1, sampling=sampling(0.0, branches=1))
@@ -115,9 +132,31 @@ def _draw(context: StageContext, problems: Problems, prm: Params, name: str) -> 
     }
     arrays = {key: array.reshape(-1, count) for key, array in arrays.items()}
     arrays["greedy"] = np.array([r.correct for r in greedy])
-    return arrays | {
-        f"{_LEDGER}{key}": np.array(value) for key, value in vars(ledger).items()
-    }
+    return arrays | _counts(ledger)
+
+
+def _sampler(
+    context: StageContext,
+    problems: Problems,
+    name: str,
+    stream: Stream,
+    ledger: Ledger,
+) -> Callable[..., list[Response]]:
+    """Draws from a policy for all problems, given `count` and `sampling`."""
+    return functools.partial(
+        labels.sample_responses,
+        load_policy(context.input(name), problems.architecture, problems.dtype),
+        problems,
+        range(len(problems)),
+        seed=derive(context.config.seed, stream),
+        ledger=ledger,
+        profile=context.profile,
+    )
+
+
+def _counts(ledger: Ledger) -> Samples:
+    """What a ledger has, among arrays."""
+    return {f"{_LEDGER}{key}": np.array(value) for key, value in vars(ledger).items()}
 
 
 def _compared(
@@ -140,7 +179,7 @@ def _compared(
             method: _summary(found, final.ns) for method, found in of_methods.items()
         },
         "curves": mean_curves,
-        "unsolved": _unsolved(samples["sft"], of_methods, final.ns),
+        "unsolved": _unsolved(samples[_CHOICE], of_methods, final.ns),
         "against": _against(final.reference, mean_curves, samples, methods),
     }
 
@@ -198,9 +237,9 @@ def _summary(samples: list[dict[str, np.ndarray]], ns: tuple[int, ...]) -> dict:
     }
 
 
-def _unsolved(sft, methods: dict[str, list], ns: tuple[int, ...]) -> dict:
-    """The problems that no response of the SFT policy solves, and who solves them."""
-    hard = ~sft["correct"].any(axis=1)
+def _unsolved(choice, methods: dict[str, list], ns: tuple[int, ...]) -> dict:
+    """The problems that no response of `_draw_choice` solves, and who solves them."""
+    hard = ~choice["correct"].any(axis=1)
     if not hard.any():
         return {"problems": 0}
     cut = {
@@ -212,6 +251,7 @@ def _unsolved(sft, methods: dict[str, list], ns: tuple[int, ...]) -> dict:
     }
     return {
         "problems": int(hard.sum()),
+        "samples": choice["correct"].shape[1],
         "best_of": {
             method: {
                 str(n): float(
@@ -232,8 +272,9 @@ def _against(
     `gain` is in final sampled accuracy, with its interval over seeds: a method less the
     reference of the same seed, the one policy of SFT or RFT less that of every seed.
     `sooner` is how many times fewer iterations, and `cheaper` how many times fewer
-    sampled tokens, the mean curve takes to the reference's final accuracy. None where
-    it does not get there.
+    sampled tokens, the mean curve takes than the reference's own to first be at the
+    reference's final accuracy. None where it never is, and where one of the two is
+    there before RL, which takes nothing.
     """
     if reference not in curves:
         raise UserError(
@@ -254,13 +295,24 @@ def _against(
             "seeds": gains.tolist(),
         }
         if method in curves:
-            curve, last = curves[method], curves[reference]
-            there = np.flatnonzero(np.array(curve["sampled"]["mean"]) >= goal)
             for key, by in (("sooner", "step"), ("cheaper", "tokens")):
-                spent = curve[by][there[0]] if len(there) else 0
-                row[key] = last[by][-1] / spent if spent else None
+                its = _spent(curves[reference], by, goal)
+                spent = _spent(curves[method], by, goal)
+                row[key] = its / spent if its and spent else None
         out["methods"][method] = row
     return out
+
+
+def _spent(curve: dict, by: str, goal: float) -> float | None:
+    """What a mean curve takes to its first measurement at `goal`; None if never.
+
+    Args:
+      curve: of `_mean_curve`.
+      by: "step" or "tokens".
+      goal: a sampled accuracy.
+    """
+    there = np.flatnonzero(np.array(curve["sampled"]["mean"]) >= goal)
+    return curve[by][there[0]] if len(there) else None
 
 
 def _by_seed(samples: dict[str, Samples], names: list[str]) -> np.ndarray:

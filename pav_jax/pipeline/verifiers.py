@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import jax
@@ -15,7 +16,7 @@ from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.progress_bar import progress
 from pav_jax.core.seeds import Stream, derive
-from pav_jax.core.types import Params, Response, StepLabels
+from pav_jax.core.types import Grade, Params, Response, StepLabels
 from pav_jax.distributed import sharding
 from pav_jax.pipeline import first_pit, imported, on_search
 from pav_jax.pipeline.runner import StageContext
@@ -262,12 +263,28 @@ def _told_apart(
     return {
         "auc_within_problem": auc,
         "orm": {"auc_last": metrics.outcome_auc(responses, outcome)["last"]},
-        "failures": metrics.failures(responses, verdicts) if verdicts else {},
-        "grades": metrics.count_grades(
+        "failures": failures(responses, verdicts) if verdicts else {},
+        "grades": _count_grades(
             problems.grades([(r.problem, r.tokens) for r in responses])
         ),
         "problems": len(problems),
     }
+
+
+def _count_grades(grades: Sequence[Grade]) -> dict[str, int]:
+    """Responses of each grade, by its value."""
+    return {grade.value: grades.count(grade) for grade in Grade}
+
+
+def failures(responses: Sequence[Response], verdicts: Sequence[Sequence[str]]) -> dict:
+    """Fractions of responses by outcome: correct, or the kind of their first error."""
+    kinds = Counter(
+        "correct"
+        if response.correct
+        else next((word for word in words if word != "good"), "no answer")
+        for response, words in zip(responses, verdicts, strict=True)
+    )
+    return {kind: count / len(responses) for kind, count in kinds.most_common()}
 
 
 def _predictions(

@@ -119,10 +119,10 @@ def _table(improvement: Results, policies: Results) -> str:
             "Response tokens",
         ],
         rows,
-        "The last policies. Fewer iterations and tokens: how many times fewer it takes "
-        f"the means over seeds to the final accuracy of {name}. A dash: not reached, "
-        "or not trained by RL. Points are differences within a seed. "
-        + _intervals(improvement, f"those of {name}"),
+        "The last policies. Fewer iterations and tokens: how many times fewer than "
+        f"{name} the means over seeds take to come to its final accuracy for the first "
+        "time. A dash: not reached, there before RL, or not trained by RL. Points are "
+        "differences within a seed. " + _intervals(improvement, f"those of {name}"),
     )
 
 
@@ -144,7 +144,18 @@ def _unsolved(unsolved: Results) -> str:
                 )
                 for method in methods.ordered(best)
             ],
+            _choice(unsolved.get("samples")),
         ),
+    )
+
+
+def _choice(samples: int | None) -> str:
+    """What chose these problems; earlier versions chose by those measured."""
+    if not samples:
+        return ""
+    return (
+        f"Chosen by {counted(samples, 'sample')} of the SFT policy for each problem. "
+        "Every policy is measured on others, so SFT may solve some of them too."
     )
 
 

@@ -64,7 +64,8 @@ class Objective:
       n_mc: continuations of every step prefix, by the current policy, whose outcomes
         replace the verifier; at least `prover_k`. 0 uses the verifier.
       refresh_every: iterations after which the verifier is trained further, on rollouts
-        of the current policy; 0 keeps it frozen.
+        of the current policy; 0 keeps it frozen. Not with a `prover`, whose value it
+        would no longer predict.
 
     Raises:
       UserError: a name is unknown, or the fields do not go together.
@@ -124,6 +125,13 @@ class Objective:
             raise UserError(
                 f"refresh_every={self.refresh_every} of an RL method that uses no"
                 " verifier: its reward is the outcome, or it has n_mc continuations"
+            )
+        if self.refresh_every and self.prover:
+            raise UserError(
+                f"refresh_every={self.refresh_every} of an RL method with"
+                f" prover={self.prover!r}: the verifier would be trained on rollouts of"
+                " the policy that RL trains, and no longer predict the value of that"
+                " prover; leave out either"
             )
 
     @property

@@ -6,15 +6,20 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from pav_jax.core import config
 from pav_jax.core.errors import UserError
+from pav_jax.core.profile import Profile
+from pav_jax.core.seeds import Stream, derive
+from pav_jax.core.types import Response
 from pav_jax.metrics import pass_at_n
 from pav_jax.pipeline import rl, rl_comparison, stages
-from pav_jax.storage import records
+from pav_jax.storage import artifacts, records
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,21 +75,96 @@ def test_unsolved_problems():
     assert found["problems"] == 2
     # Of the last two problems: seeds 0 and 1 have means of 3/4 and 0.
     assert found["best_of"]["rl"] == pytest.approx({"1": 3 / 8, "2": 3 / 8})
+    assert found["samples"] == 2
     assert rl_comparison._unsolved(_samples([[1]]), methods, (1,)) == {"problems": 0}
 
 
-def test_gains_and_how_soon():
-    def curve(means):
-        return {
-            "step": [0, 10, 20, 30],
-            "tokens": [0, 500, 1000, 1500],
-            "sampled": {"mean": means},
-        }
+# What is drawn for them. A policy here is right on a sample in ten, which ones is a
+# function of the keys alone: so all policies are the same.
+DRAWN, PROBLEMS, RIGHT = 16, 2_000, 0.1
 
+
+def _drawn(seed, count, sampling):
+    rng = np.random.default_rng([seed, sampling])
+    return rng.random((PROBLEMS, DRAWN))[:, :count] < RIGHT
+
+
+def _sample(params, problems, indices, *, count, seed, sampling, ledger, profile):
+    ledger.decoded += len(indices) * count
+    rows = _drawn(seed, count, sampling)[indices].reshape(-1)
+    return [Response(0, (1,), (2, 3), (0.0, 0.0), bool(right)) for right in rows]
+
+
+@pytest.fixture
+def context(tmp_path, monkeypatch):
+    """Of a stage `improvement` whose models are not there."""
+    monkeypatch.setattr(rl_comparison, "load_verifier", lambda *_: None)
+    monkeypatch.setattr(rl_comparison, "load_policy", lambda *_: None)
+    monkeypatch.setattr(rl_comparison.labels, "sample_responses", _sample)
+    monkeypatch.setattr(
+        rl_comparison.labels, "sampling_for", lambda _, temperature, branches: 0
+    )
+    monkeypatch.setattr(
+        rl_comparison, "score_outcomes", lambda _, found, **__: np.zeros(len(found))
+    )
+    final = dict(samples=DRAWN, unsolved=DRAWN)
+    return SimpleNamespace(
+        stage="improvement",
+        directory=tmp_path,
+        config=ConfigDict(dict(seed=3, rl=dict(final=final))),
+        profile=Profile(),
+        input=lambda name: tmp_path / name,
+    )
+
+
+class _Problems(list):
+    architecture = dtype = None
+
+
+def test_no_policy_is_measured_on_what_chose_the_problems(context):
+    """A policy that is the SFT policy's equal solves as many of the problems that SFT
+    did not solve by chance as it solves of all."""
+    problems = _Problems(range(PROBLEMS))
+    samples = rl_comparison._sample_all(context, problems, ["sft", "rl"])
+    found = rl_comparison._unsolved(
+        samples["unsolved"], {name: [samples[name]] for name in ("sft", "rl")}, (1,)
+    )
+    assert found["problems"] == pytest.approx(PROBLEMS * 0.9**DRAWN, rel=0.2)
+    error = math.sqrt(RIGHT * (1 - RIGHT) / found["problems"] / DRAWN)
+    assert found["best_of"]["rl"]["1"] == pytest.approx(RIGHT, abs=4 * error)
+    assert found["best_of"]["sft"]["1"] == pytest.approx(RIGHT, abs=4 * error)
+    # What policies are measured on is what it was, and all of it is paid.
+    kept = _drawn(derive(3, Stream.RL_FINAL), DRAWN, 0)
+    for name in ("sft", "rl"):
+        np.testing.assert_array_equal(samples[name]["correct"], kept)
+    assert artifacts.read_json(context.directory / "ledger.json")["decoded"] == (
+        PROBLEMS * (3 * DRAWN + 2)
+    )
+
+
+def test_a_stage_that_an_earlier_version_began(context):
+    """It had no draws to choose by; those of policies are as good as before."""
+    problems = _Problems(range(PROBLEMS))
+    whole = rl_comparison._sample_all(context, problems, ["sft", "rl"])
+    for name in ("unsolved.npz", "rl.npz", "ledger.json"):
+        (context.directory / name).unlink()
+    again = rl_comparison._sample_all(context, problems, ["sft", "rl"])
+    assert again.keys() == whole.keys() == {"unsolved", "sft", "rl"}
+    for name, arrays in whole.items():
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(again[name][key], array)
+
+
+def _means(values, tokens=(0, 500, 1000, 1500)):
+    steps = [0, 10, 20, 30]
+    return {"step": steps, "tokens": list(tokens), "sampled": {"mean": values}}
+
+
+def test_gains_and_how_soon():
     curves = {
-        "orm": curve([0.1, 0.2, 0.3, 0.4]),
-        "pav": curve([0.1, 0.4, 0.5, 0.6]),
-        "bad": curve([0.1, 0.1, 0.1, 0.1]),
+        "orm": _means([0.1, 0.2, 0.3, 0.4]),
+        "pav": _means([0.1, 0.4, 0.5, 0.6]),
+        "bad": _means([0.1, 0.1, 0.1, 0.1]),
     }
     samples = {
         "sft": _samples([[0, 0], [0, 0]]),
@@ -119,6 +199,41 @@ def test_gains_and_how_soon():
     assert alone["pav"]["gain"] == 0.5 and alone["pav"]["seed_interval"] is None
     with pytest.raises(UserError, match="'grpo'.*orm, pav, bad"):
         rl_comparison._against("grpo", curves, samples, methods)
+
+
+def _how_soon(**curves):
+    one = _samples([[0, 1]])
+    found = rl_comparison._against(
+        "orm", curves, dict.fromkeys(curves, one), {name: [name] for name in curves}
+    )
+    return {k: (r["sooner"], r["cheaper"]) for k, r in found["methods"].items()}
+
+
+def test_a_plateau_of_the_reference_makes_nobody_sooner():
+    flat = [0.1, 0.41, 0.42, 0.40]  # what it ends with it has from step 10 on
+    found = _how_soon(
+        orm=_means(flat),
+        same=_means(flat),
+        late=_means([0.1, 0.2, 0.4, 0.5], tokens=(0, 400, 800, 1200)),
+        bad=_means([0.1, 0.2, 0.3, 0.39]),
+    )
+    assert found["orm"] == found["same"] == (1.0, 1.0)
+    assert found["late"] == (10 / 20, 500 / 800)
+    assert found["bad"] == (None, None)
+
+
+def test_what_is_there_before_rl_is_not_so_many_times_sooner():
+    found = _how_soon(
+        orm=_means([0.3, 0.1, 0.2, 0.3]),
+        same=_means([0.3, 0.3, 0.3, 0.3]),
+        late=_means([0.2, 0.2, 0.2, 0.3]),
+    )
+    assert set(found.values()) == {(None, None)}
+    # None starts elsewhere today; it would be no division by zero.
+    found = _how_soon(
+        orm=_means([0.1, 0.2, 0.3, 0.4]), above=_means([0.4, 0.5, 0.6, 0.6])
+    )
+    assert found == {"orm": (1.0, 1.0), "above": (None, None)}
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,7 @@ def test_missing(field):
         ({"tokenizer.path": "a.model"}, "config.tokenizer needs either .* not both"),
         ({"rl.final.ns": (1, 999)}, "rl.final.ns=.* config.rl.final.samples=4"),
         ({"rl.final.reference": "ppo"}, "reference='ppo' is none of .* orm_rl"),
+        ({"rl.training.samples": 1}, 'grpo.baseline="group" .*samples=1 .* 2 or more'),
         ({"rl.provers.ks": (1, 64)}, "rl.provers.ks=.* half of config.rl.provers.n_mc"),
         ({"rl.seeds": (0, 0)}, "rl.seeds .* each once"),
         ({"search.beams": ()}, "search.beams .* at least one"),
@@ -178,6 +179,7 @@ def test_missing(field):
         ({"rl.methods.grpo.reward": "matched"}, "grpo: reward=.matched. .* baseline"),
         ({"rl.methods.pav_mc.prover_k": 9}, "pav_mc: n_mc=4 .* Bo9"),
         ({"rl.methods.pav_rl.prover": "x"}, "prover='x' is no entry of .* mu"),
+        ({"rl.methods.pav_refreshed.prover": "mu"}, "pav_refreshed: .* leave out eith"),
         ({"provers.mu.from_policy": 99}, "provers.mu.from_policy=99 .* at most"),
         ({"task.min_depth": 9}, "min_depth <= max_depth"),
         ({"sampling.trunks_per_group": 3}, "sampling.trunks=8 .* multiple"),
@@ -285,6 +287,11 @@ def test_misspelt_on_the_command_line(field):
         assert f"did you mean {expected!r}?" in message
     else:  # a short name, such as search.ns
         assert len(last) < 5
+
+
+def test_one_response_to_a_problem_is_enough_without_groups():
+    values = {"rl.training.samples": 1, "rl.methods.grpo.baseline": "value"}
+    assert list(contradictions(_config(values))) == []
 
 
 def test_every_contradiction_is_of_a_config_that_is_else_right():

@@ -19,6 +19,7 @@ from pav_jax import labels, metrics, prover, verifier
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Problem, Response, StepLabels
 from pav_jax.gemma.tokenizer import Tokenizer
+from pav_jax.pipeline import verifiers
 from pav_jax.pipeline.curves import _difference
 from pav_jax.rl import rewards
 from pav_jax.rl.rewards import Objective
@@ -95,7 +96,7 @@ def test_what_is_measured(problems):
     assert _finite(metrics.outcome_auc(responses, predicted))
     assert _finite(metrics.error_auc(responses, predicted, verdicts))
     assert _finite(metrics.calibration(inner, found))
-    assert _finite(metrics.failures(responses, verdicts))
+    assert _finite(verifiers.failures(responses, verdicts))
     for balance in (True, False):
         steps = [verifier.labelled_steps(x) for x in found]
         rows = verifier.verifier_rows(responses, steps, balance=balance)

@@ -112,6 +112,7 @@ IMPROVEMENT = {
     },
     "unsolved": {
         "problems": 37,
+        "samples": 12,
         "best_of": {"sft": {"1": 0.0, "8": 0.0}, "pav_rl": {"1": 0.067, "8": 0.243}},
     },
 }
@@ -560,6 +561,13 @@ def test_intervals_of_rl_are_over_seeds(results, markup):
     one = _words(_page(results, []))
     assert one.count("There is no interval: one seed") == 2
     assert "t-intervals" not in one and "+4.4 to +11.5" not in one
+
+
+def test_what_chose_the_unsolved_problems_is_said(results, markup):
+    assert "Chosen by 12 samples of the SFT policy" in _words(markup)
+    del results["improvement"]["unsolved"]["samples"]  # of an earlier version
+    words = _words(_page(results, []))
+    assert "37 problems without" in words and "Chosen by" not in words
 
 
 def test_the_problems_of_rl_are_named(results):

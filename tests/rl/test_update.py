@@ -396,6 +396,8 @@ def test_values_by_continuations():
         _objective(n_mc=4, refresh_every=9)
     with pytest.raises(UserError, match="prover='mu' .* no verifier"):
         _objective(n_mc=4, prover="mu")
+    with pytest.raises(UserError, match="refresh_every=9 .* prover='mu': .* either"):
+        _objective(prover="mu", refresh_every=9)
     with pytest.raises(UserError, match='baseline="verifier" .* reward="progress"'):
         _objective(baseline="verifier")
 

@@ -9,9 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pav_jax.metrics import mean_interval
+from pav_jax.metrics import mean_interval, normal_interval
 
-_Z = 1.959964
 _RESAMPLES = 1000
 
 Interval = tuple[float, float]
@@ -45,11 +44,7 @@ class Estimate:
 
 def mean_of(values: np.ndarray) -> Estimate:
     """The mean of one number a problem, `[P]`."""
-    mean, count = float(np.mean(values)), len(values)
-    if count < 2:
-        return Estimate(mean, None)
-    half = float(_Z * np.std(values, ddof=1) / np.sqrt(count))
-    return Estimate(mean, (mean - half, mean + half))
+    return Estimate(*normal_interval(values))
 
 
 def share_of(values: np.ndarray) -> Estimate:
