@@ -142,6 +142,12 @@ def _of_rl(rl: ConfigDict) -> Iterator[str]:
             f"config.rl.final.ns={tuple(final.ns)} must be at most"
             f" config.rl.final.samples={final.samples}, of which they are parts"
         )
+    if max(final.ns) > final.unsolved:
+        yield (
+            f"config.rl.final.ns={tuple(final.ns)} must be at most"
+            f" config.rl.final.unsolved={final.unsolved}, the responses of the SFT"
+            " policy, of which they are parts"
+        )
     if final.reference not in rl.methods:
         yield (
             f"config.rl.final.reference={final.reference!r} is none of"
