@@ -21,6 +21,7 @@ from pav_jax.distributed import signals
 from pav_jax.gemma import forward
 from pav_jax.pipeline import rl as rl_stages
 from pav_jax.pipeline.data import run_data
+from pav_jax.pipeline.provers import run_provers
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.rl import monitor, rewards
 from pav_jax.rl import trainer as trainers
@@ -532,6 +533,23 @@ def test_no_validation_problems(problems, tmp_path):
     train = dataclasses.replace(problems[0], data=tmp_path)
     with pytest.raises(UserError, match=r"raise config\.problems\.validation"):
         rl_stages._watched(train, "test")
+
+
+def test_more_problems_than_there_are(make, problems):
+    """Where the config does not say how many, the stage says it before it samples."""
+    words = "must be at most 10: so many problems for labels"
+    with pytest.raises(UserError, match=rf"config\.rl\.training\.problems=11 {words}"):
+        make(problems=11).fit()
+    refreshed = make(objective=dataclasses.replace(OBJECTIVE, refresh_every=2))
+    many = ml_collections.ConfigDict(REFRESH.to_dict() | {"problems": 11})
+    with pytest.raises(UserError, match=rf"config\.rl\.refresh\.problems=11 {words}"):
+        dataclasses.replace(refreshed, refresh=many).fit()
+    config = ml_collections.ConfigDict(CONFIG.to_dict() | {"rl": {}})
+    config.rl.provers = dict(problems=11, responses=2, n_mc=4, ks=(1,))
+    context = StageContext("provers", config, refreshed.directory, {})
+    context.inputs["data"] = problems[0].data
+    with pytest.raises(UserError, match=rf"config\.rl\.provers\.problems=11 {words}"):
+        run_provers(context)
 
 
 def test_a_run_of_a_version_that_watched_test_problems(make, whole):
