@@ -281,7 +281,14 @@ class Trainer:
             batch_size=self.settings.problems,
             seed=derive(self.seed, Stream.RL_PROBLEMS),
         )
-        problems = batches(step)["problem"][own].tolist()
+        problems = batches(step)["problem"].tolist()
+        # A batch that reaches into the next epoch may have a problem twice. Of the
+        # whole batch, so that what is drawn does not depend on the processes.
+        firsts = [
+            samples * problems[:place].count(problem)
+            for place, problem in enumerate(problems)
+        ]
+        problems, firsts = problems[own], firsts[own]
         shards = mesh.row_shards(jax.sharding.get_mesh())
         return labels.sample_responses(
             policy,
@@ -296,6 +303,7 @@ class Trainer:
                 rows=samples,
             ),
             ledger=ledger,
+            firsts=firsts,
         )
 
     def _predict(

@@ -236,6 +236,39 @@ def test_an_epoch_has_each_problem_once(make):
     assert len(set(seen[:10])) == 10
 
 
+def test_a_problem_that_is_twice_in_a_batch_has_other_draws(make):
+    """Of 10 problems, 8 in an iteration: the second reaches into the next epoch."""
+    trainer = make(problems=8)
+    roll_out = functools.partial(trainer.roll_out, trainer.initial, 1, Ledger())
+    batch = roll_out().responses
+    groups = [batch[i : i + 2] for i in range(0, 16, 2)]
+    seen = {}
+    for group in groups:
+        seen.setdefault(group[0].problem, []).append(group)
+    twice = [both for both in seen.values() if len(both) == 2]
+    assert twice and len(seen) + len(twice) == 8
+    for both in twice:
+        # Draws number 0 to 3 of this problem, two for each of its places.
+        four = _draw(trainer, both[0][0].problem, 4)
+        assert [*both[0], *both[1]] == four
+        assert both[0] != both[1]
+    # Processes with a half each draw the same.
+    halves = [roll_out(own=own).responses for own in (slice(0, 4), slice(4, 8))]
+    assert [*halves[0], *halves[1]] == batch
+
+
+def _draw(trainer, problem, count):
+    return labels.sample_responses(
+        trainer.initial,
+        trainer.train,
+        [problem],
+        count=count,
+        seed=derive(7, Stream.RL_RESPONSES, 1),
+        sampling=labels.sampling_for(trainer.train, 1.0, branches=2),
+        ledger=Ledger(),
+    )
+
+
 def test_steps_are_paid_by_the_verifier(make):
     trainer, ledger = make(), Ledger()
     scored = trainer.roll_out(trainer.initial, 0, ledger)
