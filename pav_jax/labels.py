@@ -78,6 +78,7 @@ def sample_responses(
     seed: int,
     sampling: SamplingConfig,
     ledger: Ledger,
+    firsts: Sequence[int] | None = None,
     advance: Callable[[], Any] = lambda: None,
     profile: Profile = Profile(),  # noqa: B008
 ) -> list[Response]:
@@ -91,6 +92,8 @@ def sample_responses(
       seed: of the stream of draws.
       sampling: how they are drawn.
       ledger: counts are added to it.
+      firsts: the number of the first response to each of `indices`, 0 by default; the
+        draws of a response depend on its number.
       advance: called whenever all responses to a problem are sampled.
       profile: of the engine's segments.
 
@@ -103,10 +106,13 @@ def sample_responses(
             prompt_length=len(problems.prompts[index]),
             prefixes=np.full(count, len(problems.prompts[index])),
             keys=rollout.branch_keys(
-                seed, [problems[index].id] * count, [0] * count, range(count)
+                seed,
+                [problems[index].id] * count,
+                [0] * count,
+                range(first, first + count),
             ),
         )
-        for index in indices
+        for index, first in zip(indices, firsts or [0] * len(indices), strict=True)
     ]
     responses: list[list[Response]] = [[] for _ in indices]
     for place, samples in rollout.sample(

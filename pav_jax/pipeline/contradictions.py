@@ -58,6 +58,7 @@ def contradictions(config: ConfigDict) -> Iterator[str]:
     yield from _of_model(config.get("model", ConfigDict()))
     if "rl" in config:
         yield from _of_rl(config.rl)
+        yield from _of_rl_problems(config.rl, config.problems.labels)
 
 
 def _of_problems(config: ConfigDict) -> Iterator[str]:
@@ -171,4 +172,26 @@ def _of_rl(rl: ConfigDict) -> Iterator[str]:
                 f" config.rl.training.samples={rl.training.samples} to be 2 or more:"
                 " one response to a problem is its own mean, so its outcome teaches"
                 " nothing"
+            )
+
+
+def _of_rl_problems(rl: ConfigDict, labels: int | None) -> Iterator[str]:
+    """Args: labels: how many problems there are; None if that is not known yet."""
+    asked = {"training.problems": rl.training.problems}
+    if "provers" in rl:
+        asked["provers.problems"] = rl.provers.problems
+    refreshed = any(method.get("refresh_every") for method in rl.methods.values())
+    if refreshed and "refresh" in rl:
+        asked["refresh.problems"] = rl.refresh.problems
+        if rl.refresh.batch_size > rl.refresh.problems:
+            yield (
+                f"config.rl.refresh.batch_size={rl.refresh.batch_size} must be at most"
+                f" config.rl.refresh.problems={rl.refresh.problems}, each of which"
+                " gives a row"
+            )
+    for field, count in asked.items():
+        if labels is not None and count > labels:
+            yield (
+                f"config.rl.{field}={count} must be at most"
+                f" config.problems.labels={labels}"
             )

@@ -1,7 +1,8 @@
 """Stages `data`, `pretraining` and `sft`: problems, tokenizer, and the base policy."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -23,6 +24,11 @@ from pav_jax.tasks.stored import StoredTask
 OWN = ("task", "model", "sft")  # sections that another policy may change
 # Fields of these that a config may have.
 _OPTIONAL = {"model": ("checkpoint", "dtype"), "sft": ("short_first",)}
+# What gives a task more problems of a split.
+_MORE = {
+    "validation": "raise config.task.validation_fraction, or add problems to train on",
+    "test": "add test problems",
+}
 
 
 def run_data(context: StageContext) -> None:
@@ -53,6 +59,27 @@ def run_data(context: StageContext) -> None:
         records.write_problems(context.directory / f"{split}.jsonl", chosen)
     tokenizer.save(context.directory / "tokenizer.model")
     context.log(f"vocabulary of {counted(tokenizer.vocab_size, 'token')}")
+
+
+def check_splits(
+    needs: Mapping[str, Collection[str]], folder: Path, later: Sequence[str]
+) -> None:
+    """Raises UserError if a stage needs problems of a split that has none.
+
+    Args:
+      needs: the splits that stages need, by the name of the stage.
+      folder: that of stage `data`.
+      later: the stages that are to be run.
+    """
+    for stage in later:
+        for split in needs.get(stage, ()):
+            if not records.read_problems(folder / f"{split}.jsonl"):
+                # A number would have been refused.
+                raise UserError(
+                    f"config.problems.{split}=None is all {split} problems of"
+                    f" config.task, which has none, and stage {stage} needs some;"
+                    f" {_MORE[split]}, or end before that stage (--until)"
+                )
 
 
 def _choose(task: Task, counts: ConfigDict) -> dict[str, Sequence[Problem]]:

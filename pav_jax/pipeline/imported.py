@@ -17,6 +17,7 @@ from pav_jax.gemma.tokenizer import Tokenizer
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.storage import artifacts, buckets, imports, records
 from pav_jax.storage.imports import LabelledText, Meaning
+from pav_jax.tasks.stored import squeezed
 
 _ABOUT = "about.json"
 
@@ -38,6 +39,9 @@ _TRAINED_ON = {
 def run_imported_labels(context: StageContext) -> None:
     """Responses and labels of `config.labels.from`, as tokens of this run.
 
+    Those to problems of the validation and test splits are left out: the verifiers that
+    are trained on these labels are evaluated there.
+
     Raises:
       UserError: there is no such folder, or none of its responses can be used.
     """
@@ -46,7 +50,9 @@ def run_imported_labels(context: StageContext) -> None:
     with buckets.to_read(config.labels["from"]) as folder:
         about = imports.read_about(folder)
         reader = _Reader(context, tokenizer, about["meaning"])
-        problems = _numbered({row.prompt for row in imports.read(folder)})
+        held_out = _held_out(context.input("data"))
+        prompts = {row.prompt for row in imports.read(folder)}
+        problems = _numbered({p for p in prompts if squeezed(p) not in held_out})
         part = []
         for row in reader.read(folder, problems):
             part.append(row)
@@ -56,8 +62,23 @@ def run_imported_labels(context: StageContext) -> None:
         if part:
             reader.write(part)
     reader.report(about["format"])
-    changed = {"meaning": about["meaning"].value, "from": config.labels["from"]}
+    changed = {
+        "meaning": about["meaning"].value,
+        "from": config.labels["from"],
+        "left_out_of_validation_or_test": reader.held_out,
+    }
     artifacts.write_json(context.directory / _ABOUT, about | changed)
+
+
+def _held_out(data: Path) -> set[str]:
+    """The prompts of the validation and test splits, `squeezed`."""
+    paths = [data / f"{split}.jsonl" for split in ("validation", "test")]
+    return {
+        squeezed(problem.prompt)
+        for path in paths
+        if path.exists()
+        for problem in records.read_problems(path)
+    }
 
 
 def _numbered(prompts: set[str]) -> dict[str, int]:
@@ -74,6 +95,9 @@ class _Reader:
       context: of the stage.
       tokenizer: of the run.
       meaning: of the labels.
+
+    Attributes:
+      held_out: responses to problems that are not to be trained on.
     """
 
     def __init__(self, context: StageContext, tokenizer: Tokenizer, meaning: Meaning):
@@ -81,13 +105,18 @@ class _Reader:
         self._shards = self._kept = self._labels = self._long = self._changed = 0
         self._lines = self._unlabelled = self._foreign = self._prompts = 0
         self._first_foreign = ""
+        self.held_out = 0
 
     def read(
         self, folder: Path, problems: dict[str, int]
     ) -> Iterator[tuple[Response, StepLabels, bool]]:
-        """Each response, its labels, and whether its outcome is known."""
+        """Each response to one of `problems`, its labels, and whether its outcome is
+        known."""
         limits = self._context.config.limits
         for row in imports.read(folder):
+            if row.prompt not in problems:
+                self.held_out += 1
+                continue
             try:
                 prompt, tokens, ends = encode(self._tokenizer, row)
             except UserError as error:
@@ -136,6 +165,7 @@ class _Reader:
     def report(self, name: str) -> None:
         """Says what was done with the rows; raises UserError if none is of use."""
         left_out = {
+            "to problems of the validation or test split": self.held_out,
             "longer than config.limits (max_prompt_tokens, max_tokens)": self._long,
             f"with texts that the tokenizer has no tokens for, such as:"
             f" {self._first_foreign}": self._foreign,

@@ -21,6 +21,7 @@ from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
 from pav_jax.policy import load_policy
 from pav_jax.prover import prover_terms
+from pav_jax.rl.checks import check_count
 from pav_jax.storage import artifacts
 from pav_jax.tasks.problems import Problems
 
@@ -30,6 +31,7 @@ def run_provers(context: StageContext) -> None:
     config = context.config
     wanted = config.rl.provers
     problems = Problems.load(config, context.input("data"), "labels")
+    check_count(problems, wanted.problems, "rl.provers.problems")
     base, policy = (
         load_policy(context.input(name), problems.architecture, problems.dtype)
         for name in ("sft", "rft")

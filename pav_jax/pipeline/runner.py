@@ -63,6 +63,8 @@ class Stage:
       in_shards: True if every process runs it, since all its work is `in_shards`; a
         part of the experiment may then do some of them alone.
       computes: False if it computes nothing on devices, which need not be free then.
+      check: given its finished folder, made now or before, and the names of the stages
+        that the run goes on to; raises UserError if one of these would fail.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Stage:
     collective: bool = False
     in_shards: bool = False
     computes: bool = True
+    check: Callable[[Path, Sequence[str]], None] = lambda folder, later: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,21 +157,21 @@ def run_stages(
         if worker.is_primary:
             reuse.check(reuse_from)
             watch.check()
-        for stage in stages:
+        last = names.index(until) if until else len(stages) - 1
+        for number, stage in enumerate(stages[: last + 1], 1):
             context = make_context(stage, config, root, watch, worker)
             if worker.is_primary:
                 terms = make_terms(stage, values, fingerprints)
                 fingerprints[stage.name] = bring_up_to_date(
                     stage, terms, context, reuse_from
                 )
+                stage.check(root / stage.name, names[number : last + 1])
                 worker.finish(stage.name)
             else:
                 all_run = stage.collective or stage.in_shards
                 if worker.wait_for_start(stage.name) and all_run:
                     stage.run(context)
                 worker.wait_for_end(stage.name)
-            if stage.name == until:
-                break
 
 
 def _check(stages: Sequence[Stage]) -> None:

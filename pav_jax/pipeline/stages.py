@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
 from pav_jax.pipeline import allowed
-from pav_jax.pipeline.data import run_data, run_pretraining, run_sft
+from pav_jax.pipeline.data import check_splits, run_data, run_pretraining, run_sft
 from pav_jax.pipeline.imported import run_imported_labels
 from pav_jax.pipeline.labelling import run_labels, run_rollouts
 from pav_jax.pipeline.on_search import run_beams
@@ -66,12 +66,26 @@ def _training_stages(config: ConfigDict) -> list[Stage]:
             (),
             ("task", "problems", "limits", "tokenizer"),
             computes=False,
+            check=functools.partial(check_splits, _splits(config)),
         ),
         *_policy_stages(config),
         *_labels_stages(config),
         *_prm_stages(config),
         *_prover_stages(config),
     ]
+
+
+def _splits(config: ConfigDict) -> dict[str, tuple[str, ...]]:
+    """The splits, of those that may have no problems, that stages need."""
+    validation, test = ("validation",), ("test",)
+    needs = {"evaluation": validation, "samples": test, "search": validation + test}
+    if "rl" in config:
+        of_curves = test if config.rl.measured == "test" else ()
+        for stage in _rl_stages(config):
+            if stage.name.startswith("rl-"):
+                needs[stage.name] = validation + of_curves
+        needs["improvement"] = of_curves
+    return needs
 
 
 def _labels_stages(config: ConfigDict) -> list[Stage]:

@@ -19,7 +19,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pav_jax import labels
-from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.profile import Profile
 from pav_jax.core.seeds import Stream, derive
@@ -28,6 +27,7 @@ from pav_jax.distributed import collectives, mesh
 from pav_jax.gemma.sampling import SamplingConfig
 from pav_jax.rl import rewards
 from pav_jax.rl import update as rl
+from pav_jax.rl.checks import check_sizes
 from pav_jax.rl.monitor import RLMonitor
 from pav_jax.rl.refresh import Refresher
 from pav_jax.rl.rewards import Objective, Scored
@@ -117,13 +117,15 @@ class Trainer:
           profile: of the iterations.
 
         Raises:
-          UserError: the problems of an iteration cannot be split among the processes;
-            or a metric is not finite, the policy went too far from the initial one, or
-            its accuracy fell; names the iteration and the last checkpoint.
+          UserError: an iteration or a refresh needs more problems than there are, or
+            they cannot be split among the processes; or a metric is not finite, the
+            policy went too far from the initial one, or its accuracy fell; names the
+            iteration and the last checkpoint.
           Terminated: on SIGTERM, once the iterations done are saved.
           PeerStopped: another process got SIGTERM; likewise.
         """
-        self._check_slices()
+        refresh = self.refresh if self.objective.refresh_every else None
+        check_sizes(self.train, self.settings, refresh)
         optimizers, architecture = self._optimizers(), self.train.architecture
         samples = self.settings.samples
         update = rl.make_update(
@@ -148,19 +150,6 @@ class Trainer:
             monitor=RLMonitor(self.settings, self.directory, self.measure),
             open_log=open_log,
         )
-
-    def _check_slices(self) -> None:
-        processes = collectives.process_count()
-        if (problems := self.settings.problems) % processes:
-            raise UserError(
-                f"config.rl.training.problems={problems} has to be a multiple of the"
-                f" {processes} processes, each of which samples as many"
-            )
-        if self.objective.refresh_every and self.refresh.problems < processes:
-            raise UserError(
-                f"config.rl.refresh.problems={self.refresh.problems} must be at least"
-                f" one for each of {processes} processes"
-            )
 
     def _optimizers(self) -> rl.Optimizers:
         value = ConfigDict(self.settings)
@@ -292,7 +281,14 @@ class Trainer:
             batch_size=self.settings.problems,
             seed=derive(self.seed, Stream.RL_PROBLEMS),
         )
-        problems = batches(step)["problem"][own].tolist()
+        problems = batches(step)["problem"].tolist()
+        # A batch that reaches into the next epoch may have a problem twice. Of the
+        # whole batch, so that what is drawn does not depend on the processes.
+        firsts = [
+            samples * problems[:place].count(problem)
+            for place, problem in enumerate(problems)
+        ]
+        problems, firsts = problems[own], firsts[own]
         shards = mesh.row_shards(jax.sharding.get_mesh())
         return labels.sample_responses(
             policy,
@@ -307,6 +303,7 @@ class Trainer:
                 rows=samples,
             ),
             ledger=ledger,
+            firsts=firsts,
         )
 
     def _predict(

@@ -12,7 +12,13 @@ from collections.abc import Sequence
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Grade, Problem
 from pav_jax.tasks import grading
-from pav_jax.tasks.stored import StoredTask, parse_object, plain_text, read_lines
+from pav_jax.tasks.stored import (
+    StoredTask,
+    parse_object,
+    plain_text,
+    read_lines,
+    squeezed,
+)
 
 _MATH_LAYOUT = (
     "expected a folder with math500.jsonl (MATH-500, one JSON object a line with the "
@@ -120,8 +126,8 @@ class Jsonl(_AnswersInMath):
             )
             for split in ("train", "test")
         )
-        held_out = {_squeeze(problem.prompt) for problem in test}
-        kept = [p for p in train if _squeeze(p.prompt) not in held_out]
+        held_out = {squeezed(problem.prompt) for problem in test}
+        kept = [p for p in train if squeezed(p.prompt) not in held_out]
         if both := len(train) - len(kept):
             logging.warning(
                 "%s: the prompts of %d lines of train.jsonl are also in test.jsonl;"
@@ -158,7 +164,7 @@ def _read_rows(folder: pathlib.Path) -> dict[str, list[dict[str, str]]]:
     if (folder / "train.jsonl").exists():  # the same split, ready-made
         lines = read_lines(folder / "train.jsonl", _row, _FIELDS, _MATH_LAYOUT)
         return {"train": list(lines), "test": test}
-    missing = {_squeeze(row["problem"]) for row in test}
+    missing = {squeezed(row["problem"]) for row in test}
     held_out, train, unanswered = set(missing), [], 0
     files = [
         file
@@ -175,8 +181,8 @@ def _read_rows(folder: pathlib.Path) -> dict[str, list[dict[str, str]]]:
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{file}: {error}; {_MATH_LAYOUT}") from error
         answer = grading.last_answer(row["solution"])
-        if _squeeze(row["problem"]) in held_out:
-            missing.discard(_squeeze(row["problem"]))
+        if squeezed(row["problem"]) in held_out:
+            missing.discard(squeezed(row["problem"]))
         elif answer is None:
             unanswered += 1
         else:
@@ -194,10 +200,6 @@ def _read_rows(folder: pathlib.Path) -> dict[str, list[dict[str, str]]]:
 
 def _row(row: dict[str, str]) -> dict[str, str]:
     return {field: row[field] for field in _FIELDS}
-
-
-def _squeeze(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _problem(row: dict[str, str]) -> Problem:
@@ -235,10 +237,10 @@ def split_steps(solution: str) -> list[str]:
     formulas = []
 
     def hide(match: re.Match) -> str:
-        formulas.append(_squeeze(match[0]))
+        formulas.append(squeezed(match[0]))
         return "\ue000\ue001" if _CLOSED.search(match[0]) else "\ue000"
 
-    text = _squeeze(_FORMULA.sub(hide, text))
+    text = squeezed(_FORMULA.sub(hide, text))
     found = iter(formulas)
     steps = _BETWEEN.split(text)
     steps = [

@@ -97,6 +97,11 @@ def plain_text(text: str) -> str:
     return text.removeprefix("\ufeff").replace("\r\n", "\n")
 
 
+def squeezed(text: str) -> str:
+    """A text by which prompts are compared: white space counts as one space."""
+    return " ".join(text.split())
+
+
 def read_lines(
     file: Path,
     parse: Callable[[dict], T],

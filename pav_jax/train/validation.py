@@ -50,10 +50,21 @@ class BestByValidation(loop.Monitor):
         if is_primary():
             loop.forget_after(self._log, step)
         all_gather(True)  # wait for that
+        # A better one, of a step to be done again, may have taken the place of the
+        # best. On this machine it will be the best again; on another it need not, and
+        # then the best is of what is measured from here on.
         rows = loop.read_rows(self._log)
-        if rows:
-            best = min(rows, key=lambda row: row["loss"])
-            self._best, self._kept = best["loss"], self._folder(best["step"])
+        there = [row for row in rows if self._folder(row["step"]).exists()]
+        best = min(there, key=lambda row: row["loss"], default={"step": -1})
+        chosen = int(all_gather(best["step"])[0])  # as the primary sees the folders
+        if chosen >= 0:
+            self._best = next(row["loss"] for row in rows if row["step"] == chosen)
+            self._kept = self._folder(chosen)
+        if is_primary():
+            for folder in self._directory.glob("best-*"):
+                if folder != self._kept:  # of later steps, or half removed
+                    shutil.rmtree(folder, ignore_errors=True)
+        all_gather(True)
 
     def after(self, state: Any, metrics: Mapping[str, float]) -> str:
         step = int(state.step)
@@ -87,10 +98,9 @@ class BestByValidation(loop.Monitor):
 
     def _keep(self, step: int, params: Any) -> None:
         new = self._folder(step)
-        if is_primary():  # an attempt that was killed may have left one
-            shutil.rmtree(new, ignore_errors=True)
-        all_gather(True)
         checkpoints.save_params(new, params)
-        if is_primary() and self._kept and self._kept != new:
-            shutil.rmtree(self._kept, ignore_errors=True)
+        if is_primary() and self._kept:
+            # First renamed: what a kill leaves of it must not count as whole.
+            gone = self._kept.rename(f"{self._kept}-replaced")
+            shutil.rmtree(gone, ignore_errors=True)
         self._kept = new

@@ -11,6 +11,7 @@ from tiny import byte_tokenizer
 
 from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
+from pav_jax.core.types import Problem
 from pav_jax.gemma.tokenizer import train_tokenizer
 from pav_jax.main import main
 from pav_jax.pipeline import imported
@@ -114,6 +115,28 @@ def test_counts_are_kept_and_what_cannot_be_used_is_said(tmp_path):
     assert "1 response longer than config.limits" in said[0]
     assert "6 labels of 4 responses from jsonl; the value of a prefix is k/n" in said[1]
     assert [r.correct for r in imported.read_outcomes(out)] == [True, False]
+
+
+def test_what_verifiers_are_evaluated_on_is_left_out(tmp_path):
+    """By the prompt, but for white space; other problems are numbered without it."""
+    (tmp_path / "data").mkdir()
+    for split, prompt in (("validation", "Who  is?\n"), ("test", "Why?\n")):
+        path = tmp_path / "data" / f"{split}.jsonl"
+        records.write_problems(path, [Problem(prompt, "1")])
+    ours = [_row("ab", prompt=prompt) for prompt in ("How?", "why?", "How?")]
+    theirs = [_row("ab", prompt=prompt) for prompt in ("Who\nis?", "Why?", " Why? ")]
+    out, said = _stage(tmp_path, [*theirs, *ours])
+    assert said[0] == (
+        "3 responses to problems of the validation or test split: left out"
+    )
+    assert "6 labels of 3 responses" in said[1]
+    about = json.loads((out / "about.json").read_text())
+    assert about["left_out_of_validation_or_test"] == 3
+    alone, _ = _stage(tmp_path / "alone", ours)
+    kept = [[r.problem for r in records.read_labelled(x)[0]] for x in (out, alone)]
+    assert kept[0] == kept[1] and set(kept[0]) == {0, 1}
+    with pytest.raises(UserError, match="used: 3 responses to problems of the valida"):
+        _stage(tmp_path, theirs)
 
 
 def test_what_is_done_with_verdicts_is_said(tmp_path):

@@ -187,6 +187,19 @@ def test_missing(field):
         ({"problems.sft": None}, "problems.sft .* must be numbers"),
         ({"sft.batch_size": 9999}, "sft.batch_size=9999 .* config.problems.sft=6000"),
         ({"verifier.on_search.problems": 99}, "on_search.problems=99 .* at most 30"),
+        (
+            {"rl.provers.problems": 99},
+            "rl.provers.problems=99 .* config.problems.labels=32",
+        ),
+        (
+            {"rl.training.problems": 99},
+            "training.problems=99 .* config.problems.labels=32",
+        ),
+        (
+            {"rl.refresh.problems": 99},
+            "rl.refresh.problems=99 .* config.problems.labels=32",
+        ),
+        ({"rl.refresh.batch_size": 99}, "batch_size=99 .* config.rl.refresh.problems="),
         ({"provers.mu.sft.steps": 30}, "provers.mu.sft warmup_steps=50 .* steps=30"),
     ],
 )

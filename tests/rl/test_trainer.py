@@ -21,6 +21,7 @@ from pav_jax.distributed import signals
 from pav_jax.gemma import forward
 from pav_jax.pipeline import rl as rl_stages
 from pav_jax.pipeline.data import run_data
+from pav_jax.pipeline.provers import run_provers
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.rl import monitor, rewards
 from pav_jax.rl import trainer as trainers
@@ -233,6 +234,39 @@ def test_an_epoch_has_each_problem_once(make):
         found = trainer.roll_out(trainer.initial, step, Ledger())
         seen += [r.problem for r in found.responses[::2]]
     assert len(set(seen[:10])) == 10
+
+
+def test_a_problem_that_is_twice_in_a_batch_has_other_draws(make):
+    """Of 10 problems, 8 in an iteration: the second reaches into the next epoch."""
+    trainer = make(problems=8)
+    roll_out = functools.partial(trainer.roll_out, trainer.initial, 1, Ledger())
+    batch = roll_out().responses
+    groups = [batch[i : i + 2] for i in range(0, 16, 2)]
+    seen = {}
+    for group in groups:
+        seen.setdefault(group[0].problem, []).append(group)
+    twice = [both for both in seen.values() if len(both) == 2]
+    assert twice and len(seen) + len(twice) == 8
+    for both in twice:
+        # Draws number 0 to 3 of this problem, two for each of its places.
+        four = _draw(trainer, both[0][0].problem, 4)
+        assert [*both[0], *both[1]] == four
+        assert both[0] != both[1]
+    # Processes with a half each draw the same.
+    halves = [roll_out(own=own).responses for own in (slice(0, 4), slice(4, 8))]
+    assert [*halves[0], *halves[1]] == batch
+
+
+def _draw(trainer, problem, count):
+    return labels.sample_responses(
+        trainer.initial,
+        trainer.train,
+        [problem],
+        count=count,
+        seed=derive(7, Stream.RL_RESPONSES, 1),
+        sampling=labels.sampling_for(trainer.train, 1.0, branches=2),
+        ledger=Ledger(),
+    )
 
 
 def test_steps_are_paid_by_the_verifier(make):
@@ -532,6 +566,23 @@ def test_no_validation_problems(problems, tmp_path):
     train = dataclasses.replace(problems[0], data=tmp_path)
     with pytest.raises(UserError, match=r"raise config\.problems\.validation"):
         rl_stages._watched(train, "test")
+
+
+def test_more_problems_than_there_are(make, problems):
+    """Where the config does not say how many, the stage says it before it samples."""
+    words = "must be at most 10: so many problems for labels"
+    with pytest.raises(UserError, match=rf"config\.rl\.training\.problems=11 {words}"):
+        make(problems=11).fit()
+    refreshed = make(objective=dataclasses.replace(OBJECTIVE, refresh_every=2))
+    many = ml_collections.ConfigDict(REFRESH.to_dict() | {"problems": 11})
+    with pytest.raises(UserError, match=rf"config\.rl\.refresh\.problems=11 {words}"):
+        dataclasses.replace(refreshed, refresh=many).fit()
+    config = ml_collections.ConfigDict(CONFIG.to_dict() | {"rl": {}})
+    config.rl.provers = dict(problems=11, responses=2, n_mc=4, ks=(1,))
+    context = StageContext("provers", config, refreshed.directory, {})
+    context.inputs["data"] = problems[0].data
+    with pytest.raises(UserError, match=rf"config\.rl\.provers\.problems=11 {words}"):
+        run_provers(context)
 
 
 def test_a_run_of_a_version_that_watched_test_problems(make, whole):

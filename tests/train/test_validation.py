@@ -67,6 +67,35 @@ def test_a_training_that_was_stopped_ends_with_the_same(tmp_path):
     np.testing.assert_array_equal(_kept(tmp_path, _fit(tmp_path)), [8.0] * 3)
 
 
+@pytest.mark.parametrize(
+    ("elsewhere", "expected"),
+    [
+        (LOSSES, 8.0),
+        (LOSSES | {8: 3.1, 10: 3.2, 12: 3.3}, 16.0),  # another device: 4 were better
+        (LOSSES | {8: 2.9, 10: 3.2, 12: 3.3, 16: 3.1}, 8.0),
+    ],
+)
+def test_the_best_so_far_may_be_gone_at_the_checkpoint(
+    tmp_path, monkeypatch, elsewhere, expected
+):
+    """That of step 8 has taken the place of that of 4; the checkpoint is between."""
+
+    def killed(state, step):
+        monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0 if step < 6 else 1e9)
+        if step == 9:
+            raise KeyboardInterrupt
+        return _step(state, step)
+
+    with pytest.raises(KeyboardInterrupt):
+        _fit(tmp_path, step=killed)
+    assert [path.name for path in tmp_path.glob("best-*")] == ["best-8"]
+    saved = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
+    assert 4 < max(saved) < 8
+    (tmp_path / "best-4-replaced").mkdir()  # half removed
+    monitor = _fit(tmp_path, losses=elsewhere)
+    np.testing.assert_array_equal(_kept(tmp_path, monitor), [expected] * 3)
+
+
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
     with pytest.raises(UserError, match="validation loss stopped being finite"):
         _fit(tmp_path, losses=LOSSES | {6: float("nan")})

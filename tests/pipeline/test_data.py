@@ -1,0 +1,75 @@
+"""A split that has no problems: refused where a stage of the run needs some."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pav_jax.core import config as config_lib
+from pav_jax.core.errors import UserError
+from pav_jax.pipeline import stages as pipeline
+from pav_jax.pipeline.runner import run_stages
+
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+
+
+def _prepare(tmp_path, *, fraction, tests=2, name="demo"):
+    """A config whose problems are a few of a user's own, and its workdir."""
+    for split, count in (("train", 12), ("test", tests)):
+        rows = [
+            {"prompt": f"{split} {i}?", "answer": i, "solution": rf"\boxed{{{i}}}"}
+            for i in range(count)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{split}.jsonl").write_text(text)
+    config = config_lib.call(str(EXPERIMENTS / f"{name}.py"), "get_config", "smoke")
+    with config.unlocked():
+        config.task = dict(
+            name="jsonl", path=str(tmp_path), validation_fraction=fraction
+        )
+        config.problems = dict.fromkeys(("sft", "labels", "validation", "test"))
+        config.problems.disjoint = False
+        config.tokenizer.vocab_size = 290
+    return config, tmp_path / "run"
+
+
+def _run(config, workdir, until):
+    run_stages(pipeline.stages(config), config, workdir, until=until)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.01])
+@pytest.mark.parametrize("until", ["evaluation", "search", None])
+def test_no_validation_problems(tmp_path, fraction, until):
+    config, workdir = _prepare(tmp_path, fraction=fraction)
+    words = (
+        r"problems\.validation=None .* has none, and stage evaluation needs some; raise"
+        r" config\.task\.validation_fraction,.* \(--until\)"
+    )
+    with pytest.raises(UserError, match=words):
+        _run(config, workdir, until)
+    assert [path.name for path in workdir.iterdir() if path.is_dir()] == ["data"]
+    with pytest.raises(UserError, match=words):  # what is done is looked at, too
+        _run(config, workdir, until)
+
+
+def test_no_test_problems(tmp_path):
+    config, workdir = _prepare(tmp_path, fraction=0.3, tests=0)
+    with pytest.raises(UserError, match=r"problems\.test=None .* stage samples needs"):
+        _run(config, workdir, None)
+
+
+def test_runs_that_need_none(tmp_path):
+    """Labels, and verifiers."""
+    config, workdir = _prepare(tmp_path, fraction=0.0, tests=0)
+    _run(config, workdir, "data")
+    planned = {stage.name: stage for stage in pipeline.stages(config)}
+    later = [name for name in planned if name in ("sft", "rollouts", "labels", "prm")]
+    assert len(later) == 4
+    planned["data"].check(workdir / "data", [*later, "orm"])
+
+
+def test_rl_needs_validation_problems(tmp_path):
+    config, workdir = _prepare(tmp_path, fraction=0.0, name="rl_demo")
+    first = f"rl-{next(iter(config.rl.methods))}-{config.rl.seeds[0]}"
+    with pytest.raises(UserError, match=f"problems.validation=None .* stage {first} n"):
+        _run(config, workdir, first)
