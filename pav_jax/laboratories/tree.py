@@ -16,7 +16,7 @@ estimate of it. A kind of error is a rule for how the estimate errs (`ERRORS`):
                   is at least `level`, whatever the value is
 
 To that comes, where `noise` is not zero, an independent error of the logit. A logit is
-that of a value within [0.01, 0.99], so that it is finite.
+that of a value within [1e-6, 1 - 1e-6], so that it is finite.
 """
 
 import functools
@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 from pav_jax import prover
 
 ERRORS = ("none", "independent", "persistent", "rare")
-_CLIP = 0.01
+_CLIP = 1e-6
 
 
 def value(total: jax.Array, left: float | jax.Array) -> jax.Array:
@@ -61,8 +61,8 @@ def estimate(
     q = exact
     if config.error == "rare":
         q = jnp.where(over_rated, jnp.maximum(exact, config.level), exact)
-        if not config.noise:
-            return q
+    if config.error in ("none", "rare") and not config.noise:
+        return q
     clipped = q.clip(_CLIP, 1 - _CLIP)
     return jax.nn.sigmoid(jnp.log(clipped / (1 - clipped)) + error)
 

@@ -52,6 +52,16 @@ def test_two_steps_are_the_best_of_three_twice():
     close(picked, expected)
 
 
+def test_without_an_error_small_values_are_told_apart():
+    """As by what is never over-rated: no estimate is cut off. With errors of no size
+    the logit is of values above a millionth."""
+    settings = dict(beams=4, steps=8, problems=2_000)
+    exact, _ = search(0.005, **settings)
+    for error in ("rare", "independent"):
+        other, _ = search(0.005, error=error, **settings)
+        assert (exact == other).all()
+
+
 def test_errors_that_drown_the_values_leave_chance():
     """The first step is then drawn at random, and the last picked so."""
     picked, held = search(0.2, beams=1, steps=2, error="independent", size=1e6)
@@ -119,7 +129,7 @@ def test_what_persists_is_handed_down_and_what_does_not_is_drawn_anew():
     scaled, _ = search(0.2, error="independent", size=2.0, **settings)
     lasting, _ = search(0.2, error="persistent", size=2.0 * 2**0.5, **settings)
     assert (scaled == lasting).mean() > 0.999
-    wide = settings | {"beams": 4}
+    wide = settings | {"beams": 4, "steps": 3}  # outcomes outweigh the last error
     scaled, _ = search(0.2, error="independent", size=2.0, **wide)
-    lasting, _ = search(0.2, error="persistent", size=2.0 * 2**0.5, **wide)
+    lasting, _ = search(0.2, error="persistent", size=2.0 * 3**0.5, **wide)
     assert (scaled != lasting).any()
