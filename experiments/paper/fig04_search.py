@@ -20,6 +20,9 @@ learning rate. All four copied; nothing else was tried.
 The paper: beams by `Q^π + αA^μ` are 8 to 10 points above best-of-N by the ORM at equal
 N, and reach its accuracy at N = 128 with 10 (2B, 9B) or 5 (27B) times less compute.
 
+The measure of that was first of the best accuracy at any N, which is another thing
+where selection falls with N; changed after one seed of the small size, 2026-11-27.
+
 Written before the first run (2026-11-27). Expected from `evidence/beams.py`: at equal N
 the claim holds by far up to 8 beams, since a beam pays for three candidates to keep
 one; at N = 16 it does not; at equal tokens it does not. No beam reaches best-of-128, so
@@ -43,6 +46,9 @@ SIZES = {
 }
 
 
+FEWER = "times fewer tokens for the accuracy of best-of-N by the ORM, largest N"
+
+
 def get_config(variant: str = "") -> ConfigDict:
     config = demo.get_config(variant)
     config.name = "paper_fig04"
@@ -57,8 +63,9 @@ def sweep(variant: str = "") -> list[dict]:
 
 
 def measures(results: dict) -> dict[str, float]:
-    """Accuracies and their differences in points; ratios of tokens."""
-    rows = {(row["method"], row["n"]): row["accuracy"] for row in results["search"]}
+    """Accuracies and their differences in points; a ratio of tokens."""
+    whole = {(row["method"], row["n"]): row for row in results["search"]}
+    rows = {key: row["accuracy"] for key, row in whole.items()}
     shown = ("pass_at_n", "best_of_n_orm", "best_of_n_pav", "vote_orm")
     out = {
         f"{method}, N = {n}": 100 * accuracy
@@ -69,10 +76,16 @@ def measures(results: dict) -> dict[str, float]:
     gains = [100 * (rows["beam_pav", n] - rows["best_of_n_orm", n]) for n in beams]
     out["beam_pav over best_of_n_orm, mean of all N"] = sum(gains) / len(gains)
     out["beam_pav over best_of_n_orm, largest N"] = gains[-1]
+    last = whole["best_of_n_orm", max(results["config"]["search.ns"])]
+    reached = [
+        whole["beam_pav", n]["tokens"]
+        for n in beams
+        if rows["beam_pav", n] >= last["accuracy"]
+    ]
+    fewer = last["tokens"] / min(reached) if reached else 0.0
+    out[FEWER] = fewer
     found = results["compute_efficiency"]
     for name, against in (("the ORM", found["paper"]), ("the strongest", found)):
-        fewer = against.get("beam_pav") or 0.0
-        out[f"times fewer tokens than best-of-N by {name}"] = fewer
         points = against["points_at_equal_tokens"]
         if "beam_pav" in points:
             out[f"at equal tokens over {name}"] = 100 * points["beam_pav"]
@@ -102,7 +115,7 @@ def claims() -> list[Claim]:
                 f"{name} policy: fewer tokens for the accuracy of best-of-128 by the"
                 " ORM (0: not reached)",
                 "10 times" if name != "large" else "5 times",
-                "times fewer tokens than best-of-N by the ORM",
+                FEWER,
                 least=10.0 if name != "large" else 5.0,
                 nothing=1.0,
                 arm=arm,

@@ -14,7 +14,9 @@ The paper: `Q^π + αA^μ` predicts the outcome with less error than `Q^π` at e
 Written before the first run (2026-11-27). Expected: no less, and at the last steps the
 same, since `Q^π` there is the outcome as the verifier sees it and `A^μ` adds what the
 last step changed; less than 1 point at any step. α is not chosen: 0.2, 0.5 and 1.0 are
-all reported, and the claim is of the paper's 0.5.
+all reported, and the claim is of the paper's 0.5. (A second claim was of the step where
+it is worst. The worst of seven noisy differences is below zero also where none is, so
+the steps stand there one by one instead, since 2026-11-27.)
 """
 
 import demo
@@ -49,10 +51,11 @@ def measures(results: dict) -> dict[str, float]:
             if value is not None:
                 out[f"{name}, step = {step}"] = value
     for alpha in (0.2, 0.5, 1.0):
-        pairs = zip(error[0.0], error[alpha], strict=True)
-        gains = [q - other for q, other in pairs if q is not None][:7]
-        out[f"less error by Q + {alpha:g}A, mean of steps"] = sum(gains) / len(gains)
-        out[f"less error by Q + {alpha:g}A, worst step"] = min(gains)
+        pairs = enumerate(zip(error[0.0], error[alpha], strict=True), 1)
+        gains = {step: q - e for step, (q, e) in pairs if q is not None and step < 8}
+        name = f"less error by Q + {alpha:g}A"
+        out[f"{name}, mean of steps"] = sum(gains.values()) / len(gains)
+        out |= {f"{name}, at step {step}": gain for step, gain in gains.items()}
     return out
 
 
@@ -63,12 +66,5 @@ def claims() -> list[Claim]:
             "less at every step",
             "less error by Q + 0.5A, mean of steps",
             least=0.5,
-        ),
-        Claim(
-            "the same at the step where it is worst",
-            "less at every step",
-            "less error by Q + 0.5A, worst step",
-            least=0.0,
-            lower_is_opposite=False,
         ),
     ]
