@@ -365,6 +365,29 @@ def test_a_run_of_another_tokenizer_or_task(tmp_path, said):
 # The command.
 
 
+def test_the_input_is_not_overwritten(tmp_path, capsys, monkeypatch):
+    """However it is named; and no file of a folder that is read."""
+    monkeypatch.chdir(tmp_path)
+    path = _file(tmp_path, *(_scored(*response) for response in _RESPONSES))
+    before = path.read_bytes()
+    (tmp_path / "link.jsonl").symlink_to(path)
+    for output in (path.name, f"./{path.name}", path, "link.jsonl"):
+        argv = ["judge", "--on=best_of_n", f"--input={path}", f"--output={output}"]
+        assert main(argv) == 2
+        assert "is the input; give another --output" in capsys.readouterr().err
+        assert path.read_bytes() == before
+    assert main([*argv[:-1], "--output=./judged.json"]) == 0
+    folder = tmp_path / "bench"
+    folder.mkdir()
+    argv = ["judge", "--on=processbench", f"--input={folder}", "--verifier=none"]
+    for output in (folder / "math.json", "./bench/new.jsonl", "bench/../bench/a.json"):
+        assert main([*argv, f"--output={output}"]) == 2
+        assert "whose files are read as subsets; give" in capsys.readouterr().err
+    monkeypatch.chdir(folder)
+    assert main([*argv, "--output=math.json"]) == 2
+    assert "whose files are read as subsets" in capsys.readouterr().err
+
+
 def test_the_command(tmp_path, capsys):
     """Values are those of `Verifier.score`, and a kind of error is a paragraph."""
     run = tmp_path / "run"

@@ -371,6 +371,7 @@ def test_the_commands(run, tmp_path, capsys):
     for argv, words in [
         ([f"--input={source}"], "line 1 of"),
         ([f"--input={target}", f"--output={target}"], "is the input"),
+        (["--input=absent", f"--output={target}"], "cannot read"),
         ([f"--input={target}", "--count=0"], "at least 1"),
         ([f"--input={tmp_path / 'absent'}"], "cannot read"),
     ]:
