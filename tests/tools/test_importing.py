@@ -305,6 +305,7 @@ def test_a_few_bad_lines_are_shown(tmp_path, capsys):
         ("trl", "", "holds no lines"),
         ("trl", "PAR1\x15\x04", "looks like a Parquet file; --from=trl expects"),
         ("trl", "prompt,completions\na,b\n", "looks like a table"),
+        ("trl", "[null]", "no line can be used; line 1: not a JSON object"),
         ("trl", "[{]", "starts as a JSON list, but is not JSON"),
         ("trl", "version https://git-lfs.github.com/spec/v1\n", "holds no JSON object"),
     ],
