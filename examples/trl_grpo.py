@@ -57,6 +57,7 @@ class StepCreditTrainer(GRPOTrainer):
             self._alpha,
             self._prover_k,
             outcomes=outcomes[:, 0].tolist(),
+            unscorable="zero",  # a policy may write what the verifier cannot read
         )
         self._process = [
             paid.on_tokens(ids, self._decode)

@@ -60,6 +60,7 @@ class StepCreditLearner(GRPOLearner):
             self._alpha,
             self._prover_k,
             outcomes=outcomes,
+            unscorable="zero",  # a policy may write what the verifier cannot read
         )
         return outcomes
 

@@ -12,7 +12,7 @@ from pav_jax.core.errors import UserError
 from pav_jax.report import parts, text
 from pav_jax.report.page import document
 from pav_jax.report.viewer import viewer
-from pav_jax.storage import artifacts
+from pav_jax.storage import artifacts, buckets
 
 _LEAD = (
     "Each step of a response, coloured by the verifier's predictions: its value Q or "
@@ -39,7 +39,7 @@ def write(
     source, target = Path(source), Path(target)
     if count < 1:
         raise UserError(f"--count={count} must be at least 1")
-    if target.exists() and target.samefile(source):
+    if buckets.same(str(target), str(source)):
         raise UserError(f"{target} is the input; give another --output")
     shown, bad, scored, failed = [], [], 0, 0
     for number, (row, verdict) in enumerate(_read(source), start=1):

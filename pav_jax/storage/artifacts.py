@@ -1,9 +1,12 @@
 """Files on disk: written whole or not at all, and read with an error if damaged."""
 
 import contextlib
+import fcntl
+import glob
 import json
 import os
 import secrets
+import shutil
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +20,7 @@ PathLike = str | os.PathLike[str]
 T = TypeVar("T")
 
 _PARTIAL = ".partial"  # Ends the name of a file while it is being written.
+_NEW = ".new"  # Ends the name of a folder while it is being filled.
 
 
 @contextlib.contextmanager
@@ -67,6 +71,79 @@ def write_atomically(path: PathLike, write: Callable[[BinaryIO], None]) -> None:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+@contextlib.contextmanager
+def making(target: PathLike) -> Iterator[Path]:
+    """Within, a folder to fill, which is called `target` when it is whole.
+
+    Until then it is a hidden folder beside `target` that nobody else has, and it is
+    removed if something is raised. If the process is killed it stays, and the next call
+    for the same `target` removes it: who fills a folder has it locked, so one without a
+    lock is abandoned. Where folders cannot be locked, as on NFS, none is removed.
+
+    Args:
+      target: a name at which there is nothing.
+
+    Raises:
+      UserError: there is something, be it at the end; or nothing can be written there.
+    """
+    target = Path(target)
+    _check_free(target)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(target)
+        new, lock = _new_beside(target)
+    try:
+        yield new
+        _check_free(target)
+        with writing(target):
+            new.rename(target)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        os.close(lock)
+
+
+def _check_free(target: Path) -> None:
+    if target.exists():
+        raise UserError(f"{target} exists; give another --output")
+
+
+def _new_beside(target: Path) -> tuple[Path, int]:
+    """A new folder, and the open file that has it locked, if folders can be."""
+    while True:
+        new = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_NEW}")
+        new.mkdir()  # whose permissions are a plain folder's, unlike mkdtemp's
+        # Until it is locked, another process may take it for abandoned.
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(new, os.O_RDONLY)
+            if _locked(lock) is not False and new.exists():
+                return new, lock
+            os.close(lock)
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Removes what killed processes have left of `target`."""
+    name = f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}{_NEW}"
+    for path in list(target.parent.glob(name)):
+        with contextlib.suppress(OSError):  # it is in nobody's way
+            lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                if _locked(lock):
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def _locked(file: int) -> bool | None:
+    """Locks an open folder; False if another has it locked, None if it cannot be."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 @contextlib.contextmanager

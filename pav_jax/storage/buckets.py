@@ -138,6 +138,15 @@ def _info(path: str) -> dict[str, Any] | None:
         return None
 
 
+def same(one: str, other: str) -> bool:
+    """Whether two paths, however they are written, are one file or folder that exists;
+    in a bucket, whether they are the same text."""
+    if is_remote(one) or is_remote(other):
+        return one.rstrip("/") == other.rstrip("/")
+    here, there = Path(one), Path(other)
+    return here.exists() and there.exists() and here.samefile(there)
+
+
 @contextlib.contextmanager
 def to_read(
     path: str, parts: Collection[str] = ("",), beside: Collection[str] = ()

@@ -185,11 +185,20 @@ def score(arguments: argparse.Namespace, _: list[str]) -> None:
 def judge(arguments: argparse.Namespace, _: list[str]) -> None:
     from pav_jax.storage import artifacts, buckets
     from pav_jax.tools import judge
-    from pav_jax.tools.judging.sources import RUN
+    from pav_jax.tools.judging.sources import RUN, SUFFIXES
 
     source, output = arguments.input, arguments.output
-    if output == source:
+    if output and buckets.same(output, source):
         raise UserError(f"{output} is the input; give another --output")
+    if (
+        arguments.on == "processbench"
+        and (output or "").endswith(SUFFIXES)
+        and buckets.same(os.path.dirname(output) or ".", source)
+    ):
+        raise UserError(
+            f"{output} is in the folder of --input, whose files are read as subsets;"
+            " give another --output"
+        )
     if arguments.threshold_on and arguments.on != "processbench":
         raise UserError(
             f"--threshold_on={arguments.threshold_on} names a file of"
@@ -262,7 +271,7 @@ def show(arguments: argparse.Namespace, _: list[str]) -> None:
     from pav_jax.storage import buckets
 
     name = arguments.output or f"{os.path.splitext(arguments.input)[0]}.html"
-    if name == arguments.input:
+    if buckets.same(name, arguments.input):
         raise UserError(f"{name} is the input; give another --output")
     with buckets.to_read(arguments.input) as source, buckets.to_write(name) as target:
         steps_page.write(source, target, count=arguments.count)

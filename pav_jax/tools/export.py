@@ -7,7 +7,6 @@ verifier; or it is a Hugging Face folder (`hugging_face_folder.py`). Both have
 """
 
 import functools
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +52,6 @@ def export_stage(folder: Path, output: Path, form: str = "gemma") -> None:
             f"{folder} is not the folder of a finished stage that trains, such as"
             " runs/demo/prm or runs/demo/sft"
         )
-    if output.exists():
-        raise UserError(f"{output} exists; give another --output")
     manifest = read_manifest(folder)
     config = config_lib.unflatten(manifest["fields"])
     root = folder.absolute().parent
@@ -75,10 +72,7 @@ def export_stage(folder: Path, output: Path, form: str = "gemma") -> None:
             if any(config_lib.within(name, section) for section in _SECTIONS)
         },
     }
-    new = output.with_name(f"{output.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    try:
-        new.mkdir(parents=True)
+    with artifacts.making(output) as new:
         params = load(folder, architecture, dtype)
         if form == "hf":
             hugging_face_folder.write(new, params, architecture, tokenizer)
@@ -86,9 +80,6 @@ def export_stage(folder: Path, output: Path, form: str = "gemma") -> None:
             _write_gemma(new, params, architecture, config.model)
         tokenizer.save(new / "tokenizer.model")
         artifacts.write_json(new / ABOUT, about)
-        new.rename(output)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def _write_gemma(

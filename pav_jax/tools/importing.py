@@ -6,7 +6,6 @@ Lines are read and written one at a time. The folder has its name only when it i
 import collections
 import dataclasses
 import hashlib
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
 from pav_jax.core.progress_bar import progress
-from pav_jax.storage import imports
+from pav_jax.storage import artifacts, imports
 from pav_jax.storage.imports import LabelledText, Meaning
 from pav_jax.tools import jsonl
 from pav_jax.tools.step_formats import FORMATS, LeftOut, layout, parse
@@ -53,19 +52,12 @@ def import_labels(
                 f" which is {' or '.join(known)}"
             )
         means = Meaning(meaning)
-    if target.exists():
-        raise UserError(f"{target} exists; give another --output")
     reader = _Reader(name, means, source)
-    new = target.with_name(f"{target.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    try:
+    with artifacts.making(target) as new:
         imports.write(new, reader.read())
         if not reader.tally.responses:
             raise UserError(f"{source}: {reader.nothing()}; {layout(name)}")
         imports.write_about(new, reader.about())
-        new.rename(target)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     return str(reader.tally)
 
 

@@ -100,6 +100,8 @@ def rows(path: Path, layout: str) -> Rows:
             f"{path} starts as a JSON list, but is not JSON ({error}); {layout}"
         ) from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    # None is a line that is too long.
+    values = [b"null" if value is None else value for value in values]
     return Rows(len(values), digest, iter(values))
 
 
@@ -216,6 +218,15 @@ def parse(line: bytes | None) -> dict[str, Any]:
         raise ValueError(f"not JSON ({error})") from error
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
+    return row
+
+
+def as_object(row: Any) -> dict[str, Any]:
+    """The JSON object that a row of `rows` is; errors are those of `parse`."""
+    if row is None or isinstance(row, bytes):
+        return parse(row)
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
     return row

@@ -161,6 +161,8 @@ def _picked(
     judged: Sequence[Judged], fingerprint: str, notes: Sequence[str]
 ) -> dict[str, Any]:
     """Accuracy of the best of N by each rule, and by the ORM if all have its score."""
+    if not judged:
+        raise UserError(f"there is no response to judge: {'; '.join(notes)}")
     groups: dict[int, list[Judged]] = {}
     for row in judged:
         groups.setdefault(row.problem, []).append(row)

@@ -12,7 +12,6 @@ whole.
 import collections
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,15 +47,11 @@ def export_labels(root: Path, target: Path) -> str:
       UserError: the run has no labels of its own policies, its stages do not go
         together, a file is damaged, or `target` exists. Nothing is written.
     """
-    if target.exists():
-        raise UserError(f"{target} exists; give another --output")
     sources = _sources(root)
     problems = records.read_problems(root / "data" / "labels.jsonl")
     tokenizer = Tokenizer.load(root / "data" / _TOKENIZER)
-    new = target.with_name(f"{target.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    try:
-        tallies = {}
+    tallies = {}
+    with artifacts.making(target) as new:
         for source in sources:
             writer = _Writer(source, problems, tokenizer, new)
             with artifacts.writing(new):
@@ -68,9 +63,6 @@ def export_labels(root: Path, target: Path) -> str:
             name, [(source.about(), tallies[source.name]) for source in sources]
         )
         artifacts.write_atomically(new / CARD, lambda file: file.write(card.encode()))
-        new.rename(target)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     total = sum(tallies.values(), collections.Counter())
     of = counted(total["responses"], "response")
     return f"{counted(total['labels'], 'label')} of {of}"

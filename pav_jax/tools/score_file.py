@@ -28,7 +28,7 @@ from pav_jax.core.errors import UserError
 from pav_jax.core.progress_bar import progress
 from pav_jax.distributed.processes import Processes
 from pav_jax.pipeline.workers import Worker, join_workers
-from pav_jax.storage import artifacts
+from pav_jax.storage import artifacts, buckets
 from pav_jax.tools import jsonl
 from pav_jax.tools.scoring import Verifier
 
@@ -129,11 +129,14 @@ def _claim(
     The output is None if it is finished.
     """
     survey = jsonl.survey(source)
+    partial = target.with_name(f"{target.name}{PARTIAL}")
+    for path in (target, partial):
+        if buckets.same(str(path), str(source)):
+            raise UserError(f"{path} is the input; give another --output")
     if target.exists():
         yield None, survey
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}{PARTIAL}")
     with partial.open("a+b") as out:
         try:
             fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -182,8 +185,6 @@ class _Job:
     def _check_finished(self, survey: jsonl.Survey) -> Tally:
         """The tally of an output that exists, if it is of this input and verifier."""
         source, target = self._source, self._target
-        if source.samefile(target):
-            raise UserError(f"{target} is the input; give another --output")
         with target.open("rb") as done:
             tally, _ = _resume(done, target, source, self._verifier)
         if tally.lines != survey.lines:

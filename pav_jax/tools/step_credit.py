@@ -8,9 +8,11 @@ Shape letters: H steps of a response, T tokens of it.
 
 import bisect
 import dataclasses
+import functools
+import logging
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,7 +41,7 @@ class StepRewards:
     Attributes:
       spans: int32 `[H, 2]`, where each step starts and ends, in characters of the
         response as it was given. Blank text after a step is part of it.
-      rewards: float32 `[H]`, `αA^μ` of each.
+      rewards: float32 `[H]`, `αA^μ` of each; of a response that cannot be scored, 0.
       length: characters of the response.
     """
 
@@ -135,6 +137,7 @@ def step_rewards(
     *,
     step_ends: Sequence[Sequence[Span]] | None = None,
     outcomes: Sequence[float] | None = None,
+    unscorable: Literal["raise", "zero"] = "raise",
 ) -> list[StepRewards]:
     """The process reward `αA^μ` of each step (Sec. 5; Eq. 5 without its `Q^π`).
 
@@ -163,29 +166,31 @@ def step_rewards(
       outcomes: of each response, 0 or 1 or between: the value of the whole response, in
         place of the prediction, which a policy would learn to exploit. Give them
         wherever they are known.
+      unscorable: what is done about a response, or its prompt, that the verifier cannot
+        read, such as one too long. "raise"; or "zero", for trainers, whose policy may
+        write anything: its steps are paid 0, and a `logging.warning` a call counts such
+        responses.
 
     Returns:
       The rewards of each response, in order.
 
     Raises:
-      UserError: from `Verifier.encode`; or these arguments do not go together.
+      UserError: these arguments do not go together; or, if unscorable is "raise", from
+        `Verifier.encode`.
     """
-    _check(prompts, responses, alpha, prover_k, step_ends, outcomes)
-    cut = _cut(verifier, prompts, responses, step_ends)
-    values = verifier.values([encoded for encoded, _, _ in cut])
-    found = []
-    for place, (q, (_, spans, after)) in enumerate(zip(values, cut, strict=True)):
-        q = np.array(q, np.float32)
-        if outcomes is not None:
-            q[after[-1]] = outcomes[place]
-        of_prover = best_of_k(q, prover_k)
-        progress = advantages(of_prover[after], of_prover[after - 1])
-        rewards = (np.float32(alpha) * progress).astype(np.float32)
-        found.append(StepRewards(spans, rewards, len(responses[place])))
-    return found
+    _check(prompts, responses, alpha, prover_k, step_ends, outcomes, unscorable)
+    spans = _spans(responses, step_ends)
+    cut = _by_lines if step_ends is None else _by_spans
+    read = _read(cut, verifier, prompts, responses, spans, unscorable)
+    known = [None] * len(read) if outcomes is None else outcomes
+    rewards = map(functools.partial(_rewards, alpha, prover_k), spans, read, known)
+    lengths = map(len, responses)
+    return [StepRewards(*paid) for paid in zip(spans, rewards, lengths, strict=True)]
 
 
-def _check(prompts, responses, alpha, prover_k, step_ends, outcomes) -> None:
+def _check(
+    prompts, responses, alpha, prover_k, step_ends, outcomes, unscorable
+) -> None:
     """Raises UserError for arguments of `step_rewards` that are no good."""
     given = {"responses": responses, "step_ends": step_ends, "outcomes": outcomes}
     for name, values in given.items():
@@ -195,6 +200,8 @@ def _check(prompts, responses, alpha, prover_k, step_ends, outcomes) -> None:
         raise UserError(f"alpha={alpha} is not a number")
     if prover_k < 1:
         raise UserError(f"prover_k={prover_k} must be at least 1")
+    if unscorable not in ("raise", "zero"):
+        raise UserError(f"unscorable={unscorable!r} must be 'raise' or 'zero'")
     for place, outcome in enumerate(outcomes if outcomes is not None else ()):
         if not 0 <= outcome <= 1:
             raise UserError(
@@ -202,51 +209,98 @@ def _check(prompts, responses, alpha, prover_k, step_ends, outcomes) -> None:
             )
 
 
-# How a response is cut into steps: its tokens, with the ends of all its pieces; the
-# spans of steps, [H, 2]; and int [H], which of the ends is that of each step.
-_Cut = tuple[Encoded, np.ndarray, np.ndarray]
-
-
-def _cut(
-    verifier: Verifier,
-    prompts: Sequence[str],
-    responses: Sequence[str],
-    step_ends: Sequence[Sequence[Span]] | None,
-) -> list[_Cut]:
-    """Each response cut into steps, where the caller says, or at newlines."""
+def _spans(
+    responses: Sequence[str], step_ends: Sequence[Sequence[Span]] | None
+) -> list[np.ndarray]:
+    """The steps of each response, int32 `[H, 2]`, as the caller says, or its lines."""
+    if step_ends is None:
+        return [_lines(response) for response in responses]
     found = []
-    for place, pair in enumerate(zip(prompts, responses, strict=True)):
+    for place, pair in enumerate(zip(responses, step_ends, strict=True)):
         try:
-            if step_ends is None:
-                found.append(_by_newlines(verifier, *pair))
-            else:
-                found.append(_by_spans(verifier, *pair, step_ends[place]))
+            found.append(_whole(*pair))
         except UserError as error:
             raise UserError(f"response {place}: {error}") from error
     return found
 
 
-def _by_newlines(verifier: Verifier, prompt: str, response: str) -> _Cut:
+def _lines(response: str) -> np.ndarray:
     """The steps that `Verifier.encode` finds, one a line that is not blank."""
     mark = len(response) - len(response.removeprefix("\ufeff"))
     lines = re.compile(r"[^\n]*\n|[^\n]+").finditer(response, mark)
     starts = [line.start() for line in lines if line.group().strip()]
     bounds = [0, *starts[1:], len(response)]
-    spans = np.array(list(zip(bounds, bounds[1:], strict=False)), np.int32)
+    return np.array(list(zip(bounds, bounds[1:], strict=False)), np.int32)
+
+
+# How a response is cut into steps: its tokens, with the ends of all its pieces; and int
+# [H], which of the ends is that of each step.
+_Cut = tuple[Encoded, np.ndarray]
+
+
+def _read(
+    cut: Callable[[Verifier, str, str, np.ndarray], _Cut],
+    verifier: Verifier,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    spans: Sequence[np.ndarray],
+    unscorable: str,
+) -> list[tuple[np.ndarray, np.ndarray] | None]:
+    """The values of each response at the ends of its pieces, and which of them are of
+    its steps, `[H]`; None if the verifier cannot read it."""
+    found: list[_Cut | None] = []
+    errors: list[str] = []
+    for place, of_one in enumerate(zip(prompts, responses, spans, strict=True)):
+        try:
+            found.append(cut(verifier, *of_one))
+        except UserError as error:
+            errors.append(f"response {place}: {error}")
+            if unscorable == "raise":
+                raise UserError(errors[0]) from error
+            found.append(None)
+    if errors:
+        logging.warning(
+            "step_rewards: %d of %d responses cannot be scored, and their steps are"
+            " paid 0, such as %s",
+            *(len(errors), len(found), errors[0]),
+        )
+    values = iter(verifier.values([encoded for encoded, _ in filter(None, found)]))
+    return [one and (next(values), one[1]) for one in found]
+
+
+def _rewards(
+    alpha: float,
+    prover_k: int,
+    spans: np.ndarray,
+    read: tuple[np.ndarray, np.ndarray] | None,
+    outcome: float | None,
+) -> np.ndarray:
+    """`αA^μ` of each step of a response, float32 `[H]`; 0 if it was not read."""
+    if read is None:
+        return np.zeros(len(spans), np.float32)
+    q, after = np.array(read[0], np.float32), read[1]
+    if outcome is not None:
+        q[after[-1]] = outcome
+    of_prover = best_of_k(q, prover_k)
+    progress = advantages(of_prover[after], of_prover[after - 1])
+    return (np.float32(alpha) * progress).astype(np.float32)
+
+
+def _by_lines(
+    verifier: Verifier, prompt: str, response: str, spans: np.ndarray
+) -> _Cut:
     encoded = verifier.encode(prompt, response)
     if len(encoded.ends) != len(spans) + 1:
         raise UserError(
             f"the verifier's tokens end {len(encoded.ends) - 1} steps in a response of"
             f" {len(spans)} lines: {response[:80]!r}; give step_ends"
         )
-    return encoded, spans, np.arange(1, len(encoded.ends))
+    return encoded, np.arange(1, len(encoded.ends))
 
 
 def _by_spans(
-    verifier: Verifier, prompt: str, response: str, spans: Sequence[Span]
+    verifier: Verifier, prompt: str, response: str, spans: np.ndarray
 ) -> _Cut:
-    """The steps of a response where the caller says that they are."""
-    spans = _whole(response, spans)
     pieces, after, place = [], [], 0
     for start, stop in spans:
         if place < start:
@@ -272,7 +326,7 @@ def _by_spans(
             f"with its prompt it has {len(tokens)} tokens, more than the"
             f" {verifier.max_tokens} that the verifier was trained for"
         )
-    return Encoded(tokens, np.array(ends, np.int32)), spans, np.array(after)
+    return Encoded(tokens, np.array(ends, np.int32)), np.array(after)
 
 
 def _whole(response: str, spans: Sequence[Span]) -> np.ndarray:

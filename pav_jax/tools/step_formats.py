@@ -55,10 +55,7 @@ def parse(name: str, row: Any) -> list[LabelledText]:
       ValueError: the row is bad, or of another format.
       LeftOut: the row is of no use.
     """
-    if row is None or isinstance(row, bytes):
-        row = jsonl.parse(row)
-    if not isinstance(row, dict):
-        raise ValueError("not a JSON object")
+    row = jsonl.as_object(row)
     form = FORMATS[name]
     if missing := [key for key in form.keys if key not in row]:
         others = [f"--from={name}" for name in _looks_like(row)]

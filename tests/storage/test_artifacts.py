@@ -167,3 +167,85 @@ def test_leftovers_of_a_kill_are_removed(tmp_path):
     artifacts.write_json(tmp_path / "a" / "y", 1)
     artifacts.remove_partials(tmp_path)
     assert os.listdir(tmp_path / "a") == ["y"]
+
+
+def _in_a_fork(function, *args, **kwargs):
+    """Calls it in another process, whose exit code this is."""
+    pid = os.fork()
+    if not pid:
+        try:
+            function(*args, **kwargs)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _make(target, text, *, die=False):
+    with artifacts.making(target) as new:
+        (new / "x").write_text(text)
+        if die:
+            os._exit(9)
+
+
+def test_a_folder_that_is_made_touches_no_other(tmp_path):
+    """Nor one that another process fills at the time, for the same name."""
+    target = tmp_path / "out"
+    others = [tmp_path / "out.new", tmp_path / ".out.more.new", tmp_path / ".out.new"]
+    for other in others:
+        other.mkdir()
+        (other / "mine.txt").touch()
+    with artifacts.making(target) as one, artifacts.making(tmp_path / "o") as apart:
+        (one / "x").write_text("one")
+        assert {one.parent, apart.parent} == {tmp_path}
+        assert _in_a_fork(_make, target, "two") == 0
+        assert (target / "x").read_text() == "two" and (one / "x").exists()
+        (target / "x").unlink()
+        target.rmdir()
+    assert (target / "x").read_text() == "one"
+    with (
+        pytest.raises(UserError, match="out2 exists; give another --output"),
+        artifacts.making(tmp_path / "out2") as new,
+    ):
+        (new / "x").touch()
+        artifacts.write_json(tmp_path / "out2" / "y", 1)
+    names = {*map(os.path.basename, others), "o", "out", "out2"}
+    assert {*os.listdir(tmp_path)} == names
+    assert all((other / "mine.txt").exists() for other in others)
+    assert os.listdir(tmp_path / "out2") == ["y"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_permissions_of_a_folder_that_is_made(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        (tmp_path / "plain").mkdir()
+        with artifacts.making(tmp_path / "deep" / "out"):
+            pass
+    finally:
+        os.umask(before)
+    plain = (tmp_path / "plain").stat().st_mode
+    assert (tmp_path / "deep" / "out").stat().st_mode == plain
+
+
+def test_a_folder_of_a_kill_is_removed_by_the_next(tmp_path):
+    for place in range(2):
+        assert _in_a_fork(_make, tmp_path / "o*t", "", die=True) == 9
+        assert len(os.listdir(tmp_path)) == 1, place
+    with pytest.raises(RuntimeError), artifacts.making(tmp_path / "o*t") as new:
+        assert os.listdir(tmp_path) == [new.name]
+        raise RuntimeError
+    assert not os.listdir(tmp_path)
+    with artifacts.making(tmp_path / "o*t") as new:
+        (new / "y").touch()
+    assert os.listdir(tmp_path) == ["o*t"] and os.listdir(tmp_path / "o*t") == ["y"]
+    with (
+        pytest.raises(UserError, match="o.t exists; give another"),
+        artifacts.making(tmp_path / "o*t"),
+    ):
+        raise AssertionError("nothing is to be filled")
+    with (
+        pytest.raises(UserError, match=r"cannot write .*y/out: (Not a dir|File exi)"),
+        artifacts.making(tmp_path / "o*t" / "y" / "out"),
+    ):
+        raise AssertionError("nothing can be filled")

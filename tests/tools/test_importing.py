@@ -305,18 +305,21 @@ def test_a_few_bad_lines_are_shown(tmp_path, capsys):
         ("trl", "", "holds no lines"),
         ("trl", "PAR1\x15\x04", "looks like a Parquet file; --from=trl expects"),
         ("trl", "prompt,completions\na,b\n", "looks like a table"),
+        ("trl", "[null]", "no line can be used; line 1: not a JSON object"),
         ("trl", "[{]", "starts as a JSON list, but is not JSON"),
         ("trl", "version https://git-lfs.github.com/spec/v1\n", "holds no JSON object"),
     ],
 )
 def test_a_file_of_no_use_leaves_nothing(tmp_path, capsys, form, content, words):
-    path, out = tmp_path / "in.jsonl", tmp_path / "out"
+    path, out, other = (tmp_path / name for name in ("in.jsonl", "out", "out.new"))
     path.write_text(content)
+    other.mkdir()
+    (other / "mine.txt").touch()
     argv = [f"--from={form}", f"--input={path}", f"--output={out}"]
     assert main(["import", *argv]) == 2
     complaint = capsys.readouterr().err.strip().splitlines()[-1]
     assert words in complaint and "pav: " in complaint
-    assert list(tmp_path.iterdir()) == [path]
+    assert {*tmp_path.rglob("*")} == {path, other, other / "mine.txt"}
 
 
 def test_damaged_missing_and_refused(tmp_path, capsys):

@@ -302,6 +302,38 @@ def test_bad_scored_files(tmp_path, change, words):
         judge("best_of_n", _file(tmp_path, high), _refuse)
 
 
+@pytest.mark.parametrize("other", [1, "a", None, [2], True])
+def test_a_list_of_what_are_no_objects(tmp_path, capsys, other):
+    """In a JSON list, or a line each."""
+    scored = json.dumps(_scored(*_RESPONSES[0]))
+    for number, content in (
+        (1, f"[{json.dumps(other)}]".replace("[[", "[ [")),
+        (2, f"[{scored}, {json.dumps(other)}]"),
+        (2, f"{scored}\n{json.dumps(other)}\n"),
+    ):
+        path = tmp_path / "in.jsonl"
+        path.write_text(content)
+        assert main(["judge", "--on=best_of_n", f"--input={path}"]) == 2
+        words = f"pav: line {number} of {path}: not a JSON object; --on=best_of_n expec"
+        assert capsys.readouterr().err.startswith(words)
+
+
+def test_a_file_of_which_nothing_is_scored(tmp_path, capsys):
+    failed = {"verifier": "said", "error": "is too long"}
+    rows = [_scored(p, [], True, pav=failed) for p in "pq"]
+    argv = ["judge", "--on=best_of_n", f"--input={_file(tmp_path, *rows)}"]
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert "could score none of its 2 lines, such as: is too long" in said
+
+
+def test_a_run_whose_responses_are_all_too_long(tmp_path, said, monkeypatch):
+    monkeypatch.setattr(sources.Run, "open", lambda *_: None)
+    monkeypatch.setattr(sources, "with_outcomes", lambda *_: ([], ["3 left out"]))
+    with pytest.raises(UserError, match="there is no response to judge: 3 left out"):
+        judge("best_of_n", tmp_path, lambda: said)
+
+
 # The built-in task.
 
 
@@ -363,6 +395,29 @@ def test_a_run_of_another_tokenizer_or_task(tmp_path, said):
 
 
 # The command.
+
+
+def test_the_input_is_not_overwritten(tmp_path, capsys, monkeypatch):
+    """However it is named; and no file of a folder that is read."""
+    monkeypatch.chdir(tmp_path)
+    path = _file(tmp_path, *(_scored(*response) for response in _RESPONSES))
+    before = path.read_bytes()
+    (tmp_path / "link.jsonl").symlink_to(path)
+    for output in (path.name, f"./{path.name}", path, "link.jsonl"):
+        argv = ["judge", "--on=best_of_n", f"--input={path}", f"--output={output}"]
+        assert main(argv) == 2
+        assert "is the input; give another --output" in capsys.readouterr().err
+        assert path.read_bytes() == before
+    assert main([*argv[:-1], "--output=./judged.json"]) == 0
+    folder = tmp_path / "bench"
+    folder.mkdir()
+    argv = ["judge", "--on=processbench", f"--input={folder}", "--verifier=none"]
+    for output in (folder / "math.json", "./bench/new.jsonl", "bench/../bench/a.json"):
+        assert main([*argv, f"--output={output}"]) == 2
+        assert "whose files are read as subsets; give" in capsys.readouterr().err
+    monkeypatch.chdir(folder)
+    assert main([*argv, "--output=math.json"]) == 2
+    assert "whose files are read as subsets" in capsys.readouterr().err
 
 
 def test_the_command(tmp_path, capsys):

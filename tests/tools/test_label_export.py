@@ -280,12 +280,13 @@ def test_what_cannot_be_exported_leaves_nothing(run, tmp_path, capsys):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_folder_that_cannot_be_written(run, tmp_path, capsys, kind):
     parent = tmp_path / "parent"
-    parent.mkdir()
+    (parent / "out.new").mkdir(parents=True)  # which is somebody's
     with closed(run, kind):  # what is read may be
         with closed(parent, kind):
             assert _export(run, parent / "out") == 2
             check_refused(capsys.readouterr().err, parent / "out", kind)
         assert _export(run, parent / "out") == 0
+    assert {path.name for path in parent.iterdir()} == {"out", "out.new"}
 
 
 def test_labels_of_others_are_not_ours(tmp_path, capsys):

@@ -249,13 +249,21 @@ def test_each_file_of_scoring_in_turn(run, source, tmp_path, monkeypatch, capsys
 
 
 def test_another_files_work_is_left_alone(run, trained, source, tmp_path):
-    def refused(words, target, verifier=trained, source=source):
+    def refused(words, target, verifier=trained, source=source, output=None):
         before = target.read_bytes()
         with pytest.raises(UserError, match=words):
-            score_file.score_file(verifier, source, target)
+            score_file.score_file(verifier, source, output or target)
         assert target.read_bytes() == before
 
     refused("is the input", source)
+    begun = tmp_path / "begun.jsonl.partial"
+    begun.write_text('{"prompt": "p", "response": "r"}')  # its last line has no end
+    refused(
+        "begun.jsonl.partial is the input",
+        begun,
+        source=begun,
+        output=begun.with_suffix(""),
+    )
     foreign = tmp_path / "notes.txt"
     foreign.write_text("mine\n")
     refused("line 1 of .*notes.txt was not written by pav score", foreign)

@@ -109,7 +109,10 @@ def _export(stage, output) -> int:
 
 
 def test_an_exported_verifier_scores_alike(run, tmp_path):
+    (tmp_path / "out.new").mkdir()
+    (tmp_path / "out.new" / "mine.txt").touch()
     assert _export(run / "prm", tmp_path / "out") == 0
+    assert (tmp_path / "out.new" / "mine.txt").exists()
     exported = scoring.Verifier.load(tmp_path / "out")
     alone = scoring.Verifier.load(run / "prm")
     assert exported.orm is None
@@ -371,6 +374,7 @@ def test_the_commands(run, tmp_path, capsys):
     for argv, words in [
         ([f"--input={source}"], "line 1 of"),
         ([f"--input={target}", f"--output={target}"], "is the input"),
+        (["--input=absent", f"--output={target}"], "cannot read"),
         ([f"--input={target}", "--count=0"], "at least 1"),
         ([f"--input={tmp_path / 'absent'}"], "cannot read"),
     ]:

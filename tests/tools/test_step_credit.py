@@ -198,6 +198,7 @@ def test_spans_of_lines_are_the_lines(judge):
         ({"outcomes": [1, 2]}, "outcome 1 is 2; from 0"),
         ({"outcomes": [1, float("nan")]}, "outcome 1 is nan"),
         ({"alpha": float("nan")}, "alpha=nan"),
+        ({"unscorable": "skip"}, "unscorable='skip' must be 'raise' or 'zero'"),
         ({"prover_k": 0}, "prover_k=0 must be at least 1"),
         ({"responses": ["x", "y" * 99]}, "response 1: the prompt has"),
         ({"step_ends": [[(0, 1)]]}, "2 prompts, but 1 step_ends"),
@@ -218,6 +219,56 @@ def test_bad_arguments(judge, changes, words):
     given |= {"alpha": ALPHA, "prover_k": K} | changes
     with pytest.raises(UserError, match=words):
         step_rewards(**given)
+
+
+def test_what_cannot_be_scored_is_paid_nothing(judge, caplog):
+    """And the others of the batch are paid what they are without it."""
+    bad = "so \u2581\nis 2\n"  # which a vocabulary of SentencePiece never has
+    prompts = ["?", PROMPTS[0], "?", "?", "\u2581"]
+    texts = [bad, RESPONSES[0], "\u2581", "y\n" * 50, "x"]
+    outcomes = [1, 0.5, 0, 1, 1]
+    with pytest.raises(UserError, match="response 0: the vocabulary cannot represent"):
+        step_rewards(prompts, texts, judge, ALPHA, K, outcomes=outcomes)
+    found = step_rewards(
+        prompts, texts, judge, ALPHA, K, outcomes=outcomes, unscorable="zero"
+    )
+    (record,) = caplog.records
+    words = "4 of 5 responses cannot be scored, and their steps are paid 0, such as"
+    assert f"{words} response 0: the vocabulary" in record.getMessage()
+    (alone,) = step_rewards(prompts[1:2], texts[1:2], judge, ALPHA, K, outcomes=[0.5])
+    np.testing.assert_array_equal(found[1].spans, alone.spans)
+    np.testing.assert_allclose(found[1].rewards, alone.rewards, atol=1e-6)
+    assert np.all(alone.rewards != 0)
+    assert found[0].spans.tolist() == [[0, 5], [5, 10]]
+    assert [len(paid.rewards) for paid in found] == [2, 2, 1, 50, 1]
+    for place in (0, 2, 3, 4):
+        paid, text = found[place], texts[place]
+        assert paid.length == len(text) and paid.rewards.dtype == np.float32
+        for tokens in (
+            paid.rewards,
+            paid.on_offsets([(i, i + 1) for i in range(len(text))]),
+            paid.on_tokens(range(len(text)), lambda ids, t=text: t[: len(ids)]),
+        ):
+            assert not tokens.any() and tokens.dtype == np.float32
+    caplog.clear()
+    (paid,) = step_rewards(["?"], ["\u2581"], judge, ALPHA, K, unscorable="zero")
+    assert paid.rewards.tolist() == [0]
+    assert "1 of 1 responses" in caplog.text
+
+
+def test_what_cannot_be_scored_of_given_steps(judge, caplog):
+    """Bad steps are the caller's mistake, and are told all the same."""
+    given = dict(verifier=judge, alpha=ALPHA, prover_k=K, unscorable="zero")
+    texts, spans = ["y" * 99, "a b"], [[(0, 9), (20, 99)], [(0, 2), (2, 3)]]
+    found = step_rewards(["?", "?"], texts, step_ends=spans, **given)
+    assert [paid.spans.tolist() for paid in found] == [
+        list(map(list, s)) for s in spans
+    ]
+    assert found[0].rewards.tolist() == [0, 0] and np.all(found[1].rewards != 0)
+    assert "1 of 2 responses" in caplog.text
+    assert "response 0: with its prompt it has 105 tokens" in caplog.text
+    with pytest.raises(UserError, match="response 1: step 0 of step_ends is"):
+        step_rewards(["?", "?"], texts, step_ends=[spans[0], [(0, 4)]], **given)
 
 
 def test_offsets_of_another_text(judge):

@@ -37,7 +37,7 @@ def read_responses(
 
     Raises:
       UserError: a line is bad, or scored by another verifier than the others or the one
-        given; or none is scored, and there is no verifier.
+        given; or none is scored, and there is no verifier; or it can score none.
     """
     try:
         rows = list(_rows(path))
@@ -68,6 +68,11 @@ def read_responses(
         for row, is_right in zip(rows, correct, strict=True)
         if "error" not in row[KEY]
     ]
+    if not judged:
+        raise UserError(
+            f"there is no response to judge in {path}: pav score could score none of"
+            f" its {counted(len(rows), 'line')}, such as: {rows[0][KEY]['error']}"
+        )
     bad = len(rows) - len(judged)
     notes = [f"{counted(bad, 'line')} left out, which pav score could not score"]
     return judged, scorer, notes if bad else []
@@ -79,7 +84,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         if isinstance(row, bytes) and not row.strip():
             continue
         try:
-            row = row if isinstance(row, dict) else jsonl.parse(row)
+            row = jsonl.as_object(row)
             _check(row)
         except ValueError as error:
             raise UserError(f"line {number} of {path}: {error}; {_SCORED}") from error

@@ -28,8 +28,10 @@ from pav_jax.tools.step_formats import layout, parse
 
 RUN = (workdir.SETTINGS, "data", "sft")  # what is read of a run
 
+# What the files of a folder end in that are read as subsets of ProcessBench.
+SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+
 _CHUNK = 512  # responses that are scored before the bar moves
-_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,10 +103,10 @@ def read_subsets(source: Path) -> dict[str, list[LabelledText]]:
     """
     if source.is_file():
         return {_name(source): _read(source)}
-    paths = sorted(p for p in source.iterdir() if p.name.endswith(_SUFFIXES))
+    paths = sorted(p for p in source.iterdir() if p.name.endswith(SUFFIXES))
     if not paths:
         raise UserError(
-            f"{source} has no file that ends in {', '.join(_SUFFIXES)}; the files of"
+            f"{source} has no file that ends in {', '.join(SUFFIXES)}; the files of"
             " ProcessBench are gsm8k.json, math.json, olympiadbench.json and"
             " omnimath.json"
         )
