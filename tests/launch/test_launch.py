@@ -612,6 +612,23 @@ def test_sweep_goes_on_and_collects(sweep, config, tmp_path):
     assert said.out.count("not finished") == 2
 
 
+def test_a_sweep_of_intervals_that_rounding_cut_short(sweep, config, tmp_path):
+    """As earlier versions wrote them, of 320 right outcomes and of 500 wrong ones."""
+    for run in sweeps.load(str(config)):
+        found = [("beam_q", 1.0, [0.988, 1 - 1e-16]), ("beam_pav", 0.0, [1e-19, 0.008])]
+        results = dict(base=dict(accuracy=0.5), config=run.config)
+        results["search"] = [
+            dict(method=method, n=4, accuracy=accuracy, ci=bounds)
+            for method, accuracy, bounds in found
+        ]
+        results["verifier"] = dict(auc_within_problem={})
+        folder = tmp_path / "root" / run.name / "report"
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps(results))
+    assert sweep("--collect")[0] == 0
+    assert b"<svg" in (tmp_path / "root" / "sweep.svg").read_bytes()
+
+
 def test_a_sweep_in_a_bucket(sweep, config, contents_of_bucket):
     """Results are found there, and the table is put there."""
     runs = sweeps.load(str(config))
