@@ -15,7 +15,7 @@ import yaml
 from stand_in import Bucket, contents
 
 from pav_jax.core.errors import UserError
-from pav_jax.tools import sweeps
+from pav_jax.tools import kept_measures, sweeps
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
@@ -473,6 +473,30 @@ def measures(results):
     sweep()
     lines = (tmp_path / "root" / "seeds.md").read_text().splitlines()
     assert lines[2].startswith("| model.layers=2, model.width=16 | twice | 0.25 |")
+
+
+def test_a_measure_that_a_run_has_not_is_left_out(config, tmp_path):
+    """As an AUC is None where no problem has a right and a wrong response."""
+    config.write_text(
+        CONFIG
+        + """
+def measures(results):
+    return {"auc": results["auc"], "brier": 0.25}
+"""
+    )
+    runs = [run for run in sweeps.load(str(config)) if run.point["model.layers"] == 2]
+    done = [(run, {"auc": auc}) for run, auc in zip(runs, (None, 0.75), strict=True)]
+    found = sweeps.measure(str(config), done)
+    assert [measures for _, measures in found] == [
+        {"brier": 0.25},
+        {"auc": 0.75, "brier": 0.25},
+    ]
+    rows = {row.name: row for row in sweeps.over_seeds(found)}
+    assert rows["auc"].values == {1: 0.75} and rows["auc"].interval is None
+    assert "| auc | 0.75 | – | 0.75 |" in sweeps.seeds_table(list(rows.values()))
+    kept_measures.write(tmp_path / "kept.json", {}, found)
+    assert kept_measures.read(tmp_path / "kept.json", {}).found == found
+    assert sweeps.over_seeds(sweeps.measure(str(config), done[:1])) != []
 
 
 def test_a_sweep_may_know_the_variant(config):
