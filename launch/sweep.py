@@ -232,9 +232,10 @@ def _figure(done: list[tuple[sweeps.Run, dict]]) -> bytes:
             axes.errorbar(
                 [i + 0.1 * (place - (len(METHODS) - 1) / 2) for i, _ in points],
                 [row["accuracy"] for _, row in points],
+                # In results of earlier versions rounding may leave the mean outside.
                 [
-                    [row["accuracy"] - row["ci"][0] for _, row in points],
-                    [row["ci"][1] - row["accuracy"] for _, row in points],
+                    [max(row["accuracy"] - row["ci"][0], 0) for _, row in points],
+                    [max(row["ci"][1] - row["accuracy"], 0) for _, row in points],
                 ],
                 fmt="o",
                 label=method.replace("_", " "),

@@ -123,7 +123,7 @@ def majority_of_n(
 def mean_interval(values: np.ndarray) -> tuple[float, tuple[float, float]]:
     """The mean share over problems and its 95% interval, by the normal approximation.
 
-    For 0/1 outcomes the Wilson score interval, which stays inside [0, 1].
+    For 0/1 outcomes Wilson's score interval, clipped to [0, 1] and to hold the mean.
 
     Args:
       values: float `[P]`, one a problem, each in [0, 1].
@@ -135,7 +135,8 @@ def mean_interval(values: np.ndarray) -> tuple[float, tuple[float, float]]:
         centre = (mean + z**2 / (2 * count)) / denominator
         spread = mean * (1 - mean) / count + z**2 / (4 * count**2)
         half = z * np.sqrt(spread) / denominator
-        return mean, (float(centre - half), float(centre + half))
+        low, high = np.clip((centre - half, centre + half), (0, mean), (mean, 1))
+        return mean, (float(low), float(high))
     return mean, interval or (mean - 1.0, mean + 1.0)
 
 

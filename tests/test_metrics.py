@@ -138,7 +138,24 @@ def test_interval_of_outcomes_is_wilsons(right, count):
     expected = stats.binomtest(right, count).proportion_ci(method="wilson")
     assert mean == right / count
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-6)
-    assert -1e-12 <= low < high <= 1 + 1e-12
+    assert 0 <= low <= mean <= high <= 1 and low < high
+
+
+@pytest.mark.parametrize("outcome", [0.0, 1.0])
+def test_interval_of_outcomes_that_are_alike_ends_at_the_mean(outcome):
+    """By Wilson's formula one end is the mean, whatever floats make of it."""
+    for count in range(1, 3_001):
+        mean, (low, high) = metrics.mean_interval(np.full(count, outcome))
+        assert mean == outcome and 0 <= low <= mean <= high <= 1, count
+        assert (high if outcome else low) == pytest.approx(outcome, abs=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 104, 320, 500, 1_319, 3_000])
+def test_interval_of_outcomes_holds_the_mean(count):
+    for right in {*range(0, count, 1 + count // 100), count - 1, count}:
+        values = np.r_[np.ones(right), np.zeros(count - right)]
+        mean, (low, high) = metrics.mean_interval(values)
+        assert 0 <= low <= mean <= high <= 1 and low < high, right
 
 
 def test_interval_by_hand():

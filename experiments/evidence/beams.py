@@ -45,12 +45,14 @@ def measures(results: dict) -> dict[str, float]:
     found = results["compute_efficiency"]
     rows = {(row["method"], row["n"]): row["accuracy"] for row in results["search"]}
     picks = {(r["method"], r["n"], r["pick"]): r["accuracy"] for r in results["picks"]}
-    out = {
-        "H1: over the strongest selection": found["points_at_equal_tokens"]["beam_pav"],
-        "H2: over best-of-N by the ORM": found["paper"]["points_at_equal_tokens"][
-            "beam_pav"
-        ],
-    }
+    out = {}
+    for name, against in (
+        ("H1: over the strongest selection", found),
+        ("H2: over best-of-N by the ORM", found["paper"]),
+    ):
+        points = against["points_at_equal_tokens"]
+        if "beam_pav" in points:  # not where no beam is in selection's range
+            out[name] = points["beam_pav"]
     for row in found["by_point"]:
         if row["method"] == "beam_pav":
             out[f"H3: {row['n']} beams over the strongest selection"] = row["points"]

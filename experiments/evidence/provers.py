@@ -96,14 +96,15 @@ def sweep() -> list[dict]:
     return product({"seed": range(5)})
 
 
-def measures(results: dict) -> dict[str, float]:
+def measures(results: dict) -> dict[str, float | None]:
     """Iterations, ratios of them, and accuracies in points."""
     curves = results["improvement"]["curves"]
     first = {name: first_at(curve, GOAL) for name, curve in curves.items()}
     out = {f"RL: iterations to 80%, {name}": x for name, x in first.items()}
     for name, iterations in first.items():
         if name != "orm_rl":
-            out[f"RL: times fewer than orm_rl, {name}"] = first["orm_rl"] / iterations
+            fewer = times_fewer(first["orm_rl"], iterations)
+            out[f"RL: times fewer than orm_rl, {name}"] = fewer
     for name, curve in curves.items():
         out[f"RL: at the end, {name}"] = 100 * curve["sampled"]["seeds"][0][-1]
         length = results["improvement"]["policies"][name]["length"]
@@ -123,10 +124,28 @@ def measures(results: dict) -> dict[str, float]:
 
 
 def first_at(curve: dict, goal: float) -> float:
-    """The iteration at which the first seed's curve is at `goal`; the last if never."""
+    """The iteration at which the first seed's curve is at `goal`; the last if never.
+
+    A curve that begins at the goal is there at its first iteration. Between a point
+    below the goal and the next, at it or above, the curve is taken to be linear. Of one
+    that is never there the last iteration is the least that it could be, so that a
+    ratio to it is a bound.
+    """
     steps, values = curve["step"], curve["sampled"]["seeds"][0]
-    for place, value in enumerate(values):
-        if value >= goal and place:
-            before, step = values[place - 1], steps[place - 1]
-            return step + (goal - before) / (value - before) * (steps[place] - step)
-    return float(steps[-1])
+    there = [place for place, value in enumerate(values) if value >= goal]
+    if not there:
+        return float(steps[-1])
+    place = there[0]
+    if place == 0:
+        return float(steps[0])
+    before, step = values[place - 1], steps[place - 1]
+    gained = (goal - before) / (values[place] - before)
+    return step + gained * (steps[place] - step)
+
+
+def times_fewer(theirs: float, ours: float) -> float | None:
+    """How many times fewer iterations ours are, of `first_at`.
+
+    None, so no measure, if either is at the goal before RL: then RL had nothing to do.
+    """
+    return theirs / ours if theirs and ours else None

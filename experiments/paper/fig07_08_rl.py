@@ -22,7 +22,7 @@ times sooner; Pass@128 of both is near 100%. Selection: nothing.
 from statistics import mean
 
 import rl_demo
-from evidence.provers import GOAL, first_at
+from evidence.provers import GOAL, first_at, times_fewer
 from ml_collections import ConfigDict
 
 from pav_jax.tools.sweeps import product
@@ -44,7 +44,7 @@ def sweep() -> list[dict]:
     return product({"seed": range(5)})
 
 
-def measures(results: dict) -> dict[str, float]:
+def measures(results: dict) -> dict[str, float | None]:
     """Accuracies in percent; iterations, and ratios of them."""
     found = results["improvement"]
     curves, policies = found["curves"], found["policies"]
@@ -56,15 +56,17 @@ def measures(results: dict) -> dict[str, float]:
             out[f"{name}, iteration = {step}"] = 100 * accuracy
     for name, iterations in first.items():
         if name != "orm_rl":
-            out[f"times fewer iterations to 80% than orm_rl, {name}"] = (
-                first["orm_rl"] / iterations
+            out[f"times fewer iterations to 80% than orm_rl, {name}"] = times_fewer(
+                first["orm_rl"], iterations
             )
     if "value_to_go" in first:
-        ratio = first["value_to_go"] / first["pav_rl"]
-        out["times fewer iterations to 80% than value_to_go, pav_rl"] = ratio
+        fewer = times_fewer(first["value_to_go"], first["pav_rl"])
+        out["times fewer iterations to 80% than value_to_go, pav_rl"] = fewer
     last = curves["orm_rl"]["sampled"]["seeds"][0][-1]
-    ratio = first_at(curves["orm_rl"], last) / first_at(curves["pav_rl"], last)
-    out["times fewer iterations to what orm_rl ends with, pav_rl"] = ratio
+    fewer = times_fewer(
+        *(first_at(curves[name], last) for name in ("orm_rl", "pav_rl"))
+    )
+    out["times fewer iterations to what orm_rl ends with, pav_rl"] = fewer
     lead = {
         name: 100 * mean(curve["sampled"]["seeds"][0]) for name, curve in curves.items()
     }

@@ -239,8 +239,9 @@ def efficiency(points: Sequence[Point]) -> dict[str, Any]:
     reference.
 
     Equal accuracy is the best that the reference reaches: its tokens there, over those
-    of the smallest beam that reaches it, which counts only if the 95% interval of the
-    paired difference is not below zero; None if no beam does.
+    of the smallest beam that is shown to reach it, which is one for which no part of
+    the 95% interval of the paired difference is below zero; None if no beam is. A beam
+    of as high an accuracy, or a higher one, may be among those that are not.
 
     Equal tokens are those of each beam within the range of the reference, whose
     accuracy between its N is taken to be linear in log tokens. The difference is the

@@ -53,7 +53,7 @@ def tokens(results: Results) -> list[tuple[str, str]]:
         return []
     saved, q_saved = efficiency["beam_pav"], efficiency.get("beam_q")
     if saved is None:
-        reach = "Does not reach it at any N"
+        reach = "Not shown to reach it at any N"
     else:
         reach = f"{text.fewer(saved)} tokens"
     difference = (efficiency.get("points_at_equal_tokens") or {}).get("beam_pav")
@@ -75,7 +75,7 @@ def tokens(results: Results) -> list[tuple[str, str]]:
     if saved and q_saved:
         relative = f"{text.fewer(saved / q_saved)} tokens to that same accuracy."
     elif saved:
-        relative = f"Beam search by {_Q} does not reach that accuracy at any N."
+        relative = f"Beam search by {_Q} is not shown to reach it at any N."
     else:
         return pairs
     return [*pairs, (f"8× less compute than beam search by {_Q}.", relative)]

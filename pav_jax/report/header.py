@@ -49,7 +49,7 @@ def _numbers(results: Results) -> str:
     if "beam_pav" in efficiency:
         saved = efficiency["beam_pav"]
         if saved is None:
-            value, note = "never", f"beam by {_EFFECTIVE} does not reach it"
+            value, note = "not shown", f"beam by {_EFFECTIVE}, at any N"
         else:
             more = text.fewer(saved)
             value, word = more.split(" ", 1)

@@ -135,7 +135,7 @@ def _beam(results: Results, key: str) -> str:
     subject = "it" if parts else _BEAMS[key]
     if efficiency.get("accuracy") is not None and key in efficiency:
         if efficiency[key] is None:
-            reach = f"{subject} does not reach {best}"
+            reach = f"{subject} is not shown to reach {best}"
         else:
             reach = (
                 f"{subject} reaches {best} with {text.fewer(efficiency[key])} tokens"

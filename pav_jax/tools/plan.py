@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pav_jax.distributed import mesh as mesh_lib
-from pav_jax.tools.planning import compiled, estimate, meshes, steps
+from pav_jax.tools.planning import amounts, compiled, estimate, meshes, steps
 from pav_jax.tools.planning.progress import Progress
 from pav_jax.tools.planning.topology import Topology
 
@@ -38,6 +38,7 @@ class Plan:
         `seconds_a_step` and `tokens_per_second` where it fits; or `unknown`, why
         it is not known.
       stages: what each stage takes; empty unless all step functions fit.
+      not_counted: what is done beside these stages, in words.
       advice: what would fit, where one does not.
     """
 
@@ -46,6 +47,7 @@ class Plan:
     note: str
     steps: dict[str, dict[str, Any]]
     stages: list[estimate.Stage]
+    not_counted: list[str]
     advice: list[str]
 
     @property
@@ -66,6 +68,7 @@ class Plan:
             "modelled": "times and costs are modelled, not measured",
             "steps": self.steps,
             "stages": [dataclasses.asdict(stage) for stage in self.stages],
+            "not_counted": self.not_counted,
             "advice": self.advice,
         }
 
@@ -118,6 +121,7 @@ def make_plan(
         note,
         found,
         estimate.stages(config, found, topology) if fits else [],
+        amounts.not_counted(config) if fits else [],
         _advice(config, topology, sizes, found),
     )
     say("\n".join(_end_lines(plan)))
@@ -222,10 +226,18 @@ def _end_lines(plan: Plan) -> list[str]:
             hours, chip_hours = _range(stage.hours), _range(stage.chip_hours)
             lines.append(f"{stage.name:<15} {hours:<16} {chip_hours:<16} {stage.work}")
         total = tuple(sum(s.chip_hours[i] for s in plan.stages) for i in (0, 1))
-        lines.append(f"{'in all':<32} {_range(total)}")
+        lines.append(f"{'in all':<32} {_range(total):<16} {_rest(plan)}".rstrip())
     if plan.advice:
         lines += ["", "What would fit:", *(f"  {line}" for line in plan.advice)]
     return lines
+
+
+def _rest(plan: Plan) -> str:
+    """What the total has not."""
+    if not plan.not_counted:
+        return ""
+    names = ", ".join(plan.not_counted)
+    return f"not counted: {names} (of models of other sizes, which are not compiled)"
 
 
 def _step_lines(name: str, answer: dict[str, Any], topology: Topology) -> list[str]:

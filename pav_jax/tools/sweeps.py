@@ -11,7 +11,8 @@ that it sets, by their dotted names:
 
 It may take the variant, as `get_config` does, and return others for a smoke run.
 It may define `measures(results)` too, the numbers that the sweep is about, by name, of
-what is in results.json. They are then given with their intervals over seeds.
+what is in results.json. They are then given with their intervals over seeds. A number
+that is None is one that the run has not, such as an AUC without any pair to compare.
 """
 
 import dataclasses
@@ -143,6 +144,8 @@ class Measured:
 def measure(config: str, done: Sequence[tuple[Run, dict[str, Any]]]) -> list[Found]:
     """What `measures()` of a config file finds in each finished run.
 
+    Numbers that are None are left out.
+
     Args:
       config: FILE or FILE:VARIANT.
       done: the runs, and what they found.
@@ -156,13 +159,12 @@ def measure(config: str, done: Sequence[tuple[Run, dict[str, Any]]]) -> list[Fou
     path = config.partition(":")[0]
     if not config_lib.has(path, "measures"):
         return []
-    return [
-        (
-            {**run.point, "seed": run.config["seed"]},
-            config_lib.call(path, "measures", results),
-        )
-        for run, results in done
-    ]
+    found = []
+    for run, results in done:
+        measures = config_lib.call(path, "measures", results)
+        known = {name: value for name, value in measures.items() if value is not None}
+        found.append(({**run.point, "seed": run.config["seed"]}, known))
+    return found
 
 
 def over_seeds(found: Sequence[Found]) -> list[Measured]:

@@ -15,7 +15,7 @@ import yaml
 from stand_in import Bucket, contents
 
 from pav_jax.core.errors import UserError
-from pav_jax.tools import sweeps
+from pav_jax.tools import kept_measures, sweeps
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "launch"
@@ -475,6 +475,30 @@ def measures(results):
     assert lines[2].startswith("| model.layers=2, model.width=16 | twice | 0.25 |")
 
 
+def test_a_measure_that_a_run_has_not_is_left_out(config, tmp_path):
+    """As an AUC is None where no problem has a right and a wrong response."""
+    config.write_text(
+        CONFIG
+        + """
+def measures(results):
+    return {"auc": results["auc"], "brier": 0.25}
+"""
+    )
+    runs = [run for run in sweeps.load(str(config)) if run.point["model.layers"] == 2]
+    done = [(run, {"auc": auc}) for run, auc in zip(runs, (None, 0.75), strict=True)]
+    found = sweeps.measure(str(config), done)
+    assert [measures for _, measures in found] == [
+        {"brier": 0.25},
+        {"auc": 0.75, "brier": 0.25},
+    ]
+    rows = {row.name: row for row in sweeps.over_seeds(found)}
+    assert rows["auc"].values == {1: 0.75} and rows["auc"].interval is None
+    assert "| auc | 0.75 | – | 0.75 |" in sweeps.seeds_table(list(rows.values()))
+    kept_measures.write(tmp_path / "kept.json", {}, found)
+    assert kept_measures.read(tmp_path / "kept.json", {}).found == found
+    assert sweeps.over_seeds(sweeps.measure(str(config), done[:1])) != []
+
+
 def test_a_sweep_may_know_the_variant(config):
     assert len(sweeps.load(f"{config}:smoke")) == 4  # this one does not
     smoke = 'def sweep(variant=""):\n    if variant: return [{"seed": 7}]'
@@ -610,6 +634,23 @@ def test_sweep_goes_on_and_collects(sweep, config, tmp_path):
     code, ran, said = sweep("--collect")
     assert code == 0 and not ran
     assert said.out.count("not finished") == 2
+
+
+def test_a_sweep_of_intervals_that_rounding_cut_short(sweep, config, tmp_path):
+    """As earlier versions wrote them, of 320 right outcomes and of 500 wrong ones."""
+    for run in sweeps.load(str(config)):
+        found = [("beam_q", 1.0, [0.988, 1 - 1e-16]), ("beam_pav", 0.0, [1e-19, 0.008])]
+        results = dict(base=dict(accuracy=0.5), config=run.config)
+        results["search"] = [
+            dict(method=method, n=4, accuracy=accuracy, ci=bounds)
+            for method, accuracy, bounds in found
+        ]
+        results["verifier"] = dict(auc_within_problem={})
+        folder = tmp_path / "root" / run.name / "report"
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps(results))
+    assert sweep("--collect")[0] == 0
+    assert b"<svg" in (tmp_path / "root" / "sweep.svg").read_bytes()
 
 
 def test_a_sweep_in_a_bucket(sweep, config, contents_of_bucket):

@@ -316,7 +316,7 @@ def _check_the_figures(workdir):
     for name in ("fig07_08_rl", "theorem31_terms", "appg_reward_to_go"):
         file = str(ROOT / "experiments" / "paper" / f"{name}.py")
         found = config.call(file, "measures", results)
-        assert all(math.isfinite(value) for value in found.values())
+        assert all(x is None or math.isfinite(x) for x in found.values())
         if name != "theorem31_terms":  # which has too few provers here
             claims = {claim.measure for claim in config.call(file, "claims")}
             assert claims - found.keys() <= {

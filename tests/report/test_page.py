@@ -525,12 +525,30 @@ def test_the_summary_follows_the_sign(results, difference, bounds, said):
     assert ("leaves the sign open" in line) == (bounds[0] < 0 < bounds[1])
 
 
-def test_the_summary_says_when_the_beam_never_gets_there(results):
+def test_the_summary_says_when_no_beam_is_shown_to_get_there(results):
     results["compute_efficiency"]["beam_pav"] = None
     results["compute_efficiency"]["beam_q"] = 0.5
     said = summary.paragraph(results)
-    assert "does not reach the best 44.7% of these" in said
+    assert "is not shown to reach the best 44.7% of these" in said
     assert "with 2.0× more tokens" in said
+
+
+def test_a_beam_above_the_reference_is_not_said_to_be_below_it(results):
+    """Its 95% interval may have a part below zero, so that it is not shown."""
+    del results["improvement"]
+    efficiency, said = results["compute_efficiency"], ""
+    for saved in (dict(beam_pav=None), dict(beam_pav=2.0, beam_q=None)):
+        efficiency.update(saved)
+        efficiency["paper"] = dict(efficiency, paper=None, reference="best_of_n_orm")
+        words = " ".join(_words(_page(results, [])).split())
+        assert words.count("A beam is shown to reach it where no part of the 95%") == 1
+        said += f" {words}"
+    assert "To equal the strongest not shown beam by" in said
+    assert "is not shown to reach the best 44.7% of these" in said
+    assert "Not shown to reach it at any N" in said
+    assert "is not shown to reach it at any N" in said
+    for wrong in ("does not reach", "not reached", "never"):
+        assert wrong not in said.lower()
 
 
 def test_nouns_agree_with_their_numbers(results, markup):

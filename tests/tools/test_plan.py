@@ -12,6 +12,7 @@ import pytest
 from tiny import abstract_mesh
 
 from pav_jax import main
+from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
 from pav_jax.tools import plan
 from pav_jax.tools.planning import (
@@ -172,6 +173,19 @@ def test_first_pits_are_sampled_too(config, compiler):
     [stage] = [stage for stage in found.stages if stage.name == "labels: first pits"]
     # The 10 prefixes of each of 6,000 rollouts, and those of 2 responses to each.
     assert stage.work.startswith("900,000 continuations of 180,000 prefixes")
+
+
+def test_the_total_names_what_it_has_not(compiler):
+    """Policies of other sizes, whose step functions are not compiled."""
+    names = "policy-large, labels-large, policy-small, labels-small"
+    file = DEMO.parent / "paper" / "fig05c_cross_provers.py"
+    for path, left_out in ((file, names), (DEMO, "")):
+        made = config_lib.load([f"--config={path}"])
+        found = plan.make_plan(made, topology.parse("v5e:1x1"))
+        [total] = [x for x in plan.text(found).splitlines() if x.startswith("in all")]
+        assert ("not counted" in total) == bool(left_out)
+        assert left_out in total and total == total.rstrip()
+        assert ", ".join(found.as_json()["not_counted"]) == left_out
 
 
 def test_what_does_not_fit_is_refused_with_the_figures(config, compiler):
