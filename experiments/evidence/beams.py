@@ -64,6 +64,9 @@ def measures(results: dict) -> dict[str, float]:
     for n in results["config"]["search.beams"]:
         by_q = rows["beam_q", n]
         out[f"H5: beam_pav over beam_q, {n} beams"] = rows["beam_pav", n] - by_q
+        # Above each has its own pick, of more choices for progress.
+        one = picks["beam_pav", n, "prm"] - picks["beam_q", n, "prm"]
+        out[f"H5: the same, {n} beams, both picked by prm"] = one
     out |= {f"{method}, N = {n}": value for (method, n), value in rows.items()}
     out = {name: 100 * value for name, value in out.items()}
     return out | {

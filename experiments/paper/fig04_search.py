@@ -113,7 +113,7 @@ def claims() -> list[Claim]:
             ),
             Claim(
                 f"{name} policy: fewer tokens for the accuracy of best-of-128 by the"
-                " ORM (0: not shown to reach it)",
+                " ORM (0: not reached)",
                 "10 times" if name != "large" else "5 times",
                 FEWER,
                 least=10.0 if name != "large" else 5.0,

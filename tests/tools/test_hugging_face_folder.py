@@ -69,7 +69,7 @@ def test_pav_score_reads_a_verifier(run, exported, stage):
 
 def test_the_docs_have_the_lines(exported):
     assert _lines(exported / "prm") in DOCS.read_text()
-    (plain,) = re.findall(r"four lines are `(.*?)`", DOCS.read_text())
+    (plain,) = re.findall(r"last `logits =`\s+write `(.*?)`", DOCS.read_text())
     assert f"    {plain}\n" in _lines(exported / "orm")
 
 
