@@ -289,7 +289,7 @@ def _check_parts(
                 own = _read_manifest(_place(workdir, part, need))
                 if own and not fault(part, need, own):
                     needs[need] = own["fingerprint"]
-        return difference(manifest, {"fields": terms["fields"], "needs": needs})
+        return difference(manifest, {**terms, "needs": needs})
 
     def read(part: Part) -> Manifest | None:
         manifest = _read_manifest(_place(workdir, part, stage.name))
