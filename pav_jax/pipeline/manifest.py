@@ -1,8 +1,8 @@
 """The manifest of a finished stage: its terms, its files, and a fingerprint of both.
 
 The terms are the config fields that the stage depends on, the fingerprints of its
-inputs, and prints of files that it read and no stage made (`outside.py`). The same
-terms give the same files.
+inputs, prints of files that it read and no stage made (`outside.py`), and a revision of
+the stage. The same terms give the same files.
 """
 
 import hashlib
@@ -42,9 +42,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
       `stage`; `fields`, the config values that it depends on; `needs`, the fingerprints
       of its inputs; `files`, bytes and sha256 by relative path; `fingerprint` of these.
       Beside them `outside`, prints of files that no stage made, by config field and
-      name, if it read any, which older manifests lack; `seconds`, of all attempts
-      together; `made_on`, the devices and jax's version of each attempt that computed;
-      `version`, of pav_jax.
+      name, if it read any, which older manifests lack; `revision` of the stage, if it
+      is not 0; `seconds`, of all attempts together; `made_on`, the devices and jax's
+      version of each attempt that computed; `version`, of pav_jax.
 
     Raises:
       UserError: it is missing or damaged.
@@ -73,6 +73,7 @@ def _is_manifest(manifest: Mapping[str, Any]) -> bool:
         and all(isinstance(part, dict) for part in parts)
         and float(manifest["seconds"]) >= 0
         and all(isinstance(x, dict) for x in manifest.get("outside", {}).values())
+        and isinstance(manifest.get("revision", 0), int)
         and isinstance(manifest.get("made_on", []), list)
         and all(isinstance(place, str) for place in manifest.get("made_on", []))
         and all(
@@ -109,6 +110,10 @@ def difference(old: dict, terms: dict) -> str:
         return f"{' and '.join(ran)} ran again"
     if old["needs"] != terms["needs"]:
         return "it needs fewer stages"
+    revision = old.get("revision", 0) - terms.get("revision", 0)
+    if revision:
+        age = "an older" if revision < 0 else "a newer"
+        return f"it was made by {age} version of this stage"
     return _other_content(old.get("outside", {}), terms.get("outside", {}))
 
 
@@ -155,8 +160,9 @@ def _inventory(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _fingerprint(manifest: Mapping[str, Any]) -> str:
-    """A digest of a manifest, but for its time, devices and version. What came of files
-    that no stage made is in its own files: if that is the same, later stages stand."""
+    """A digest of a manifest, but for its time, devices and version. What came of
+    another revision, or of files that no stage made, is in its own files: if these are
+    the same, later stages stand."""
     keys = ("stage", "fields", "needs", "files")
     return config_lib.digest({key: manifest[key] for key in keys})
 

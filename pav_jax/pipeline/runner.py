@@ -66,6 +66,8 @@ class Stage:
       outside: of the config fields that name files which no stage made, functions that
         tell whether these have changed; see `outside.py`.
       computes: False if it computes nothing on devices, which need not be free then.
+      revision: raised by a change of the program, such as a fix, that changes what the
+        stage makes; results of before it are then made again.
       check: given its finished folder, made now or before, and the names of the stages
         that the run goes on to; raises UserError if one of these would fail.
     """
@@ -80,6 +82,7 @@ class Stage:
         default_factory=dict
     )
     computes: bool = True
+    revision: int = 0
     check: Callable[[Path, Sequence[str]], None] = lambda folder, later: None
 
 
@@ -238,6 +241,8 @@ def make_terms(
     # Nothing is said of what is not here: a finished stage may outlive its sources.
     if outside := {field: found for field, found in outside.items() if found}:
         terms["outside"] = outside
+    if stage.revision:  # else as before there was one
+        terms["revision"] = stage.revision
     return terms
 
 

@@ -128,6 +128,7 @@ def _labels_stages(config: ConfigDict) -> list[Stage]:
         fields,
         outside=outside.of_labels(config.labels["from"]),
         computes=False,
+        revision=1,
     )
     return [rollouts, imported] if "rl" in config or _provers(config) else [imported]
 
@@ -264,10 +265,9 @@ def _verifier_stage(
         start, beams = f"{name}-{number - 1}", f"beams-{number}"
         run = functools.partial(run, start=start, beams=beams)
         needs, fields = (*needs, start, beams), (*fields, "verifier.on_search")
-    is_last = number == _rounds(config)
-    return Stage(
-        name if is_last else f"{name}-{number}", run, needs, fields, collective=True
-    )
+    name = name if number == _rounds(config) else f"{name}-{number}"
+    revision = 1 if number else 0  # what is held out of one set is held out of all
+    return Stage(name, run, needs, fields, collective=True, revision=revision)
 
 
 def _beams_stage(number: int, *, prm: str) -> Stage:
@@ -278,6 +278,7 @@ def _beams_stage(number: int, *, prm: str) -> Stage:
         (*_SAMPLED, "verifier.on_search", "verifier.held_out", "rollouts.temperature")
         + ("search.candidates", "search.temperature", "labels.shard"),
         in_shards=True,
+        revision=1,
     )
 
 
@@ -376,5 +377,6 @@ def _rl_stages(config: ConfigDict) -> list[Stage]:
             run_improvement,
             ("data", "sft", "prm", *names),
             (*_SAMPLED, "rl.final", "rl.measured", "rl.seeds", "rl.methods"),
+            revision=1,
         ),
     ]

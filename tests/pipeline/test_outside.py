@@ -231,6 +231,23 @@ def test_the_files_of_a_task(tmp_path, name, files):
     assert outside.of_task(ConfigDict(dict(name=name))) == {}
 
 
+def test_stages_whose_results_of_before_are_not_taken():
+    """Mistakes were mended in these; all others keep what they have made."""
+
+    def found(name, **verifier):
+        path = str(DEMO.with_name(name))
+        config = config_lib.call(path, "get_config", "smoke")
+        with config.unlocked():
+            config.verifier.update(verifier)
+        return {x.name: x.revision for x in stages(config) if x.revision}
+
+    assert found("demo.py") == {}
+    assert found("rl_demo.py") == {"improvement": 1}
+    search = dict(rounds=2, problems=2, beams=2, labelled=1, n_mc=1, steps=2)
+    names = ("beams-1", "prm-1", "beams-2", "prm", "orm-1", "orm")
+    assert found("demo.py", on_search=search) == dict.fromkeys(names, 1)
+
+
 def test_which_stages_read_them(tmp_path):
     """Those that open the files, and no others: a stage that reads stage `data`, or
     starts from `pretraining`, depends on these."""
