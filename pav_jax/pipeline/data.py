@@ -118,14 +118,22 @@ def _choose(task: Task, counts: ConfigDict) -> dict[str, Sequence[Problem]]:
 def run_pretraining(context: StageContext) -> None:
     """A policy that others are fine-tuned from, where nothing is published for a task:
     on other demonstrations, such as easier ones."""
-    changes = context.config.pretraining
+    fine_tune_as(context, pretraining_of(context.config))
+
+
+def pretraining_of(config: ConfigDict) -> ConfigDict:
+    """The sections `task`, `model` and `sft` of `config`, as they are for pretraining.
+
+    Raises:
+      UserError: `config.pretraining` has an unknown field.
+    """
+    changes = config.pretraining
     if unknown := sorted(set(changes) - {"task", "sft"}):
         raise UserError(
             f"config.pretraining has an unknown field {unknown[0]!r}; it may have task"
             " and sft, fields of these sections that differ"
         )
-    own = with_changes(context.config, changes, "config.pretraining")
-    fine_tune_as(context, own)
+    return with_changes(config, changes, "config.pretraining")
 
 
 @together

@@ -47,6 +47,11 @@ def run_imported_labels(context: StageContext) -> None:
     """
     config = context.config
     tokenizer = Tokenizer.load(context.input("data") / "tokenizer.model")
+    # All is read again, and by another order or number of rows if what is imported has
+    # changed: no shard of an attempt that was stopped may stay.
+    with artifacts.writing(context.directory):
+        for path in context.directory.glob("*.npz"):
+            path.unlink()
     with buckets.to_read(config.labels["from"]) as folder:
         about = imports.read_about(folder)
         reader = _Reader(context, tokenizer, about["meaning"])

@@ -1,7 +1,8 @@
 """The manifest of a finished stage: its terms, its files, and a fingerprint of both.
 
-The terms are the config fields that the stage depends on, and the fingerprints of its
-inputs. The same terms give the same files.
+The terms are the config fields that the stage depends on, the fingerprints of its
+inputs, prints of files that it read and no stage made (`outside.py`), and a revision of
+the stage. The same terms give the same files.
 """
 
 import hashlib
@@ -40,7 +41,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Returns:
       `stage`; `fields`, the config values that it depends on; `needs`, the fingerprints
       of its inputs; `files`, bytes and sha256 by relative path; `fingerprint` of these.
-      Beside them `seconds`, of all attempts together; `made_on`, the devices and jax's
+      Beside them `outside`, prints of files that no stage made, by config field and
+      name, if it read any, which older manifests lack; `revision` of the stage, if it
+      is not 0; `seconds`, of all attempts together; `made_on`, the devices and jax's
       version of each attempt that computed; `version`, of pav_jax.
 
     Raises:
@@ -69,6 +72,8 @@ def _is_manifest(manifest: Mapping[str, Any]) -> bool:
         isinstance(manifest["stage"], str)
         and all(isinstance(part, dict) for part in parts)
         and float(manifest["seconds"]) >= 0
+        and all(isinstance(x, dict) for x in manifest.get("outside", {}).values())
+        and isinstance(manifest.get("revision", 0), int)
         and isinstance(manifest.get("made_on", []), list)
         and all(isinstance(place, str) for place in manifest.get("made_on", []))
         and all(
@@ -103,7 +108,28 @@ def difference(old: dict, terms: dict) -> str:
     ran = [n for n, f in terms["needs"].items() if old["needs"].get(n) != f]
     if ran:
         return f"{' and '.join(ran)} ran again"
-    return "" if old["needs"] == terms["needs"] else "it needs fewer stages"
+    if old["needs"] != terms["needs"]:
+        return "it needs fewer stages"
+    revision = old.get("revision", 0) - terms.get("revision", 0)
+    if revision:
+        age = "an older" if revision < 0 else "a newer"
+        return f"it was made by {age} version of this stage"
+    return _other_content(old.get("outside", {}), terms.get("outside", {}))
+
+
+def _other_content(old: Mapping[str, Mapping], now: Mapping[str, Mapping]) -> str:
+    """Which file that no stage made has changed; of those that only one knows, none:
+    older manifests lack them, and they need not be there once the stage is done."""
+    for field in sorted(old.keys() & now.keys()):
+        before, after = old[field], now[field]
+        for name in sorted(before.keys() | after.keys()):
+            if name not in before:
+                return f"{name} in config.{field} is new"
+            if name not in after:
+                return f"{name} in config.{field} is gone"
+            if before[name] != after[name]:
+                return f"{name} in config.{field} changed"
+    return ""
 
 
 def damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str:
@@ -134,7 +160,9 @@ def _inventory(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _fingerprint(manifest: Mapping[str, Any]) -> str:
-    """A digest of a manifest, but for its time, devices and version."""
+    """A digest of a manifest, but for its time, devices and version. What came of
+    another revision, or of files that no stage made, is in its own files: if these are
+    the same, later stages stand."""
     keys = ("stage", "fields", "needs", "files")
     return config_lib.digest({key: manifest[key] for key in keys})
 

@@ -133,6 +133,7 @@ def merge(
     _finished(needed, in_parts, values, workdir)  # before `claim` would make a workdir
     fingerprints: dict[str, str] = {}
     terms_of: dict[str, Manifest] = {}
+    made: dict[str, Manifest] = {}
     with claim(workdir, config.name, values) as root:
         for stage in needed:
             terms = terms_of[stage.name] = make_terms(stage, values, fingerprints)
@@ -140,7 +141,7 @@ def merge(
             if why := why_not_done(root / stage.name, terms):
                 if stage.name not in in_parts:
                     raise UserError(f"stage {stage.name} in {workdir}: {why}")
-                parts = _check_parts(stage, terms_of, in_parts, workdir, count)
+                parts = _check_parts(stage, terms_of, made, in_parts, workdir, count)
                 run = functools.partial(_gather, workdir=workdir, parts=parts)
                 stage = dataclasses.replace(stage, run=run)
                 made_on = {
@@ -152,6 +153,7 @@ def merge(
             fingerprints[stage.name] = bring_up_to_date(
                 stage, terms, context, made_on=sorted(made_on)
             )
+            made[stage.name] = read_manifest(root / stage.name)
 
 
 # What is to be done, and where.
@@ -263,6 +265,7 @@ def _fault(folder: Path, manifest: Manifest) -> str:
 def _check_parts(
     stage: Stage,
     terms_of: Mapping[str, Manifest],
+    made: Mapping[str, Manifest],
     in_parts: Collection[str],
     workdir: PathLike,
     count: int,
@@ -272,12 +275,14 @@ def _check_parts(
     Args:
       stage: to be merged.
       terms_of: the terms in the workdir of the stage, and of those that it needs.
+      made: the manifests there of those that it needs.
       in_parts: the stages that parts do.
       workdir: that the parts are of.
       count: of the parts.
 
     Raises:
-      UserError: some are missing, or were made with other terms or by another version.
+      UserError: some are missing, or were made with other terms or by another version,
+        or of other shards of an earlier stage than the workdir has.
     """
 
     def fault(part: Part, name: str, manifest: Manifest) -> str:
@@ -289,7 +294,8 @@ def _check_parts(
                 own = _read_manifest(_place(workdir, part, need))
                 if own and not fault(part, need, own):
                     needs[need] = own["fingerprint"]
-        return difference(manifest, {"fields": terms["fields"], "needs": needs})
+                    _check_shards(part, name, own, made[need], workdir)
+        return difference(manifest, {**terms, "needs": needs})
 
     def read(part: Part) -> Manifest | None:
         manifest = _read_manifest(_place(workdir, part, stage.name))
@@ -310,15 +316,44 @@ def _check_parts(
             f"stage {stage.name} lacks part {', '.join(missing[:_NAMED])}{more}; run"
             f" with --until={stage.name} and --part"
         )
-    first = found[Part(0, count)]
+    _check_versions(stage.name, found)
+    return found
+
+
+def _check_versions(stage: str, found: Mapping[Part, Manifest]) -> None:
+    """Raises UserError if the parts of a stage are of several versions."""
+    first = found[Part(0, len(found))]
     for part, manifest in found.items():
         if manifest["version"] != first["version"]:
             raise UserError(
-                f"part {part} of stage {stage.name} was made by version"
-                f" {manifest['version']} of pav_jax, and part 0/{count} by"
+                f"part {part} of stage {stage} was made by version"
+                f" {manifest['version']} of pav_jax, and part 0/{len(found)} by"
                 f" {first['version']}; remove one of them and run it again"
             )
-    return found
+
+
+def _check_shards(
+    part: Part, stage: str, own: Manifest, whole: Manifest, workdir: PathLike
+) -> None:
+    """Raises UserError if a stage of a part is of other shards than the workdir has.
+
+    Args:
+      part: which.
+      stage: of the part.
+      own: an earlier stage, as the part made it.
+      whole: that stage in the workdir.
+      workdir: that the part is of.
+    """
+    need = own["stage"]
+    for name, file in own["files"].items():
+        is_shard = name != LEDGER and not is_ledger(name)
+        if is_shard and whole["files"].get(name) != file:
+            raise UserError(
+                f"part {part} of stage {stage} is of {need} of its own, whose {name} is"
+                f" not that of {need} in {workdir} (devices of another kind may draw"
+                f" other samples); remove {_place(workdir, part)} and run that part"
+                f" again, which then reads the {need} in {workdir}"
+            )
 
 
 def _gather(

@@ -6,9 +6,10 @@ before. A stage that another run has finished, with equal terms, can be taken fr
 (`reuse.py`). Two files describe a folder:
 
 - `started.json`, in an unfinished folder: the terms of the stage, which are its config
-  fields and the fingerprints of its inputs, and the seconds and devices so far. The
-  same stage resumes from the files in the folder if its terms are the same, and
-  otherwise starts from an empty folder (`attempts.py`).
+  fields, the fingerprints of its inputs and prints of files that no stage made
+  (`outside.py`), and the seconds and devices so far. The same stage resumes from the
+  files in the folder if its terms are the same, and otherwise starts from an empty
+  folder (`attempts.py`).
 - `manifest.json`, written last: the terms, the size and hash of every file, and a
   fingerprint of all this, which is part of the terms of later stages.
 """
@@ -62,7 +63,11 @@ class Stage:
         Otherwise the primary process runs it, and the others wait.
       in_shards: True if every process runs it, since all its work is `in_shards`; a
         part of the experiment may then do some of them alone.
+      outside: of the config fields that name files which no stage made, functions that
+        tell whether these have changed; see `outside.py`.
       computes: False if it computes nothing on devices, which need not be free then.
+      revision: raised by a change of the program, such as a fix, that changes what the
+        stage makes; results of before it are then made again.
       check: given its finished folder, made now or before, and the names of the stages
         that the run goes on to; raises UserError if one of these would fail.
     """
@@ -73,7 +78,11 @@ class Stage:
     fields: tuple[str, ...]
     collective: bool = False
     in_shards: bool = False
+    outside: Mapping[str, Callable[[], Mapping[str, str]]] = dataclasses.field(
+        default_factory=dict
+    )
     computes: bool = True
+    revision: int = 0
     check: Callable[[Path, Sequence[str]], None] = lambda folder, later: None
 
 
@@ -224,10 +233,17 @@ def make_terms(
     Raises:
       UserError: the config lacks a field that the stage reads.
     """
-    return {
+    terms: dict[str, Any] = {
         "fields": _fields_of(stage, values),
         "needs": {need: fingerprints[need] for need in stage.needs},
     }
+    outside = {field: dict(look()) for field, look in stage.outside.items()}
+    # Nothing is said of what is not here: a finished stage may outlive its sources.
+    if outside := {field: found for field, found in outside.items() if found}:
+        terms["outside"] = outside
+    if stage.revision:  # else as before there was one
+        terms["revision"] = stage.revision
+    return terms
 
 
 def _fields_of(stage: Stage, values: Mapping[str, Any]) -> dict[str, Any]:

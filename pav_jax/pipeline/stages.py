@@ -5,6 +5,7 @@ files. Bodies of stages are in the modules beside this one, and what they do is 
 modules named after the paper's parts.
 """
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -13,8 +14,14 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
-from pav_jax.pipeline import allowed
-from pav_jax.pipeline.data import check_splits, run_data, run_pretraining, run_sft
+from pav_jax.pipeline import allowed, outside
+from pav_jax.pipeline.data import (
+    check_splits,
+    pretraining_of,
+    run_data,
+    run_pretraining,
+    run_sft,
+)
 from pav_jax.pipeline.imported import run_imported_labels
 from pav_jax.pipeline.labelling import run_labels, run_rollouts
 from pav_jax.pipeline.on_search import run_beams
@@ -65,6 +72,10 @@ def _training_stages(config: ConfigDict) -> list[Stage]:
             run_data,
             (),
             ("task", "problems", "limits", "tokenizer"),
+            outside={
+                **outside.of_task(config.task),
+                **outside.of_tokenizer(config.tokenizer),
+            },
             computes=False,
             check=functools.partial(check_splits, _splits(config)),
         ),
@@ -110,7 +121,15 @@ def _labels_stages(config: ConfigDict) -> list[Stage]:
             " config.labels.from takes; leave out either"
         )
     fields = ("limits", "labels.from", "labels.shard")
-    imported = Stage("labels", run_imported_labels, ("data",), fields, computes=False)
+    imported = Stage(
+        "labels",
+        run_imported_labels,
+        ("data",),
+        fields,
+        outside=outside.of_labels(config.labels["from"]),
+        computes=False,
+        revision=1,
+    )
     return [rollouts, imported] if "rl" in config or _provers(config) else [imported]
 
 
@@ -123,13 +142,31 @@ def _policy_stages(config: ConfigDict) -> list[Stage]:
     """`sft`; before it `pretraining`, if the config has it."""
     fields = (*_MODEL, "sft")
     if "pretraining" not in config:
-        return [Stage("sft", run_sft, ("data",), fields, collective=True)]
+        sft = Stage("sft", run_sft, ("data",), fields, collective=True)
+        return [_with_outside(sft, config, config)]
     first = (*fields, "problems.sft", "pretraining")
+    pretraining = Stage(
+        "pretraining", run_pretraining, ("data",), first, collective=True
+    )
     needs = ("data", "pretraining")
     return [
-        Stage("pretraining", run_pretraining, ("data",), first, collective=True),
+        _with_outside(pretraining, config, pretraining_of(config)),
         Stage("sft", run_sft, needs, fields, collective=True),
     ]
+
+
+def _with_outside(stage: Stage, config: ConfigDict, own: ConfigDict) -> Stage:
+    """A stage that fine-tunes a policy, with the files that no stage made for it.
+
+    Args:
+      stage: the stage.
+      config: of the experiment.
+      own: `task` and `model` of this policy.
+    """
+    found = {} if "pretraining" in stage.needs else outside.of_model(own.model)
+    if own.task != config.task:  # else its problems are in stage `data`
+        found = {**found, **outside.of_task(own.task)}
+    return dataclasses.replace(stage, outside=found)
 
 
 def _prover_stages(config: ConfigDict) -> list[Stage]:
@@ -138,17 +175,20 @@ def _prover_stages(config: ConfigDict) -> list[Stage]:
     found = []
     for prover in provers:
         if not prover.policy:
-            run = functools.partial(run_policy, own=prover.changed(config))
+            own = prover.changed(config)
+            run = functools.partial(run_policy, own=own)
             fields = ("task", "limits", "seed", "problems.sft", *prover.fields(config))
             name, needs = f"policy-{prover.name}", ("data",)
             needs += ("pretraining",) if "pretraining" in config else ()
-            found.append(Stage(name, run, needs, fields, collective=True))
+            stage = Stage(name, run, needs, fields, collective=True)
+            found.append(_with_outside(stage, config, own))
     for prover in provers:
         run = functools.partial(run_prover_labels, prover=prover)
         needs = ("data", "rollouts", *prover.needs(_policies(provers)))
         fields = (*_SAMPLED, "rollouts", "labels.shard", f"provers.{prover.name}")
         name = f"labels-{prover.name}"
-        found.append(Stage(name, run, needs, fields, in_shards=True))
+        theirs = _of_other_runs([prover], _policies(provers))
+        found.append(Stage(name, run, needs, fields, in_shards=True, outside=theirs))
         run = functools.partial(run_prover_prm, name=prover.name)
         needs, fields = ("data", "sft", name), (*_verifier(config), "verifier.prm")
         name = f"prm-{prover.name}"
@@ -163,6 +203,15 @@ def _provers(config: ConfigDict) -> list[Prover]:
 def _policies(provers: Sequence[Prover]) -> tuple[str, ...]:
     """The stages that a prover's `policy` may name."""
     return ("sft", *(f"policy-{p.name}" for p in provers if not p.policy))
+
+
+def _of_other_runs(provers: Sequence[Prover], stages: Sequence[str]) -> outside.Outside:
+    """The policies of provers that are none of `stages`, but folders of other runs."""
+    found: outside.Outside = {}
+    for prover in provers:
+        if not prover.needs(stages):
+            found = {**found, **outside.of_policy(prover.name, prover.policy)}
+    return found
 
 
 def _prm_stages(config: ConfigDict) -> list[Stage]:
@@ -216,10 +265,9 @@ def _verifier_stage(
         start, beams = f"{name}-{number - 1}", f"beams-{number}"
         run = functools.partial(run, start=start, beams=beams)
         needs, fields = (*needs, start, beams), (*fields, "verifier.on_search")
-    is_last = number == _rounds(config)
-    return Stage(
-        name if is_last else f"{name}-{number}", run, needs, fields, collective=True
-    )
+    name = name if number == _rounds(config) else f"{name}-{number}"
+    revision = 1 if number else 0  # what is held out of one set is held out of all
+    return Stage(name, run, needs, fields, collective=True, revision=revision)
 
 
 def _beams_stage(number: int, *, prm: str) -> Stage:
@@ -230,6 +278,7 @@ def _beams_stage(number: int, *, prm: str) -> Stage:
         (*_SAMPLED, "verifier.on_search", "verifier.held_out", "rollouts.temperature")
         + ("search.candidates", "search.temperature", "labels.shard"),
         in_shards=True,
+        revision=1,
     )
 
 
@@ -287,7 +336,8 @@ def _terms_stage(config: ConfigDict) -> Stage:
     fields = [*_SAMPLED, "rl.provers"]
     if provers:
         fields += ["provers", "rollouts.n_orm"]
-    return Stage("provers", run_provers, needs, tuple(fields))
+    theirs = _of_other_runs(provers, _policies(provers))
+    return Stage("provers", run_provers, needs, tuple(fields), outside=theirs)
 
 
 def _rl_stages(config: ConfigDict) -> list[Stage]:
@@ -327,5 +377,6 @@ def _rl_stages(config: ConfigDict) -> list[Stage]:
             run_improvement,
             ("data", "sft", "prm", *names),
             (*_SAMPLED, "rl.final", "rl.measured", "rl.seeds", "rl.methods"),
+            revision=1,
         ),
     ]

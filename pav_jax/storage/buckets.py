@@ -22,6 +22,8 @@ from pav_jax.core.errors import Unanswered, UserError, unwritable
 
 # Their clients list all names under a prefix at once, and raise if they cannot.
 _STORES = ("gs", "s3", "az")
+# What of a file changes with its content, by the names of their clients.
+_VERSIONS = ("md5Hash", "crc32c", "ETag", "etag", "generation")
 # What comes of a name or a permission that is not right; the clients of the stores have
 # many more kinds of errors, and tell some of these by words alone.
 _MISTAKES = (
@@ -145,6 +147,24 @@ def same(one: str, other: str) -> bool:
         return one.rstrip("/") == other.rstrip("/")
     here, there = Path(one), Path(other)
     return here.exists() and there.exists() and here.samefile(there)
+
+
+def states(path: str, names: Sequence[str]) -> dict[str, str]:
+    """What a store says of files of a folder, which changes when their content does.
+
+    It is the size, and a hash or a number of the version where the store has one. Those
+    that are not there are left out.
+
+    Raises:
+      UserError: if the bucket cannot be read.
+    """
+    found = {}
+    with explained(path):
+        for name in names:
+            if info := _info(f"{path.rstrip('/')}/{name}"):
+                kept = [str(info[key]) for key in _VERSIONS if info.get(key)]
+                found[name] = " ".join([str(info["size"]), *kept[:1]])
+    return found
 
 
 @contextlib.contextmanager

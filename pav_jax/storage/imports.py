@@ -16,6 +16,7 @@ from pav_jax.storage import artifacts
 
 ABOUT = "about.json"
 _ROWS = "labels.jsonl"
+FILES = (_ROWS, ABOUT)
 
 
 class Meaning(enum.Enum):

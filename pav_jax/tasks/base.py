@@ -1,6 +1,7 @@
 """What a task is: problems with a checkable answer, and a grader."""
 
 from collections.abc import Hashable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from pav_jax.core.types import Grade, Problem
@@ -17,6 +18,10 @@ class Task(Protocol):
         Raises:
           UserError: the split holds fewer than `count` problems.
         """
+
+    def files(self) -> Sequence[Path]:
+        """The user's files that `problems` reads, those that should be there too."""
+        return ()
 
     def vocabulary(self) -> Sequence[str]:
         """Strings that must each be one token; empty to learn one from text."""

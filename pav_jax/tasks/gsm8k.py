@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 from decimal import Decimal, localcontext
 
 from pav_jax.core.types import Grade, Problem
@@ -14,6 +15,7 @@ _LAYOUT = (
     "with the text fields 'question' and 'answer'"
 )
 _FIELDS = ("question", "answer")
+_FILES = ("train.jsonl", "test.jsonl")
 _MARK = "####"
 # Four, and no more; a response may state its answer in the middle of a line.
 _MARKED = re.compile(r"(?<!#)####(?!#)(?P<line>[^\n]*)")
@@ -71,6 +73,9 @@ class Gsm8k(StoredTask):
         )
         train, test = ([*map(_problem, rows[split])] for split in ("train", "test"))
         return train, test
+
+    def files(self) -> Sequence[pathlib.Path]:
+        return [self._path / name for name in _FILES] if self._path else ()
 
     def grade(self, problem: Problem, response: str) -> Grade:
         """Compares the number after the response's last `####`, exactly.

@@ -88,6 +88,9 @@ class Math(_AnswersInMath):
         train, test = ([*map(_problem, rows[split])] for split in ("train", "test"))
         return train, test
 
+    def files(self) -> Sequence[pathlib.Path]:
+        return _files(self._path) if self._path else ()
+
 
 class Jsonl(_AnswersInMath):
     """A user's own problems, graded as those of MATH.
@@ -137,6 +140,9 @@ class Jsonl(_AnswersInMath):
             )
         return kept, test
 
+    def files(self) -> Sequence[pathlib.Path]:
+        return [self._path / f"{split}.jsonl" for split in ("train", "test")]
+
 
 def _own_problem(row: dict) -> Problem:
     solution = row.get("solution") or ""
@@ -158,6 +164,25 @@ def _own_problem(row: dict) -> Problem:
     )
 
 
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Those of either layout that a folder has; the first is that of MATH-500."""
+    test, train = folder / "math500.jsonl", folder / "train.jsonl"
+    if train.exists():
+        return [test, train]
+    return [
+        test,
+        *(
+            file
+            for split in ("train", "test")
+            # In order of their numbers: 2.json before 10.json.
+            for file in sorted(
+                (folder / split).glob("*/*.json"),
+                key=lambda file: (file.parent.name, len(file.name), file.name),
+            )
+        ),
+    ]
+
+
 def _read_rows(folder: pathlib.Path) -> dict[str, list[dict[str, str]]]:
     """The problems for training and of MATH-500, in a folder of either layout."""
     test = list(read_lines(folder / "math500.jsonl", _row, _FIELDS, _MATH_LAYOUT))
@@ -166,16 +191,7 @@ def _read_rows(folder: pathlib.Path) -> dict[str, list[dict[str, str]]]:
         return {"train": list(lines), "test": test}
     missing = {squeezed(row["problem"]) for row in test}
     held_out, train, unanswered = set(missing), [], 0
-    files = [
-        file
-        for split in ("train", "test")
-        # In order of their numbers: 2.json before 10.json.
-        for file in sorted(
-            (folder / split).glob("*/*.json"),
-            key=lambda file: (file.parent.name, len(file.name), file.name),
-        )
-    ]
-    for file in files:
+    for file in _files(folder)[1:]:
         try:
             row = parse_object(file.read_bytes(), _PUBLISHED)
         except (OSError, ValueError, RecursionError) as error:

@@ -112,6 +112,23 @@ def test_the_verifier_of_steps_is_trained_on_both(finished, rollouts, monkeypatc
     assert data.steps[len(rollouts) :] == steps
 
 
+@pytest.mark.parametrize("change", ["mixed up", "fewer"])
+def test_labels_of_other_responses_are_not_trained_on(
+    finished, rollouts, monkeypatch, change
+):
+    sizes = [len(rollout.tokens) for rollout in rollouts]
+    first, second = 0, next(i for i, size in enumerate(sizes) if size != sizes[0])
+    mixed = list(rollouts)
+    mixed[first], mixed[second] = mixed[second], mixed[first]
+    read = mixed if change == "mixed up" else rollouts[1:]
+    monkeypatch.setattr(records, "read_seed_rollouts", lambda *_: read)
+    monkeypatch.setattr(verifiers, "_train_verifier", lambda *_: pytest.fail("trains"))
+    inputs = {"rollouts": finished.with_name("rollouts"), "labels": finished}
+    config = ConfigDict(CONFIG.to_dict() | dict(verifier=dict(prm=dict(steps=1))))
+    with pytest.raises(UserError, match="stage labels are not of .* of stage rollouts"):
+        verifiers.run_prm(StageContext("prm", config.lock(), finished, inputs))
+
+
 def test_what_is_labelled_and_paid(finished, rollouts):
     """Every label again, from draws of its own; and the ledger from their tokens."""
     total, high, searched, seen = Ledger(), {}, set(), set()

@@ -139,6 +139,14 @@ def test_what_verifiers_are_evaluated_on_is_left_out(tmp_path):
         _stage(tmp_path, theirs)
 
 
+def test_no_shard_of_a_longer_import_that_was_stopped_stays(tmp_path):
+    _stage(tmp_path, [_row("ab", prompt=prompt) for prompt in ("Who?", "Why?", "How?")])
+    out, _ = _stage(tmp_path, [_row("ab", outcome=True)])
+    responses, found = records.read_labelled(out)
+    assert len(responses) == len(found) == 1
+    assert [len(list(out.glob(f"{x}-*.npz"))) for x in ("shard", "outcomes")] == [1, 1]
+
+
 def test_what_is_done_with_verdicts_is_said(tmp_path):
     rows = [_row(["a\nb", "c", "d"], correct=(1, 0, 1))]
     _, said = _stage(tmp_path, rows, Meaning.STEP)

@@ -349,6 +349,35 @@ def test_parts_whose_rollouts_are_of_another_policy(begun):
         parts.merge(stages, quick_config(seed=4), begun, until="labels", count=COUNT)
 
 
+def test_parts_of_other_rollouts_of_the_same_terms(begun, quick):
+    """Labels of samples that devices of another kind drew, say."""
+    do(begun)
+    place = begun / ".parts" / "1-of-3"
+    run_stages(make_quick(), quick_config(), begun, until="rollouts")
+    for name, value in (("rollouts", 77), ("labels", 154)):
+        folder = place / name
+        for shard in sorted(folder.glob("shard-*.npz"))[:1]:
+            artifacts.write_arrays(shard, {"value": np.full(3, value)})
+        terms = dict(read_manifest(folder))
+        if name == "labels":
+            own = read_manifest(place / "rollouts")["fingerprint"]
+            terms["needs"] = terms["needs"] | {"rollouts": own}
+        (folder / "manifest.json").unlink()
+        manifest = make_manifest(name, terms, folder, 1.0)
+        artifacts.write_json(folder / "manifest.json", manifest)
+    words = (
+        "part 1/3 of stage labels is of rollouts of its own, whose shard-00001.npz is"
+        f" not that of rollouts in {begun} .*; remove {place} and run that part again"
+    )
+    with pytest.raises(UserError, match=words):
+        merge(begun)
+    assert not (begun / "labels").exists()
+    shutil.rmtree(place)
+    do(begun, 1)
+    merge(begun)
+    assert contents(begun, *NAMES) == contents(quick, *NAMES)
+
+
 def test_parts_are_not_taken_for_stages(begun, tmp_path):
     do(begun)
     for place in (begun / ".parts", begun / ".parts" / "0-of-3"):

@@ -1,5 +1,6 @@
 """Stages: what is skipped, what runs again and why, and that a kill loses nothing."""
 
+import dataclasses
 import os
 import random
 import re
@@ -192,6 +193,32 @@ def test_stage_that_reads_the_whole_config(tmp_path, capsys):
     run_stages(whole, make_config(n=5), tmp_path)
     again = "page: runs again, since rollouts.n changed from 3 to 5"
     assert again in capsys.readouterr().err
+
+
+def test_what_an_older_version_of_a_stage_made(tmp_path, capsys):
+    """Is made again, and so is what it had begun; later stages only if it differs."""
+
+    def run(revision, places=(), **replaced):
+        found = make_stages(**replaced)
+        found[1] = dataclasses.replace(found[1], revision=revision)
+        capsys.readouterr()
+        run_stages(found, make_config(), tmp_path / "run", reuse_from=places)
+        return re.sub(r"[\d.]+ s\b", "_ s", capsys.readouterr().err).splitlines()
+
+    run(0)
+    assert "revision" not in read_manifest(tmp_path / "run" / "rollouts")
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    with pytest.raises(Killed):
+        run(1, rollouts=stop)
+    again = run(2, places=[tmp_path / "other"])
+    assert again[1:] == [
+        "rollouts: runs again, since it was made by an older version of this stage",
+        "rollouts: done (_ s)",
+        "labels: done already (_ s)",
+    ]
+    assert not (tmp_path / "run" / "rollouts" / "half.json").exists()
+    assert all("done already" in line for line in run(2))
+    assert run(1)[1].endswith("since it was made by a newer version of this stage")
 
 
 def test_new_and_lost_fields(lines):
