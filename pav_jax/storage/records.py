@@ -107,7 +107,7 @@ def read_labels(path: Path) -> list[StepLabels]:
         found = [StepLabels(*row) for row in zip(*columns, strict=True)]
         for labels in found:
             sizes = {len(labels.ends), len(labels.correct), len(labels.count)}
-            if len(sizes) > 1 or 0 in sizes:
+            if len(sizes) > 1:
                 raise ValueError("the labels of a response are not one a prefix")
         correct, count = arrays["correct"], arrays["count"]
         if np.any((correct < 0) | (correct > count) | (count < 1)):
@@ -152,7 +152,12 @@ def read_all_labels(directory: Path) -> list[StepLabels]:
 
 
 def read_labelled(directory: Path) -> tuple[list[Response], list[StepLabels]]:
-    """The responses of a stage that has their labels beside them, and the labels."""
+    """The responses of a stage that has their labels beside them, and the labels.
+
+    Responses without a label, of which only the outcome was imported, are left out.
+    """
     paths = [labels_beside(path) for path in shards(directory)]
     found = [x for path in paths for x in read_labels(path)]
-    return read_all_responses(directory), found
+    pairs = zip(read_all_responses(directory), found, strict=True)
+    labelled = [(response, x) for response, x in pairs if len(x.ends)]
+    return [r for r, _ in labelled], [x for _, x in labelled]

@@ -207,6 +207,17 @@ def test_all_formats_of_one_response_train_alike(tmp_path, form, row):
     assert (0 in found.ends) is (form in ("prm800k", "trl", "processbench"))
 
 
+def test_an_outcome_alone_is_for_the_orm(tmp_path):
+    rows = [
+        _row("ab", outcome=True),
+        _row("b", correct=(0,), count=(0,), outcome=False),
+    ]
+    out, _ = _stage(tmp_path, rows)
+    assert len(imported.read_outcomes(out)) == 2
+    responses, labels = records.read_labelled(out)
+    assert [len(r.tokens) for r in responses] == [labels[0].ends[-1]]
+
+
 @pytest.mark.parametrize(
     ("rows", "field", "words"),
     [
