@@ -201,6 +201,34 @@ def test_missing(field):
         ),
         ({"rl.refresh.batch_size": 99}, "batch_size=99 .* config.rl.refresh.problems="),
         ({"provers.mu.sft.steps": 30}, "provers.mu.sft warmup_steps=50 .* steps=30"),
+        # Batches that cannot be filled: of 32 problems 2 are held out.
+        (
+            {"verifier.prm.batch_size": 31, "labels.first_pit.n_mc": 0},
+            r"verifier.prm.batch_size=31 .* at most 30: 1 \(config.rollouts.n_cov\)",
+        ),
+        ({"verifier.prm.batch_size": 31}, "at most 30: 1 .config.provers.mu: from_pol"),
+        ({"verifier.orm.batch_size": 61}, "orm.batch_size=61 .* 60: 2 .*n_orm. .* 30"),
+        ({"rl.rft.batch_size": 65}, "rl.rft.batch_size=65 .* 64: .*n_orm=2 .*=32"),
+        (
+            {"verifier.on_search.problems": 1},
+            "held_out=0.05 leaves none of config.verifier.on_search.problems=1 to",
+        ),
+        ({"verifier.prm.batch_size": 1}, "prm.batch_size=1 .* 2 or more .*on_search"),
+        ({"verifier.orm.batch_size": 1}, "orm.batch_size=1 .* 2 or more .*on_search"),
+        (
+            {"verifier.on_search.problems": 4, "verifier.on_search.labelled": 2},
+            "half of .*prm.batch_size=16 must be at most 6: 2 responses .* 3 of .*=4,",
+        ),
+        (
+            {"verifier.on_search.problems": 4, "verifier.on_search.labelled": 9}
+            | {"verifier.on_search.beams": 2},
+            "half of .*prm.batch_size=16 must be at most 6: 2 responses",
+        ),
+        (
+            {"verifier.orm.batch_size": 40, "verifier.on_search.problems": 20}
+            | {"verifier.on_search.beams": 1},
+            "half of .*orm.batch_size=40 must be at most 19: 1 responses .*: beams.",
+        ),
     ],
 )
 def test_fields_that_do_not_go_together(changes, words):
@@ -301,6 +329,21 @@ def test_misspelt_on_the_command_line(field):
         assert f"did you mean {expected!r}?" in message
     else:  # a short name, such as search.ns
         assert len(last) < 5
+
+
+def test_batches_that_can_just_be_filled():
+    values = {"labels.first_pit.n_mc": 0, "verifier.prm.batch_size": 30}
+    values |= {"verifier.orm.batch_size": 60, "rl.rft.batch_size": 64}
+    values |= {"verifier.on_search.problems": 30}
+    assert list(contradictions(_config(values))) == []
+
+
+def test_a_problem_for_labels_that_is_held_out():
+    values = {k: v for k, v in _full().items() if "on_search" not in k}
+    config = config_lib.unflatten(values | {"problems.labels": 1})
+    assert "held_out=0.05 leaves none of config.problems.labels=1 to" in _refusal(
+        config
+    )
 
 
 def test_one_response_to_a_problem_is_enough_without_groups():
