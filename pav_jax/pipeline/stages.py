@@ -123,13 +123,36 @@ def _policy_stages(config: ConfigDict) -> list[Stage]:
     """`sft`; before it `pretraining`, if the config has it."""
     fields = (*_MODEL, "sft")
     if "pretraining" not in config:
-        return [Stage("sft", run_sft, ("data",), fields, collective=True)]
+        return [_training("sft", run_sft, ("data",), fields, _of_sft(config))]
     first = (*fields, "problems.sft", "pretraining")
     needs = ("data", "pretraining")
+    rows = _of_sft(config, "pretraining")
     return [
-        Stage("pretraining", run_pretraining, ("data",), first, collective=True),
-        Stage("sft", run_sft, needs, fields, collective=True),
+        _training("pretraining", run_pretraining, ("data",), first, rows),
+        _training("sft", run_sft, needs, fields, _of_sft(config)),
     ]
+
+
+def _training(
+    name: str,
+    run: Callable[..., None],
+    needs: tuple[str, ...],
+    fields: tuple[str, ...],
+    batches: dict[str, int],
+) -> Stage:
+    """A stage that all processes train in."""
+    return Stage(name, run, needs, fields, collective=True, batches=batches)
+
+
+def _rows(config: ConfigDict, section: str) -> dict[str, int]:
+    """Rows of a batch of an optimizer, by the field."""
+    return {f"config.{section}.batch_size": config[section].batch_size}
+
+
+def _of_sft(config: ConfigDict, where: str = "") -> dict[str, int]:
+    """As `_rows`, of fine-tuning, which the section `where` may change."""
+    changes = (config[where].get("sft") if where else None) or {}
+    return _rows(config, f"{where}.sft" if "batch_size" in changes else "sft")
 
 
 def _prover_stages(config: ConfigDict) -> list[Stage]:
@@ -142,7 +165,8 @@ def _prover_stages(config: ConfigDict) -> list[Stage]:
             fields = ("task", "limits", "seed", "problems.sft", *prover.fields(config))
             name, needs = f"policy-{prover.name}", ("data",)
             needs += ("pretraining",) if "pretraining" in config else ()
-            found.append(Stage(name, run, needs, fields, collective=True))
+            rows = _of_sft(config, f"provers.{prover.name}")
+            found.append(_training(name, run, needs, fields, rows))
     for prover in provers:
         run = functools.partial(run_prover_labels, prover=prover)
         needs = ("data", "rollouts", *prover.needs(_policies(provers)))
@@ -152,7 +176,8 @@ def _prover_stages(config: ConfigDict) -> list[Stage]:
         run = functools.partial(run_prover_prm, name=prover.name)
         needs, fields = ("data", "sft", name), (*_verifier(config), "verifier.prm")
         name = f"prm-{prover.name}"
-        found.append(Stage(name, run, needs, fields, collective=True))
+        rows = _rows(config, "verifier.prm")
+        found.append(_training(name, run, needs, fields, rows))
     return found
 
 
@@ -212,14 +237,16 @@ def _verifier_stage(
     """A round of training a verifier; the first one has number 0."""
     needs = ("data", "sft", *needs)
     fields += (*_verifier(config), f"verifier.{name}")
+    rows = _rows(config, f"verifier.{name}")
     if number:
+        # Half of each batch is what a search found.
+        rows |= {f"2 x half of {field}": n // 2 * 2 for field, n in rows.items()}
         start, beams = f"{name}-{number - 1}", f"beams-{number}"
         run = functools.partial(run, start=start, beams=beams)
         needs, fields = (*needs, start, beams), (*fields, "verifier.on_search")
     is_last = number == _rounds(config)
-    return Stage(
-        name if is_last else f"{name}-{number}", run, needs, fields, collective=True
-    )
+    name = name if is_last else f"{name}-{number}"
+    return _training(name, run, needs, fields, rows)
 
 
 def _beams_stage(number: int, *, prm: str) -> Stage:
@@ -290,6 +317,17 @@ def _terms_stage(config: ConfigDict) -> Stage:
     return Stage("provers", run_provers, needs, tuple(fields))
 
 
+def _of_rl(config: ConfigDict, method: str) -> dict[str, int]:
+    """As `_rows`, of a method's updates, and of its verifier if that is refreshed."""
+    training = config.rl.training
+    count = training.problems * training.samples
+    rows = {"config.rl.training.problems x samples": count}
+    every = config.rl.methods[method].get("refresh_every")
+    if every and every < training.steps:
+        rows |= _rows(config, "rl.refresh")
+    return rows
+
+
 def _rl_stages(config: ConfigDict) -> list[Stage]:
     """RFT, the choice of a prover if the config has one, a stage `rl-METHOD-SEED` for
     each run, and their comparison."""
@@ -303,19 +341,20 @@ def _rl_stages(config: ConfigDict) -> list[Stage]:
                 f" config.provers; there are {', '.join(known) or 'none'}"
             )
     runs = [
-        Stage(
+        _training(
             f"rl-{method}-{seed}",
             functools.partial(run_rl, method=method, seed=seed),
             ("data", "rft", prm_stage(config.rl.methods[method].get("prover"))),
             (*_SAMPLED, "rl.training", "rl.measured", f"rl.methods.{method}")
             + (refresh if config.rl.methods[method].get("refresh_every") else ()),
-            collective=True,
+            _of_rl(config, method),
         )
         for method in config.rl.methods
         for seed in config.rl.seeds
     ]
     needs = ("data", "sft", "rollouts")
-    before = [Stage("rft", run_rft, needs, (*_MODEL, "rl.rft"), collective=True)]
+    fields, rows = (*_MODEL, "rl.rft"), _rows(config, "rl.rft")
+    before = [_training("rft", run_rft, needs, fields, rows)]
     if "provers" in config.rl:
         before.append(_terms_stage(config))
     names = tuple(stage.name for stage in [*before, *runs])

@@ -262,6 +262,35 @@ def test_a_policy_without_a_size():
     assert "model" in _refusal(config_lib.unflatten(values))
 
 
+def test_every_batch_that_is_trained_on_is_known():
+    """What a mesh has to divide, by the field, of each stage that trains."""
+    changes = {"verifier.orm.batch_size": 17, "pretraining.sft.batch_size": 8}
+    changes |= {"provers.mu.sft.batch_size": 4, "sft.batch_size": 32}
+    found = {s.name: s.batches for s in stages.stages(_config(changes)) if s.collective}
+    prm, orm = "config.verifier.prm.batch_size", "config.verifier.orm.batch_size"
+    count = _full()["rl.training.problems"] * _full()["rl.training.samples"]
+    rl = {"config.rl.training.problems x samples": count}
+    assert found.pop("rl-pav_refreshed-0") == rl | {"config.rl.refresh.batch_size": 4}
+    never = {"rl.methods.pav_refreshed.refresh_every": _full()["rl.training.steps"]}
+    (last,) = (
+        s for s in stages.stages(_config(never)) if s.name == "rl-pav_refreshed-0"
+    )
+    assert last.batches == rl
+    assert found == {
+        "pretraining": {"config.pretraining.sft.batch_size": 8},
+        "sft": {"config.sft.batch_size": 32},
+        "policy-mu": {"config.provers.mu.sft.batch_size": 4},
+        "prm-mu": {prm: 16},
+        "prm-both": {prm: 16},
+        "prm-0": {prm: 16},
+        "prm": {prm: 16, f"2 x half of {prm}": 16},
+        "orm-0": {orm: 17},
+        "orm": {orm: 17, f"2 x half of {orm}": 16},
+        "rft": {"config.rl.rft.batch_size": 2},
+        **{f"rl-{m}-0": rl for m in ("grpo", "orm_rl", "pav_rl", "pav_mc")},
+    }
+
+
 # The same through the command.
 
 _READS_JSON = """
