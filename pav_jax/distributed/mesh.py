@@ -240,6 +240,11 @@ def row_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape.get(axis, 1) for axis in BATCH)
 
 
+def training_shards() -> int:
+    """How many shards the rows of a batch have in a stage that trains."""
+    return row_shards(_global or jax.sharding.get_mesh())
+
+
 def check_rows(count: int, mesh: Mesh) -> None:
     """Raises UserError if a mesh does not divide the rows of a batch."""
     shards = row_shards(mesh)

@@ -1,5 +1,6 @@
 """Fields of a config that are right by themselves and wrong together."""
 
+import math
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
@@ -55,6 +56,7 @@ def contradictions(config: ConfigDict) -> Iterator[str]:
             " or more; only labels of others (config.labels.from) do without"
         )
     yield from _of_problems(config)
+    yield from _of_rows(config)
     yield from _of_model(config.get("model", ConfigDict()))
     if "rl" in config:
         yield from _of_rl(config.rl)
@@ -92,6 +94,78 @@ def _of_problems(config: ConfigDict) -> Iterator[str]:
             f"config.sampling.trunks={grid.trunks} has to be a multiple of"
             f" config.sampling.trunks_per_group={together}"
         )
+
+
+def _of_rows(config: ConfigDict) -> Iterator[str]:
+    """Trainings that cannot have the rows of a batch, however many of the problems and
+    responses are of use. Of labels of others nothing is known here."""
+    verifier, rollouts = config.verifier, config.rollouts
+    if "on_search" in verifier:
+        yield from _of_rows_found(verifier)
+    if (labels := config.problems.labels) is None:
+        return
+    owns, provers = not config.labels.get("from"), config.get("provers", {})
+    kept = labels - math.ceil(verifier.held_out * labels)
+    if kept < 1 and (owns or provers):
+        yield (
+            f"config.verifier.held_out={verifier.held_out:g} leaves none of"
+            f" config.problems.labels={labels} to train on; raise the latter"
+        )
+        return
+    most = []  # of the rows: what trains on them, a part of it, and how many of each
+    if owns and not config.labels.get("first_pit", {}).get("n_mc"):
+        most.append(("verifier.prm", "rollouts.n_cov", rollouts.n_cov))
+    if owns:
+        most.append(("verifier.orm", "rollouts.n_orm", rollouts.n_orm))
+    for name, prover in provers.items():
+        count = prover.get("from_policy", 1) + prover.get("from_prover", 0)
+        if count:  # else it labels nothing, as `Prover.of` says
+            parts = f"provers.{name}: from_policy + from_prover"
+            most.append(("verifier.prm", parts, count))
+    for section, parts, count in most:
+        if (size := config[section].batch_size) > kept * count:
+            yield (
+                f"config.{section}.batch_size={size} must be at most {kept * count}:"
+                f" {count} (config.{parts}) of each of {kept} of"
+                f" config.problems.labels={labels}, the others of which are held out by"
+                " config.verifier.held_out"
+            )
+    of_all = labels * rollouts.n_orm
+    if "rl" in config and (size := config.rl.rft.batch_size) > of_all:
+        yield (
+            f"config.rl.rft.batch_size={size} must be at most {of_all}:"
+            f" config.rollouts.n_orm={rollouts.n_orm} responses to each of"
+            f" config.problems.labels={labels}"
+        )
+
+
+def _of_rows_found(verifier: ConfigDict) -> Iterator[str]:
+    """As `_of_rows`, of what searches find, which is half of each batch."""
+    search = verifier.on_search
+    kept = search.problems - math.ceil(verifier.held_out * search.problems)
+    if kept < 1:
+        yield (
+            f"config.verifier.held_out={verifier.held_out:g} leaves none of"
+            f" config.verifier.on_search.problems={search.problems} to train on"
+        )
+        return
+    of_each = {"prm": min(search.labelled, search.beams), "orm": search.beams}
+    for name, count in of_each.items():
+        size = verifier[name].batch_size
+        if size < 2:
+            yield (
+                f"config.verifier.{name}.batch_size={size} must be 2 or more with"
+                " config.verifier.on_search: half of each batch is what a search found"
+            )
+        if size // 2 > kept * count:
+            fields = "beams" if name == "orm" else "labelled, of beams"
+            yield (
+                f"half of config.verifier.{name}.batch_size={size} must be at most"
+                f" {kept * count}: {count} responses (config.verifier.on_search:"
+                f" {fields}) to each of {kept} of"
+                f" config.verifier.on_search.problems={search.problems}, the others of"
+                " which are held out by config.verifier.held_out"
+            )
 
 
 def _other_policies(config: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:

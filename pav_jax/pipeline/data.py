@@ -19,7 +19,7 @@ from pav_jax.storage import records
 from pav_jax.tasks import make_task
 from pav_jax.tasks.base import Task
 from pav_jax.tasks.problems import encode_prompt, fits
-from pav_jax.tasks.stored import StoredTask
+from pav_jax.tasks.stored import StoredTask, prompts_of, without_copies
 
 OWN = ("task", "model", "sft")  # sections that another policy may change
 # Fields of these that a config may have.
@@ -80,6 +80,18 @@ def check_splits(
                     f" config.task, which has none, and stage {stage} needs some;"
                     f" {_MORE[split]}, or end before that stage (--until)"
                 )
+
+
+def held_out_prompts(folder: Path) -> set[str]:
+    """The prompts of the validation and test splits, `squeezed`.
+
+    Args:
+      folder: that of stage `data`.
+    """
+    paths = [folder / f"{split}.jsonl" for split in ("validation", "test")]
+    return set().union(
+        *(prompts_of(records.read_problems(path)) for path in paths if path.exists())
+    )
 
 
 def _choose(task: Task, counts: ConfigDict) -> dict[str, Sequence[Problem]]:
@@ -172,6 +184,9 @@ def with_changes(
 def fine_tune_as(context: StageContext, own: ConfigDict) -> None:
     """Trains a policy on the demonstrations that a task gives of `config.problems.sft`.
 
+    Another task than `config.task` makes its own splits. Those of its problems that are
+    in this run's validation or test split are left out.
+
     Args:
       context: of the stage; its config has `task`, `problems.sft`, `limits` and `seed`.
         If it needs a stage `pretraining`, training starts from that one's parameters.
@@ -181,7 +196,7 @@ def fine_tune_as(context: StageContext, own: ConfigDict) -> None:
     if own.task == config.task:
         problems = records.read_problems(context.input("data") / "sft.jsonl")
     else:
-        problems = make_task(own.task).problems("train", config.problems.sft)
+        problems = _own_problems(context, own.task)
     tokenizer = tokenizers.Tokenizer.load(context.input("data") / "tokenizer.model")
     rows, dropped = policy.demonstrations(
         tokenizer,
@@ -206,3 +221,20 @@ def fine_tune_as(context: StageContext, own: ConfigDict) -> None:
         params = policy.initial_policy(own.model, architecture, seed=config.seed)
     loss = functools.partial(policy.sft_loss, architecture=architecture)
     run_training(context, params, loss, [rows], own.sft)
+
+
+def _own_problems(context: StageContext, task: ConfigDict) -> Sequence[Problem]:
+    """Problems to train on of another task; raises UserError if none may be."""
+    found = make_task(task).problems("train", context.config.problems.sft)
+    kept = without_copies(found, held_out_prompts(context.input("data")))
+    if found and not kept:
+        raise UserError(
+            f"{context.stage}: all of {counted(len(found), 'problem')} to train on are"
+            " in the validation or test split of config.task; its own task (in"
+            " config.pretraining, or in the entry of config.provers) needs others"
+        )
+    if dropped := len(found) - len(kept):
+        context.log(
+            f"{counted(dropped, 'problem')} of the validation or test split: left out"
+        )
+    return kept

@@ -14,6 +14,7 @@ from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
 from pav_jax.core.types import Problem, Response, StepLabels
 from pav_jax.gemma.tokenizer import Tokenizer
+from pav_jax.pipeline.data import held_out_prompts
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.storage import artifacts, buckets, imports, records
 from pav_jax.storage.imports import LabelledText, Meaning
@@ -55,7 +56,7 @@ def run_imported_labels(context: StageContext) -> None:
     with buckets.to_read(config.labels["from"]) as folder:
         about = imports.read_about(folder)
         reader = _Reader(context, tokenizer, about["meaning"])
-        held_out = _held_out(context.input("data"))
+        held_out = held_out_prompts(context.input("data"))
         prompts = {row.prompt for row in imports.read(folder)}
         problems = _numbered({p for p in prompts if squeezed(p) not in held_out})
         part = []
@@ -73,17 +74,6 @@ def run_imported_labels(context: StageContext) -> None:
         "left_out_of_validation_or_test": reader.held_out,
     }
     artifacts.write_json(context.directory / _ABOUT, about | changed)
-
-
-def _held_out(data: Path) -> set[str]:
-    """The prompts of the validation and test splits, `squeezed`."""
-    paths = [data / f"{split}.jsonl" for split in ("validation", "test")]
-    return {
-        squeezed(problem.prompt)
-        for path in paths
-        if path.exists()
-        for problem in records.read_problems(path)
-    }
 
 
 def _numbered(prompts: set[str]) -> dict[str, int]:

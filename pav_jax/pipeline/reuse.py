@@ -7,6 +7,7 @@ place: what changes later, such as a page that is drawn again, is a new file tha
 the name. So no run sees a change in another, and each can be removed.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -54,6 +55,20 @@ def find(
         except (UserError, FileNotFoundError):
             continue  # Damaged, or that run is at work on it.
     return None
+
+
+def is_made(
+    folder: Path,
+    fields: Mapping[str, Any],
+    places: Collection[str | os.PathLike[str]],
+) -> bool:
+    """Whether a stage is finished with these fields, here or as of `find`; of its
+    inputs and its files nothing is asked."""
+    for source in (folder, *_candidates(folder, places)):
+        with contextlib.suppress(UserError, FileNotFoundError):
+            if read_manifest(source)["fields"] == fields:
+                return True
+    return False
 
 
 def take(source: Path, manifest: Mapping[str, Any], new: Path) -> bool:

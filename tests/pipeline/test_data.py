@@ -1,4 +1,5 @@
-"""A split that has no problems: refused where a stage of the run needs some."""
+"""Splits: one without problems is refused where a stage of the run needs some, and
+no policy is trained on problems of validation or test."""
 
 import json
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 
 from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
+from pav_jax.pipeline import data
 from pav_jax.pipeline import stages as pipeline
 from pav_jax.pipeline.runner import run_stages
 
@@ -73,3 +75,51 @@ def test_rl_needs_validation_problems(tmp_path):
     first = f"rl-{next(iter(config.rl.methods))}-{config.rl.seeds[0]}"
     with pytest.raises(UserError, match=f"problems.validation=None .* stage {first} n"):
         _run(config, workdir, first)
+
+
+@pytest.mark.parametrize("section", ["pretraining", "provers"])
+def test_other_policies_do_not_train_on_what_is_held_out(
+    tmp_path, monkeypatch, capsys, section
+):
+    """Another fraction, and another folder with a problem of the test."""
+    config, workdir = _prepare(tmp_path, fraction=0.3)
+    other = tmp_path / "other"
+    other.mkdir()
+    rows = [json.loads(line) for line in (tmp_path / "train.jsonl").open()]
+    rows += [{"prompt": " test\n0? ", "answer": 0, "solution": r"\boxed{0}"}]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (other / "train.jsonl").write_text(text)
+    (other / "test.jsonl").write_text("")
+    changes = dict(task=dict(path=str(other), validation_fraction=0.0))
+    with config.unlocked():
+        if section == "pretraining":
+            config.pretraining, until = changes, "pretraining"
+        else:
+            config.provers = dict(mu=dict(n_mc=1, **changes))
+            until = "policy-mu"
+    trained = []
+    real = data.policy.demonstrations
+
+    def watched(tokenizer, problems, **limits):
+        trained.append([problem.prompt for problem in problems])
+        return real(tokenizer, problems, **limits)
+
+    monkeypatch.setattr(data.policy, "demonstrations", watched)
+    monkeypatch.setattr(data, "run_training", lambda *args: None)
+    stages = {stage.name: stage for stage in pipeline.stages(config)}
+    run_stages([stages["data"], stages[until]], config, workdir)
+    held_out = {
+        json.loads(line)["prompt"]
+        for split in ("validation", "test")
+        for line in (workdir / "data" / f"{split}.jsonl").open()
+    }
+    assert len(held_out) > 2
+    # All others, in their order.
+    kept = [f"{row['prompt']}\n" for row in rows[:12]]
+    assert trained == [[prompt for prompt in kept if prompt not in held_out]]
+    left_out = len(rows) - len(trained[0])
+    words = f"{until}: {left_out} problems of the validation or test split: left out"
+    assert words in capsys.readouterr().err
+    (other / "train.jsonl").write_text((tmp_path / "test.jsonl").read_text())
+    with pytest.raises(UserError, match="all of 2 problems to train on are in the val"):
+        run_stages([stages["data"], stages[until]], config, tmp_path / "again")

@@ -243,7 +243,7 @@ def test_stages_whose_results_of_before_are_not_taken():
 
     assert found("demo.py") == {}
     assert found("rl_demo.py") == {"improvement": 1}
-    search = dict(rounds=2, problems=2, beams=2, labelled=1, n_mc=1, steps=2)
+    search = dict(rounds=2, problems=20, beams=2, labelled=1, n_mc=1, steps=2)
     names = ("beams-1", "prm-1", "beams-2", "prm", "orm-1", "orm")
     assert found("demo.py", on_search=search) == dict.fromkeys(names, 1)
 

@@ -17,7 +17,7 @@ from kills import dies_at, run_here
 from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
-from pav_jax.distributed import devices
+from pav_jax.distributed import devices, mesh
 from pav_jax.pipeline import attempts
 from pav_jax.pipeline.manifest import MANIFEST, read_manifest
 from pav_jax.pipeline.runner import Stage, run_stages
@@ -597,3 +597,67 @@ def test_killed_at_every_change_to_the_file_system(workdir, tmp_path):
         points = process.stdout.read()
     assert process.returncode == 0
     assert int(points) > 40
+
+
+# Batches that a mesh does not divide.
+
+
+def _trains(context):
+    artifacts.write_json(context.directory / "done.json", 1)
+
+
+TRAIN = [
+    Stage("data", _trains, (), ("seed",)),
+    Stage("sft", _trains, ("data",), ("sft",), batches={"config.sft.batch_size": 6}),
+    Stage("prm", _trains, ("sft",), ("prm",), batches={"config.prm.batch_size": 8}),
+]
+TRAINED = ConfigDict(
+    dict(name="demo", seed=0, sft=dict(batch_size=6), prm=dict(batch_size=8))
+)
+
+
+def test_a_batch_that_the_mesh_does_not_divide_is_told_before_any_stage(
+    tmp_path, monkeypatch
+):
+    words = r"config.sft.batch_size=6, .* of stage sft, .* data x fsdp = 4, .*mesh"
+    monkeypatch.setattr(mesh, "training_shards", lambda: 4)
+    with pytest.raises(UserError, match=words):
+        run_stages(TRAIN, TRAINED, tmp_path / "run")
+    assert not [path for path in (tmp_path / "run").iterdir() if path.is_dir()]
+    run_stages(TRAIN, TRAINED, tmp_path / "run", until="data")  # which does not train
+
+    monkeypatch.setattr(mesh, "training_shards", lambda: 2)
+    run_stages(TRAIN, TRAINED, tmp_path / "run", until="sft")
+    # What is trained already, here or in another run, needs no such mesh.
+    monkeypatch.setattr(mesh, "training_shards", lambda: 4)
+    run_stages(TRAIN, TRAINED, tmp_path / "run")
+    run_stages(TRAIN, TRAINED, tmp_path / "other", reuse_from=[tmp_path / "run"])
+    changed = ConfigDict(TRAINED.to_dict() | dict(sft=dict(batch_size=6, steps=2)))
+    for places in ([], [tmp_path / "other"]):
+        with pytest.raises(UserError, match=words):
+            run_stages(TRAIN, changed, tmp_path / "run", reuse_from=places)
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="has one core")
+def test_a_run_on_a_mesh_of_two(tmp_path):
+    demo = ROOT / "experiments" / "demo.py"
+    text = f"""
+import runpy
+def get_config(variant=""):
+    config = runpy.run_path({str(demo)!r})["get_config"]("smoke")
+    with config.unlocked():
+        config.mesh = dict(data=2)
+    config.verifier.orm.batch_size = 15
+    return config
+"""
+    (tmp_path / "made.py").write_text(text)
+    command = [sys.executable, "-m", "pav_jax", "run", f"--config={tmp_path}/made.py"]
+    done = subprocess.run(
+        [*command, f"--workdir={tmp_path / 'run'}"],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+    )
+    words = "pav: config.verifier.orm.batch_size=15, rows of a batch of stage orm, has"
+    assert done.returncode == 2 and done.stderr.startswith(words), done.stderr
+    assert not (tmp_path / "run" / "data").exists()

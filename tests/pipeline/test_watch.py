@@ -1,5 +1,6 @@
 """What a run shows of its loops: beside its stages, without a trace in its results."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -128,6 +129,29 @@ def test_only_the_primary_process_shows_anything(tmp_path):
     assert not context.profile.is_on
     context.open_log(0).scalars(1, {"loss": 0.5})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("rate", "share"), [(1e-6, "0.0%"), (0.1, "100.0%")])
+def test_a_training_that_rounds_says_so(tmp_path, capsys, rate, share):
+    """Weights of 1 in bfloat16, which are 0.004 from the number below."""
+    config = CONFIG.copy_and_resolve_references()
+    config.sft.learning_rate = rate
+
+    def train(context, dtype):
+        params = {"w": jnp.ones((), dtype)}
+        run_training(context, params, _loss, [ROWS], context.config.sft)
+
+    def run(dtype):
+        body = functools.partial(train, dtype=dtype)
+        stages = [Stage("sft", body, (), ("seed", "sft"), collective=True)]
+        run_stages(stages, config, tmp_path / dtype)
+        return capsys.readouterr().err
+
+    said = run("bfloat16")
+    assert 'sft: WARNING: with model.dtype="bfloat16"' in said
+    assert f"learning_rate={rate:g}, the largest, changes only {share} of them" in said
+    assert 'set config.model.dtype="float32"' in said
+    assert "WARNING" not in run("float32")
 
 
 def test_what_cannot_be_shown(tmp_path, monkeypatch):

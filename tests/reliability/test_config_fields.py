@@ -201,6 +201,34 @@ def test_missing(field):
         ),
         ({"rl.refresh.batch_size": 99}, "batch_size=99 .* config.rl.refresh.problems="),
         ({"provers.mu.sft.steps": 30}, "provers.mu.sft warmup_steps=50 .* steps=30"),
+        # Batches that cannot be filled: of 32 problems 2 are held out.
+        (
+            {"verifier.prm.batch_size": 31, "labels.first_pit.n_mc": 0},
+            r"verifier.prm.batch_size=31 .* at most 30: 1 \(config.rollouts.n_cov\)",
+        ),
+        ({"verifier.prm.batch_size": 31}, "at most 30: 1 .config.provers.mu: from_pol"),
+        ({"verifier.orm.batch_size": 61}, "orm.batch_size=61 .* 60: 2 .*n_orm. .* 30"),
+        ({"rl.rft.batch_size": 65}, "rl.rft.batch_size=65 .* 64: .*n_orm=2 .*=32"),
+        (
+            {"verifier.on_search.problems": 1},
+            "held_out=0.05 leaves none of config.verifier.on_search.problems=1 to",
+        ),
+        ({"verifier.prm.batch_size": 1}, "prm.batch_size=1 .* 2 or more .*on_search"),
+        ({"verifier.orm.batch_size": 1}, "orm.batch_size=1 .* 2 or more .*on_search"),
+        (
+            {"verifier.on_search.problems": 4, "verifier.on_search.labelled": 2},
+            "half of .*prm.batch_size=16 must be at most 6: 2 responses .* 3 of .*=4,",
+        ),
+        (
+            {"verifier.on_search.problems": 4, "verifier.on_search.labelled": 9}
+            | {"verifier.on_search.beams": 2},
+            "half of .*prm.batch_size=16 must be at most 6: 2 responses",
+        ),
+        (
+            {"verifier.orm.batch_size": 40, "verifier.on_search.problems": 20}
+            | {"verifier.on_search.beams": 1},
+            "half of .*orm.batch_size=40 must be at most 19: 1 responses .*: beams.",
+        ),
     ],
 )
 def test_fields_that_do_not_go_together(changes, words):
@@ -232,6 +260,35 @@ def test_a_section_without_fields(section):
 def test_a_policy_without_a_size():
     values = {k: v for k, v in _full().items() if not k.startswith("model.")}
     assert "model" in _refusal(config_lib.unflatten(values))
+
+
+def test_every_batch_that_is_trained_on_is_known():
+    """What a mesh has to divide, by the field, of each stage that trains."""
+    changes = {"verifier.orm.batch_size": 17, "pretraining.sft.batch_size": 8}
+    changes |= {"provers.mu.sft.batch_size": 4, "sft.batch_size": 32}
+    found = {s.name: s.batches for s in stages.stages(_config(changes)) if s.collective}
+    prm, orm = "config.verifier.prm.batch_size", "config.verifier.orm.batch_size"
+    count = _full()["rl.training.problems"] * _full()["rl.training.samples"]
+    rl = {"config.rl.training.problems x samples": count}
+    assert found.pop("rl-pav_refreshed-0") == rl | {"config.rl.refresh.batch_size": 4}
+    never = {"rl.methods.pav_refreshed.refresh_every": _full()["rl.training.steps"]}
+    (last,) = (
+        s for s in stages.stages(_config(never)) if s.name == "rl-pav_refreshed-0"
+    )
+    assert last.batches == rl
+    assert found == {
+        "pretraining": {"config.pretraining.sft.batch_size": 8},
+        "sft": {"config.sft.batch_size": 32},
+        "policy-mu": {"config.provers.mu.sft.batch_size": 4},
+        "prm-mu": {prm: 16},
+        "prm-both": {prm: 16},
+        "prm-0": {prm: 16},
+        "prm": {prm: 16, f"2 x half of {prm}": 16},
+        "orm-0": {orm: 17},
+        "orm": {orm: 17, f"2 x half of {orm}": 16},
+        "rft": {"config.rl.rft.batch_size": 2},
+        **{f"rl-{m}-0": rl for m in ("grpo", "orm_rl", "pav_rl", "pav_mc")},
+    }
 
 
 # The same through the command.
@@ -301,6 +358,21 @@ def test_misspelt_on_the_command_line(field):
         assert f"did you mean {expected!r}?" in message
     else:  # a short name, such as search.ns
         assert len(last) < 5
+
+
+def test_batches_that_can_just_be_filled():
+    values = {"labels.first_pit.n_mc": 0, "verifier.prm.batch_size": 30}
+    values |= {"verifier.orm.batch_size": 60, "rl.rft.batch_size": 64}
+    values |= {"verifier.on_search.problems": 30}
+    assert list(contradictions(_config(values))) == []
+
+
+def test_a_problem_for_labels_that_is_held_out():
+    values = {k: v for k, v in _full().items() if "on_search" not in k}
+    config = config_lib.unflatten(values | {"problems.labels": 1})
+    assert "held_out=0.05 leaves none of config.problems.labels=1 to" in _refusal(
+        config
+    )
 
 
 def test_one_response_to_a_problem_is_enough_without_groups():

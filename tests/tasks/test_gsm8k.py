@@ -141,6 +141,16 @@ def test_grading_never_raises(tmp_path):
     assert grades == set(Grade) - {Grade.TIMED_OUT}
 
 
+def test_problems_of_the_test_are_kept_out_of_training(tmp_path, caplog):
+    again = question(1) | {"question": "What\nis  1?", "answer": "So.\n#### 1"}
+    folder = write(tmp_path, train=[question(0), again], test=[question(1)])
+    task = Gsm8k(folder, 0, data_dir=tmp_path / "prepared")
+    assert [p.answer for p in task.problems("train")] == ["0"]
+    assert [p.answer for p in task.problems("test")] == ["1"]
+    words = "gsm8k: the prompts of 1 problem for training are also in the test; left"
+    assert words in caplog.text
+
+
 def test_split_depends_on_the_prompt_alone(tmp_path):
     rows = [question(k) for k in range(1000)]
     first = Gsm8k(write(tmp_path, train=rows), 0.2)

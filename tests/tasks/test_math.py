@@ -214,7 +214,21 @@ def test_own_problems_of_the_test_are_kept_out_of_training(tmp_path, caplog):
     task = Jsonl(tmp_path, 0)
     assert [problem.prompt for problem in task.problems("train")] == ["And 2?\n"]
     assert len(task.problems("test")) == 1
-    words = "prompts of 2 lines of train.jsonl are also in test.jsonl; left out"
+    words = "jsonl: the prompts of 2 problems for training are also in the test; left"
+    assert words in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_a_ready_made_split_is_kept_out_of_training_too(tmp_path, caplog):
+    """As MATH is downloaded: train.jsonl beside math500.jsonl."""
+    rows = [published(k) | {"answer": str(k + 1)} for k in range(3)]
+    write_lines(tmp_path / "math500.jsonl", rows[:1])
+    rows[0]["problem"] = rows[0]["problem"].replace(" ", "  ") + "\n"  # same text
+    write_lines(tmp_path / "train.jsonl", rows)
+    task = Math(tmp_path, 0, data_dir=tmp_path / "prepared")
+    assert [p.answer for p in task.problems("train")] == ["2", "3"]
+    assert [p.answer for p in task.problems("test")] == ["1"]
+    words = "math: the prompts of 1 problem for training are also in the test; left"
     assert words in caplog.text
     assert len(caplog.records) == 1
 

@@ -21,7 +21,12 @@ from pav_jax.distributed import sharding, signals
 from pav_jax.storage import checkpoints
 from pav_jax.train import loop
 from pav_jax.train.batches import Batches, ShortFirst, pad_rows
-from pav_jax.train.step import init_state, make_optimizer, make_train_step
+from pav_jax.train.step import (
+    init_state,
+    make_optimizer,
+    make_train_step,
+    moved_share,
+)
 
 # Batches.
 
@@ -173,6 +178,30 @@ def test_moments_are_float32_whatever_the_parameters_are():
 
 def _is_adam(state):
     return isinstance(state, optax.ScaleByAdamState)
+
+
+@pytest.mark.parametrize("rate", [1e-6, 1e-4, 1e-2])
+def test_the_share_of_bfloat16_parameters_that_a_step_changes(rate):
+    """Held to steps of Adam whose gradients are of one sign, so of the rate's size."""
+    rng = np.random.default_rng(0)
+    shapes = {"a": (400, 300), "b": (200,)}
+    params = {k: jnp.array(0.05 * rng.normal(size=n)) for k, n in shapes.items()}
+    assert moved_share(params, rate) is None
+    params = {k: x.astype(jnp.bfloat16) for k, x in params.items()}
+    settings = dict(learning_rate=rate, final_learning_rate=1.0, warmup_steps=1)
+    optimizer = make_optimizer(_optimizer_config(**settings, clip_norm=1e9))
+    state, now = optimizer.init(params), params
+    grads = jax.tree.map(lambda x: jnp.full_like(x, -1.0), params)
+    for _ in range(2):  # the first has rate 0
+        updates, state = optimizer.update(grads, state, now)
+        now = optax.apply_updates(now, updates)
+    pairs = zip(jax.tree.leaves(now), jax.tree.leaves(params), strict=True)
+    changed = sum(int(np.sum(np.array(a != b))) for a, b in pairs)
+    count = sum(x.size for x in jax.tree.leaves(params))
+    # Adam's step is the rate but for rounding, which matters to few.
+    assert moved_share(params, rate) == pytest.approx(changed / count, rel=0.02)
+    mixed = params | {"head": jnp.ones(9)}  # as of a verifier
+    assert moved_share(mixed, rate) == moved_share(params, rate)
 
 
 def test_a_warm_up_longer_than_the_training():
