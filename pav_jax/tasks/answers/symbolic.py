@@ -1,8 +1,10 @@
 r"""Decides by algebra whether two answers are equal; runs in `algebra_worker` alone.
 
 Numbers are equal if their difference is 0: exactly if it is rational, and else to 1000
-digits, counted from the largest of its terms. So `\frac{1}{2004!}` is not its negative,
-and `1-\frac{1}{2010!}` is not `1-\frac{1}{2011!}`.
+certain digits of each (`enclosures`). So `\frac{1}{2004!}` is not its negative, and
+`1-\frac{1}{2010!}` is not `1-\frac{1}{2011!}`. Where terms cancel to more digits than
+are worked out, as in `\cosh(5000)-\sinh(5000)`, the number equals nothing, unless
+algebra shows it.
 
 Expressions with variables are equal if they have equal values at random points: where
 both are real, or, if they have i in them or are real nowhere, where they have values.
@@ -19,10 +21,13 @@ from fractions import Fraction
 import sympy
 from sympy import S
 
+from pav_jax.tasks.answers import enclosures
 from pav_jax.tasks.answers.trees import Tree, symbols
 
 # Precision, in digits, to which numbers must agree where algebra does not decide.
 DIGITS = 1000  # and more where there are large numbers in them
+# Enough for most wrong answers.
+_FEW_DIGITS = 15
 # The same at each of the points where expressions with variables are compared.
 _POINT_DIGITS = 60
 # How many points are tried, and how many of them must have values.
@@ -68,6 +73,7 @@ def are_equal(gold, answer) -> bool:
     """Whether two answers, as `reading.read` gives them, are equal.
 
     Raises:
+      enclosures.Undecided: it takes more digits than are worked out.
       ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError: where
         SymPy cannot tell.
     """
@@ -172,37 +178,28 @@ def _equal_values(first, second) -> bool:
     return _equal_at_points(first, second, names)
 
 
-def _is_zero(number, digits: int) -> bool:
-    """Whether a number is 0, or smaller than its terms by more than `digits` digits.
+def _equal_numbers(first, second) -> bool:
+    """Whether two numbers are the same.
 
     Raises:
-      ValueError: it is no number.
+      Undecided: one of them has too few certain digits, and algebra shows nothing.
+      ValueError: one of them is no number, or of a kind that is not enclosed.
     """
-    if number.is_Rational:
-        return number == 0
-    terms = number.args if number.is_Add else (number,)
-    scale = sum(abs(term.evalf(5, maxn=30)) for term in terms)
-    # First a few digits: enough for most wrong answers.
-    for most in (30, digits):
-        value = number.evalf(5, maxn=most)
-        parts = value.as_real_imag()
-        if not (all(p.is_Float or p.is_Rational for p in parts) and scale.is_Float):
-            raise ValueError("no number")
-        # Where all digits cancel, SymPy says so by a precision of one bit; but not
-        # always near the poles of a function.
-        certain = any(p != 0 and getattr(p, "_prec", 2) > 1 for p in parts)
-        if certain and abs(value) > scale * sympy.Float(10, 5) ** (10 - most):
+    with contextlib.suppress(enclosures.Undecided):
+        if not enclosures.same(first, second, _FEW_DIGITS):
             return False
-    return True
-
-
-def _equal_numbers(first, second) -> bool:
-    """Whether two numbers are the same."""
-    difference = first - second
-    if not _is_zero(difference, 30):
-        return False
-    difference = sympy.expand(difference)  # 1/2010! is far smaller than 1
-    return _is_zero(difference, DIGITS + _size(difference))
+    difference = sympy.expand(first - second)
+    if difference.is_Rational:
+        return difference == 0
+    with contextlib.suppress(enclosures.Undecided):  # e^-10000 is not 0
+        if not enclosures.same(difference, S.Zero, DIGITS):
+            return False
+    try:  # 1/2010! is far smaller than 1
+        return enclosures.same(first, second, DIGITS + _size(difference))
+    except enclosures.Undecided:
+        if sympy.simplify(difference) == 0:
+            return True
+        raise
 
 
 def _size(expression) -> int:
@@ -244,14 +241,25 @@ def _equal_at_points(first, second, names) -> bool:
         values = [_value(side, point) for side in (first, second)]
         if None in values:
             continue
-        real = [value.is_real is not False and _is_real(value) for value in values]
-        if not is_complex and not all(real):
-            if not any(real):
-                agreed_complex += _is_zero(values[0] - values[1], digits)
+        try:
+            real = [enclosures.is_real(value) for value in values]
+            if not is_complex and any(real) and not all(real):
+                continue
+            same = enclosures.same(*values, digits)
+        except ValueError:  # of a kind that is not enclosed
             continue
-        if not _is_zero(values[0] - values[1], digits):
-            return False
-        agreed += 1
+        except enclosures.Undecided:
+            if enclosures.is_certain(values[1]):
+                continue  # the reference's own digits cancel here
+            if sympy.simplify(first - second) == 0:
+                return True
+            raise
+        if is_complex or all(real):
+            if not same:
+                return False
+            agreed += 1
+        else:
+            agreed_complex += same
     return agreed >= _NEEDED or agreed + agreed_complex >= _TRIES
 
 
@@ -261,17 +269,8 @@ def _value(expression, point):
         value = expression.xreplace(point)
         if value.has(S.ComplexInfinity, S.NaN, S.Infinity, S.NegativeInfinity):
             return None
-        if not value.is_Rational and not value.evalf(15, maxn=60).is_number:
-            return None
         return value
     return None
-
-
-def _is_real(value) -> bool:
-    if value.is_Rational:
-        return True
-    real, imaginary = value.evalf(15, maxn=60).as_real_imag()
-    return abs(imaginary) <= abs(real) * 1e-12 or bool(imaginary == 0)
 
 
 def _proportional(gold, answer) -> bool:
@@ -287,9 +286,9 @@ def _proportional(gold, answer) -> bool:
         if None in values or values[0].is_zero or values[1].is_zero:
             continue
         ratio = values[0] / values[1]
-        if gold[1] in ("<", r"\le") and not ratio.is_positive:
+        if not enclosures.is_real(ratio):
             return False
-        if not _is_real(ratio):
+        if gold[1] in ("<", r"\le") and enclosures.sign(ratio) < 0:
             return False
         return _equal_values(sides[0], ratio * sides[1])
     return False

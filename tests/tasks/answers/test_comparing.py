@@ -39,6 +39,25 @@ x+\frac{1}{2004!}
   = .0833
   ! \frac{1}{12}
 """,
+    "what cancels": r"""
+5
+  ! \sin(\cosh(5000)-\sinh(5000)) & 5+e^{-10000} & 5+10^{-2000}
+  ! 2004!\cdot(\cosh(9)-\sinh(9)-e^{-9})
+\sqrt2
+  = \sqrt2+\cosh(9)-\sinh(9)-e^{-9} & \sqrt{3+2\sqrt2}-1
+  ! \sqrt2+e^{-10000} & \sqrt2+10^{-2000} & \sqrt2+\cosh(9)-\sinh(9)
+1
+  = \sqrt{3+2\sqrt2}-\sqrt2 & e^9(\cosh(9)-\sinh(9))
+0
+  = \sqrt{3+2\sqrt2}-1-\sqrt2 & \sin^2 x+\cos^2 x-1 & \ln 6-\ln 2-\ln 3
+  ! e^{-5000} & \cosh(50)-\sinh(50)
+x
+  = x+\cosh(x)-\sinh(x)-e^{-x} & \ln(e^{x/2})\cdot 2
+  ! x+\cosh(50x)-\sinh(50x) & \cosh(300)-\sinh(300)
+2\cos\frac{\pi}{9}
+  = (\frac{1+i\sqrt3}{2})^{1/3}+(\frac{1-i\sqrt3}{2})^{1/3}
+  ! (\frac{1+i\sqrt3}{2})^{1/3}-(\frac{1-i\sqrt3}{2})^{1/3}
+""",
     "white space": r"""
 \frac{5}{4}
   = 1 1/4 & 1\frac14
