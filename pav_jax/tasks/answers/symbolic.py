@@ -8,7 +8,8 @@ algebra shows it.
 
 Expressions with variables are equal if they have equal values at random points: where
 both are real, or, if they have i in them or are real nowhere, where they have values.
-What is counted (`n!`) is tried at whole numbers. At rational points rational functions
+What is counted (`n!`) or divided (`\gcd`) is tried at whole numbers. Some points are
+far away, as `|x-10|` is `10-x` near by. At rational points rational functions
 are compared exactly, so that a difference cannot be too small to be seen.
 
 SymPy gets objects that are built here, never text.
@@ -32,7 +33,31 @@ _FEW_DIGITS = 15
 _POINT_DIGITS = 60
 # How many points are tried, and how many of them must have values.
 _TRIES, _NEEDED = 12, 3
+# How far points are away; with variables in exponents, the nearest alone.
+_FAR = (331, 10_007, 1_000_003)
+_LARGEST_EXPONENT = 10_000
 _LARGEST_SERIES = 1_000
+
+
+class _Divisor(sympy.Function):
+    """Of whole numbers; SymPy's own take a variable for a polynomial."""
+
+    @classmethod
+    def eval(cls, *arguments):
+        if all(argument.is_Integer for argument in arguments):
+            return sympy.Integer(cls.work_out(*arguments))
+        if all(argument.is_number for argument in arguments):
+            raise ValueError(f"{cls.__name__} of what is not whole")
+        return None
+
+
+class _Gcd(_Divisor):
+    work_out = staticmethod(sympy.igcd)
+
+
+class _Lcm(_Divisor):
+    work_out = staticmethod(sympy.ilcm)
+
 
 _CONSTANTS = {
     "pi": S.Pi,
@@ -60,12 +85,13 @@ _FUNCTIONS = {
     "ceiling": sympy.ceiling,
     "factorial": sympy.factorial,
     "binomial": sympy.binomial,
-    "gcd": sympy.gcd,
-    "lcm": sympy.lcm,
+    "gcd": _Gcd,
+    "lcm": _Lcm,
     "max": sympy.Max,
     "min": sympy.Min,
     "conjugate": sympy.conjugate,
 }
+_OF_WHOLE = sympy.factorial, sympy.binomial, _Gcd, _Lcm
 _RELATIONS = {"=": sympy.Eq, "<": sympy.Lt, r"\le": sympy.Le, r"\ne": sympy.Ne}
 
 
@@ -215,8 +241,9 @@ def _size(expression) -> int:
 def _points(names, draw: random.Random, whole: bool = False):
     """Points to compare at: positive and negative, none of them 0, 1 or alike."""
     if whole:
-        for _ in range(_TRIES):
-            yield {name: sympy.Integer(draw.randint(2, 40)) for name in names}
+        for index in range(_TRIES + 2):
+            most = 40 if index < _TRIES else _FAR[0]
+            yield {name: sympy.Integer(draw.randint(2, most)) for name in names}
         return
     for index in range(_TRIES):
         least, most = ((302, 2000), (20, 300))[index % 4 // 2]  # above 1, below 1
@@ -231,13 +258,41 @@ def _points(names, draw: random.Random, whole: bool = False):
         yield {name: sympy.Integer(draw.randint(2, 9)) for name in names}
 
 
+def _far_points(names, draw: random.Random, sides):
+    """Points beyond all numbers in two expressions, with all signs."""
+    sizes = _FAR[:1]
+    if not any(map(_has_exponents, sides)):
+        numbers = set().union(*(side.atoms(sympy.Rational) for side in sides))
+        largest = max((max(abs(n.p), n.q) for n in numbers), default=1)
+        sizes = [*_FAR, *([1009 * int(largest)] if largest < 10**100 else [])]
+    for size in sizes:
+        for sign in (1, -1):
+            signs = [sign, *(draw.choice((1, -1)) for _ in names[1:])]
+            yield {
+                name: sympy.Rational(sign * draw.randint(301 * size, 602 * size), 301)
+                for name, sign in zip(names, signs, strict=True)
+            }
+
+
+def _has_exponents(expression) -> bool:
+    """Whether variables are in exponents, so that values are far larger than points."""
+    grows = sympy.exp, sympy.cosh, sympy.sinh, sympy.tanh
+    return any(
+        part.exp.free_symbols if part.is_Pow else part.has(*grows)
+        for part in expression.atoms(sympy.Pow, *grows)
+    )
+
+
 def _equal_at_points(first, second, names) -> bool:
     is_complex = any(side.has(S.ImaginaryUnit) for side in (first, second))
     # What is counted is whole.
-    counts = any(side.has(sympy.factorial, sympy.binomial) for side in (first, second))
+    counts = any(side.has(*_OF_WHOLE) for side in (first, second))
     digits = _POINT_DIGITS + _size(first - second)
     agreed = agreed_complex = 0
-    for point in _points(names, random.Random(0), counts):
+    points = [*_points(names, random.Random(0), counts)]
+    if not counts:
+        points += _far_points(names, random.Random(2), (first, second))
+    for point in points:
         values = [_value(side, point) for side in (first, second)]
         if None in values:
             continue
@@ -266,6 +321,12 @@ def _equal_at_points(first, second, names) -> bool:
 def _value(expression, point):
     """The number that an expression is at a point; None where it has none."""
     with contextlib.suppress(ArithmeticError, TypeError, ValueError):
+        if any(abs(number) > _FAR[0] for number in point.values()) and any(
+            not power.exp.is_Rational
+            and abs(power.exp.xreplace(point)) > _LARGEST_EXPONENT
+            for power in expression.atoms(sympy.Pow)
+        ):
+            return None  # 2^{x^5} far away
         value = expression.xreplace(point)
         if value.has(S.ComplexInfinity, S.NaN, S.Infinity, S.NegativeInfinity):
             return None

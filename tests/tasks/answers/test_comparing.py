@@ -438,6 +438,49 @@ O(\log n)
   = 3
   ! 4
 """,
+    "far away and whole": r"""
+10-x
+  = -(x-10) & 10-\sqrt[3]{x^3}
+  ! |x-10| & \max(10-x,0)
+x+10
+  ! |x+10| & \max(x+10,-10^{12})
+|x-1000|
+  = |1000-x|
+  ! 1000-x & x-1000
+100
+  ! \max(x,100)
+0
+  ! \lfloor x^2/100\rfloor & \lfloor\frac{x^2}{10^{50}}\rfloor
+x+y
+  = y+\sqrt[3]{x^3} & \max(x,y)+\min(x,y)
+  ! |x+y| & \max(x+y,-300)
+3
+  = \min(x+3,3)+\max(0,-x)
+  ! \min(x+300,3)
+\sin x
+  = \sin(x+100\pi)
+  ! \sin(x+100)
+2^{x^5}
+  = 2^{x^4 \cdot x}
+  ! 2^{x^6}
+x^x
+  = e^{x\ln x}
+  ! e^{x}
+e^{-x}
+  = \cosh x-\sinh x
+  ! \cosh x-\sinh x+10^{-99}
+1
+  ! \gcd(n,6) & \gcd(n,7)
+\gcd(n,6)
+  = \gcd(6,n) & \gcd(2n,12)/2
+  ! \gcd(n,12) & \gcd(n,3) & 6
+6
+  = \gcd(12,18) & \lcm(2,3) & \gcd(12,18,30)
+  ! \gcd(12,16) & \gcd(6\sqrt2,6)
+xy
+  = \gcd(x,y)\lcm(x,y)
+  ! \lcm(x,y)
+""",
     "sums and products of matrices": r"""
 \begin{pmatrix}19&22\\43&50\end{pmatrix}
   = \begin{pmatrix}1&2\\3&4\end{pmatrix}\begin{pmatrix}5&6\\7&8\end{pmatrix}
