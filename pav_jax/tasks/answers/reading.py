@@ -110,6 +110,8 @@ def _join(parts: list[Answer], found: set[str]) -> Answer:
         return "list", *parts
     # n = 2, 3, 4 names them all.
     (name,) = names
+    if name.startswith("choice ") and set().union(*map(_letters, parts)) > {name[-1]}:
+        return "list", *parts
     values = [part[2] if part[0] == "named" else part for part in parts]
     if found <= CONNECTORS and name[0] != "(" and all(map(_is_interval, values)):
         kind = "intersection" if "and" in found else "union"
@@ -154,7 +156,10 @@ def _read_part(items: Sequence[Item]) -> Answer:
     """One part of a list: a relation, a set, a tuple, an expression or words."""
     items = _trim(items)
     if len(items) > 1 and _is_choice(items[0]):
-        return "named", f"choice {items[0].items[0].text}", _read_part(items[1:])
+        letter, value = items[0].items[0].text, _read_part(items[1:])
+        if _letters(value) - {letter}:
+            raise Unreadable("two choices")
+        return "named", f"choice {letter}", value
     try:
         sides, signs = cut(items, _RELATIONS)
         if signs:
@@ -172,6 +177,24 @@ def _is_choice(item: Item) -> bool:
         return False
     (letter,) = item.items
     return kind_of(letter) == "letter" and letter.upright and letter.text.isupper()
+
+
+def read_letter(answer: Answer) -> str:
+    """The capital letter that an answer is, and that may be a choice; "" for others."""
+    if answer[0] != "value" or answer[1][0] != "sym":
+        return ""
+    name = answer[1][1]
+    return name if len(name) == 1 and name.isupper() else ""
+
+
+def _letters(answer: Answer) -> set[str]:
+    """The letters of choices that an answer or its parts are."""
+    if answer[0] == "named" and answer[1].startswith("choice "):
+        return {answer[1].removeprefix("choice ")} | _letters(answer[2])
+    if letter := read_letter(answer):
+        return {letter}
+    parts = [part for part in answer[1:] if isinstance(part, tuple)]
+    return set().union(*map(_letters, parts)) if answer[0] != "value" else set()
 
 
 def _relation(sides: list[list[Item]], signs: list[str]) -> Answer:

@@ -261,9 +261,16 @@ B, C
 5
   = \text{(C) }5 & \textbf{(C)}\ 5
   ! \text{(C) }6 & \text{(C)} & (C)5
+  ! \text{(A)}\text{(C)} 5 & \text{(A)}, \text{(C) } 5
 C
-  = \text{(C) }5 & \textbf{(C)}\ 5
-  ! \text{(D) }5 & (C)=5
+  = \text{(C) }5 & \textbf{(C)}\ 5 & \text{(C) } 5, 6 & \text{(C) C}
+  = \text{(C) } x=5 & \text{(C) The largest}
+  ! \text{(D) }5 & (C)=5 & \text{(A)} C & \text{(A)} x=C & \text{(A)} C+x-x
+  ! \text{(A)}\text{(B)}\text{(C)} & \text{(C)}\text{(B)} & \text{(C)} B
+  ! \text{(C) 5 or (B) 6} & \text{(C) } 5, B & \text{(C)} \{A,B\} & \text{(B)(C)}
+A
+  = \text{(A) }5
+  ! \text{(A)}\text{(B)}\text{(C)} & \text{(A)} C & \text{(A)} x=C & (A)(B)
 """,
     "chains": r"""
 \frac34
