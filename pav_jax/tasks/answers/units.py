@@ -104,6 +104,8 @@ _CARDINALS = {
         fourteen fifteen sixteen seventeen eighteen nineteen twenty""".split()
     )
 }
+_TENS = set("thirty forty fifty sixty seventy eighty ninety".split())
+_SAID = _CARDINALS, _TENS, _FACTORS, _PARTS
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 # The units of one letter, as they are spelt; other letters are variables.
 LETTERS = set("mghslLNJWV")
@@ -149,16 +151,29 @@ def read_phrase(words: Sequence[str]) -> tuple[Fraction, str] | None:
     words = [word for word in words if word]
     if words and (words[0] in ("squared", "cubed") or words[-1] in "/-*^"):
         return None
+    factor, words = cut_factor(words)
+    if set(words) & (_NOT_UNITS | set(_FACTORS)):
+        return None
+    return factor, _canonical(words)
+
+
+def cut_factor(words: Sequence[str]) -> tuple[Fraction, list[str]]:
+    """The factor that words in lower case begin with, and the words after it."""
+    factor, words = Fraction(1), list(words)
     if len(words) == 1 and words[0] in _PARTS:  # one third, but not 5 third graders
-        return _PARTS[words[0]], ""
-    factor = Fraction(1)
+        return _PARTS[words[0]], []
     while words and words[0] in _FACTORS:
         factor *= _FACTORS[words.pop(0)]
         if words[:1] == ["of"]:
             words.pop(0)
-    if set(words) & (_NOT_UNITS | set(_FACTORS)):
-        return None
-    return factor, _canonical(words)
+    return factor, words
+
+
+def say_number(words: Sequence[str]) -> bool:
+    """Whether words after a number, in lower case, say another one than `one`."""
+    if words and words[0] in _PARTS and words[1:2] != ["of"]:
+        words = words[1:]  # fifth graders
+    return any(word in each for word in words for each in _SAID if word != "one")
 
 
 def _canonical(words: list[str]) -> str:
