@@ -10,6 +10,7 @@ An answer becomes one of these tuples (a part is such a tuple itself):
     ("union" | "intersection" | "minus", part, ...)
     ("relation", sign, part, ...)   `2x = 5`, `f(1) < f(2)`; signs =, <, \le, \ne
     ("named", name, part)           `x = 5`, `x \in [0,1]`: a lone name on the left
+    ("chain", part, ...)            all numbers of `x = \sqrt4 = 2`, after its name
     ("unreadable", spelling)        anything else; equals its own spelling alone
 
 What has several spellings has one reading: `x > 5` is `x \in (5,\infty)`; `x<2` or
@@ -206,21 +207,21 @@ def _relation(sides: list[list[Item]], signs: list[str]) -> Answer:
         if read_name(sides[0]) is None:
             return read_side(sides[0])
         signs = ["="]
-    if signs[0] == r"\in":
-        signs = ["=", *signs[1:]]
+    if r"\in" in signs:
+        return _element(sides)
     name = read_name(sides[0])
     if set(signs) == {"="}:
         if name is None and len(sides) == 2 and (name := read_name(sides[1])):
             sides = sides[::-1]
         name = name or read_name(sides[-2])  # 2 + 3 = x = 5
         if name is not None:
-            return "named", name, read_side(sides[-1])
+            return "named", name, _chain(sides)
     if set(signs) <= {">", r"\ge"}:
         sides, signs = sides[::-1], [_FLIPPED[sign] for sign in signs[::-1]]
     parts = [read_side(side) for side in sides]
     if set(signs) == {"="} and len(set(parts)) == 1:
         return parts[0]  # 3/4 = 0.75
-    if any(sign in (r"\approx", r"\equiv", r"\in") for sign in signs):
+    if any(sign in (r"\approx", r"\equiv") for sign in signs):
         raise Unreadable("relations")
     interval = _interval(sides, parts, signs)
     if interval is not None:
@@ -232,6 +233,42 @@ def _relation(sides: list[list[Item]], signs: list[str]) -> Answer:
     if len(relations) == 1:
         return relations[0]
     return "tuple", "relations", "", *relations
+
+
+def _element(sides: list[list[Item]]) -> Answer:
+    r"""x \in [0,1]; nothing is in a number, and no number is a name."""
+    name = read_name(sides[0])
+    found = read_side(sides[-1])
+    in_braces = isinstance(sides[-1][0], Group) and sides[-1][0].open == r"\{"
+    if len(sides) > 2 or name is None or (found[0] == "value" and not in_braces):
+        raise Unreadable("elements")
+    return "named", name, found
+
+
+def _chain(sides: list[list[Item]]) -> Answer:
+    """The last side of x = 3+2 = 5, with the other numbers if they are spelt otherwise.
+
+    Formulas and words between are not compared, nor numbers in another unit.
+    """
+    last = read_side(sides[-1])
+    parts = [last]
+    for side in sides[:-1]:
+        try:
+            part = read_side(side)
+        except Unreadable:
+            continue
+        if trees.symbols(part) or part[0] != "value" or last[0] != "value":
+            continue
+        comparable = part[2] == last[2] or (
+            not part[2] and last[2] not in _CHANGE_NUMBERS
+        )
+        if comparable and part[1] != last[1]:
+            parts.insert(0, part)
+    return last if len(parts) == 1 else ("chain", *parts)
+
+
+# What is 0.5 is 50 of these, and pi/3 may be 60.
+_CHANGE_NUMBERS = ("percent^1", "degree^1")
 
 
 def _interval(sides, parts, signs) -> Answer | None:
@@ -326,8 +363,8 @@ def show(answer: Answer) -> str:
     kind, *parts = answer
     if kind == "value":
         return trees.show(parts[0])
-    if kind == "named":
-        return show(parts[1])
+    if kind in ("named", "chain"):
+        return show(parts[-1])
     if kind in ("text", "unreadable"):
         return parts[0]
     shown = [part if isinstance(part, str) else show(part) for part in parts]

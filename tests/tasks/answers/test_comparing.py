@@ -227,13 +227,25 @@ B, C
   = \frac{270}{7}^\circ & 270/7
   ! 270/7 radians
 """,
+    "scales and words after units": r"""
+20\text{ degrees Celsius}
+  = 20 & 20 degrees Celsius & 20^\circ & 20^\circ C & 20\text{ degrees}
+  ! 20\text{ degrees Fahrenheit} & 20^\circ F & 20^\circ\text{F} & 20\text{ cm}
+20^\circ\text{F}
+  = 20 degrees Fahrenheit & 20^\circ
+  ! 20^\circ\text{C}
+5\text{ cm of rope}
+  = 5 & 5\text{ cm} & 5\text{ centimeters long}
+  ! 5\text{ m} & 5\text{ m of rope}
+""",
     "more units": r"""
 5
   = 5 m/s & 5 km/h
   = 5th & 5\text{th} & 5^{\text{th}} & \$5 per hour & \$5/\text{hour} & £5 & 5 USD
   = 5\ \mathrm{km/h} & 5\text{ m/s}^2 & 5 times & 5 sq. units & 5 degrees Celsius
   ! 5\text{x} & 5 \text{i} & 5\mathrm{xy} & 5\mathbf{m} & 5\text{ squared}
-  ! 5\text{ tens}
+  ! 5\text{ tens} & 5\text{ doubled} & 5\text{ times two} & 5\text{ halved}
+  = 5\text{ times as many}
   ! 5m/s & 5 m & 5 x/y
   ! 5 mod 7 & 5 minus 1 & 5 below zero & 5' & 5_2 & a5 & 5 a & 5^1 0
 25
@@ -277,8 +289,25 @@ A
   = \frac34=0.75 & x=\frac{3}{4}=0.75 & \frac{3}{4} \approx 0.7
   ! \frac34=0.7 & 1=\frac34 & 0.75=0.7
 x=5
-  = x = 3+2 = 5 & 3+2 = x = 5
-  ! 2x=10 & x^2=25 & 5x=25
+  = x = 3+2 = 5 & 3+2 = x = 5 & x = y = 5 & x = \sqrt{25} = 5 & x = 5\text{ cm} = 5
+  = x = \frac{-b}{2a} = 5 & x = 2+\dots+2 = 5 & x = a+1 = \frac{10}{2} = 5
+  ! 2x=10 & x^2=25 & 5x=25 & 6=x=5 & x=4=5 & 5=x=6 & x=\sqrt{26}=5 & x=5=4=5
+  ! x=4=5\text{ cm}
+5
+  = x \in \{5\}
+  ! S \in 5 & 5 \in S & x \in 5 & 5 \in x & x \in 5 = y & x = y \in 5
+50\%
+  = p = 0.5 = 50\% & p = \frac{50}{100} = 50\%
+  ! p = 50\% = 0.5 & p = 49\% = 50\%
+60^\circ
+  = \theta = \frac{\pi}{3} = 60^\circ & \angle A = 60^\circ
+  ! \theta = 60^\circ = 61^\circ
+2\sqrt3
+  = x = \sqrt{12} = 2\sqrt{3} & x = 2\sqrt3 = \sqrt{12}
+  ! x = \sqrt{13} = 2\sqrt{3}
+x=5
+  = x = \sqrt{25} = 5
+  ! x = \sqrt{26} = 5
 """,
     "functions": r"""
 \frac{\pi}{2}-\arccos x
