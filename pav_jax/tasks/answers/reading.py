@@ -257,13 +257,13 @@ def _chain(sides: list[list[Item]]) -> Answer:
             part = read_side(side)
         except Unreadable:
             continue
-        if trees.symbols(part) or part[0] != "value" or last[0] != "value":
+        if part == last or trees.symbols(part) or part[0] != last[0]:
             continue
-        comparable = part[2] == last[2] or (
-            not part[2] and last[2] not in _CHANGE_NUMBERS
-        )
-        if comparable and part[1] != last[1]:
+        if part[0] in ("tuple", "list"):
             parts.insert(0, part)
+        elif part[0] == "value" and part[1] != last[1]:
+            unlike = last[2] in _CHANGE_NUMBERS if not part[2] else part[2] != last[2]
+            parts[:0] = [] if unlike else [part]
     return last if len(parts) == 1 else ("chain", *parts)
 
 

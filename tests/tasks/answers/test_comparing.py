@@ -302,6 +302,9 @@ x=5
 60^\circ
   = \theta = \frac{\pi}{3} = 60^\circ & \angle A = 60^\circ
   ! \theta = 60^\circ = 61^\circ
+(1,2)
+  = P = (1,\frac42) = (1,2) & (x,y) = (a,b) = (1,2)
+  ! P = (1,3) = (1,2)
 2\sqrt3
   = x = \sqrt{12} = 2\sqrt{3} & x = 2\sqrt3 = \sqrt{12}
   ! x = \sqrt{13} = 2\sqrt{3}
