@@ -38,12 +38,12 @@ def main(seconds: float) -> None:
     # Ctrl-C is the parent's to handle, whose death is the end of standard input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    from pav_jax.tasks.answers import reading, symbolic
+    from pav_jax.tasks.answers import enclosures, reading, symbolic
 
     def compare(gold, answer) -> str:
         try:
             equal = symbolic.are_equal(gold, answer)
-        except MemoryError:
+        except (MemoryError, enclosures.Undecided):
             return "exhausted"
         except (Exception, RecursionError):
             return "different"  # equal spellings were seen to before

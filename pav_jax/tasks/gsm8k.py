@@ -5,6 +5,7 @@ import pathlib
 import re
 from collections.abc import Sequence
 from decimal import Decimal, localcontext
+from fractions import Fraction
 
 from pav_jax.core.types import Grade, Problem
 from pav_jax.tasks.answers import units
@@ -33,9 +34,15 @@ _WORD = re.compile(r"[A-Za-z]+")
 _NUMBER_THEN_WORDS = re.compile(
     r"\+?(?P<number>[-$]*[0-9.,]*[0-9]\.?)(?:%|,?\s|,?$)\s*(?P<words>.*)"
 )
-_NOT_WORDS = re.compile(
-    r"[-+*/^=<>:×÷−#0-9.]|(?:or|and|to|x)\s+[-$]*\.?[0-9]"
-    r"|and\s+(?:a|one|two|three)\s+(?:half|third|fourth|quarter)"
+_NOT_WORDS = re.compile(r"[-+*/^=<>:×÷−#.]")
+# Digits among the words that make no other number: `72 cm^2`, `72 (48 + 24)`.
+_SQUARE = re.compile(r"\b((?:[ckm]?m|ft|in|yd|feet|inches|meters)\s?)\^?[23²³](?!\w)")
+_SUM = re.compile(r"\([$.,\s\d]*[-+*/=×÷−][-+*/=×÷−$.,\s\d]*\)")
+# These words make another number of it, or say that there are two.
+_CHANGES = re.compile(
+    r"\b(?:or|plus|minus|not|divided|multiplied|modulo|mod|squared|cubed|doubled|tripled"
+    r"|quadrupled|halved|factorial|choose|times(?! as\b| more\b|[.!]?$)|an? quarter"
+    r"|and (?:an?|one))\b"
 )
 
 
@@ -81,6 +88,7 @@ class Gsm8k(StoredTask):
         """Compares the number after the response's last `####`, exactly.
 
         Words may follow it, as in `#### 72 clips`; `million` and the like are factors.
+        No other number, as in `#### 3 hours 30 minutes`, and nothing that changes it.
 
         Args:
           problem: the problem that was asked.
@@ -110,11 +118,20 @@ def _last_number(response: str) -> Decimal | None:
     if match is None or _NOT_WORDS.match(match["words"]):
         return None
     value = parse_number(match["number"].rstrip("."))
-    phrase = units.read_phrase(_WORD.findall(match["words"])[:2])
-    if value is None or phrase is None:
-        return value
+    factor = _factor(match["words"].lower())
+    if value is None or factor is None:
+        return None
     with localcontext(prec=2 * _LONGEST_NUMBER):
-        return value * phrase[0].numerator / phrase[0].denominator
+        return value * factor.numerator / factor.denominator
+
+
+def _factor(words: str) -> Fraction | None:
+    """What the words after a number multiply it by; None if they say more."""
+    plain = _SUM.sub("", _SQUARE.sub(r"\1", words))
+    if any(map(str.isnumeric, plain)) or _CHANGES.search(plain):
+        return None
+    factor, rest = units.cut_factor(_WORD.findall(plain))
+    return None if units.say_number(rest) else factor
 
 
 def parse_number(text: str) -> Decimal | None:

@@ -194,6 +194,36 @@ def test_compare_by_algebra(workers, gold, answer, grade):
     assert workers.asked > before
 
 
+_TINY = r"\cosh(5000)-\sinh(5000)"  # which is e^-5000
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("5", _TINY),
+        (r"\frac{14}{3}", _TINY),
+        (r"\sqrt{2}", rf"\sqrt{{2}}+{_TINY}"),
+        ("0", _TINY),
+        ("1+2i", rf"(1+i)({_TINY})"),
+        ("5", rf"|{_TINY}|"),
+        ("5", r"\sqrt{e^{10000}+1}-e^{5000}"),
+        ("x+1", _TINY),
+        ("x", r"x+\cosh(5000x^2)-\sinh(5000x^2)"),
+        ("x^2", r"\sqrt{e^{10000x^2}+1}-e^{5000x^2}"),
+        ("(3,4)", f"({_TINY},{_TINY})"),
+        (
+            r"\begin{pmatrix}1\\2\end{pmatrix}",
+            rf"\begin{{pmatrix}}{_TINY}\\{_TINY}\end{{pmatrix}}",
+        ),
+        (r"(0,5)\cup(7,9)", rf"(0,{_TINY})\cup(7,9)"),
+        ("2x+y=6", rf"({_TINY})(2x+y-5)=0"),
+    ],
+)
+def test_what_cancels_to_more_digits_than_are_known_is_not_right(gold, answer):
+    """One text would else be right for every number."""
+    assert grading.compare(gold, answer) in (WRONG, Grade.TIMED_OUT)
+
+
 class _Three:
     """Workers that say what is equal only when three are asked at once."""
 

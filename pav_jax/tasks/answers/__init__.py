@@ -6,6 +6,6 @@ In the order in which an answer goes through them:
 - `expressions`, `lone_names`, `values` (with `units`): expressions as `trees`, with the
   names before them and the units after them;
 - `reading`: what kind of answer it is, and its parts;
-- `comparing`: what equals what; `symbolic` is its algebra, which runs in processes of
-  its own (`pav_jax.tasks.algebra`).
+- `comparing`: what equals what; `symbolic` is its algebra, and `enclosures` the digits
+  of numbers; both run in processes of their own (`pav_jax.tasks.algebra`).
 """

@@ -6,6 +6,8 @@ r"""Which answers are equal: part by part, and values by exact arithmetic or alg
 - Units of measure may be left out; two that are written must be the same (`units`).
 - A list equals a list with equal parts in any order, each as often. Tuples and ratios
   are in order, and their brackets must be the same.
+- All numbers of a chain count: `x = 4 = 5` equals nothing.
+- A choice equals its letter, and its value: `\text{(C)} 5` is `C` and `5`.
 - A name may be left out: `x = 5` equals `5`, but not `y = 5`; `a = 1, b = 2` equals
   `1, 2` in this order. Relations are equal if one is a multiple of the other.
 - Sets of real numbers are equal if they have the same elements, however they are
@@ -19,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pav_jax.tasks import algebra
 from pav_jax.tasks.algebra import Verdict
 from pav_jax.tasks.answers import trees, units
-from pav_jax.tasks.answers.reading import Answer
+from pav_jax.tasks.answers.reading import Answer, read_letter
 
 # Lists and matrices of more parts are not compared.
 MAX_PARTS = 50
@@ -37,6 +39,10 @@ def compare(gold: Answer, answer: Answer) -> Verdict:
         return Verdict.UNPARSED
     if "text" in kinds or gold[0] == "unreadable":
         return Verdict.DIFFERENT
+    if gold[0] == "chain":
+        return compare(gold[-1], answer)
+    if answer[0] == "chain":
+        return _all(compare, [gold] * len(answer[1:]), answer[1:])
     if "named" in kinds:
         return _compare_named(gold, answer)
     if kinds == ("value", "value"):
@@ -96,8 +102,9 @@ def _compare_named(gold: Answer, answer: Answer) -> Verdict:
     if names[0] == names[1]:
         return compare(*values)
     for name, value in zip(names, values[::-1], strict=True):
-        if value[0] == "value" and name == f"choice {trees.show(value[1])}":
-            return Verdict.EQUAL  # \\text{(C)} 5 is C, and 5
+        if name.startswith("choice ") and (letter := read_letter(value)):
+            # \\text{(C)} 5 is C by its letter, and 5 by its value alone.
+            return Verdict.EQUAL if name == f"choice {letter}" else Verdict.DIFFERENT
     if "" not in names:
         return _compare_as_equations(gold, answer)
     (name,) = filter(None, names)

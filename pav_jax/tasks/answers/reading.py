@@ -10,6 +10,7 @@ An answer becomes one of these tuples (a part is such a tuple itself):
     ("union" | "intersection" | "minus", part, ...)
     ("relation", sign, part, ...)   `2x = 5`, `f(1) < f(2)`; signs =, <, \le, \ne
     ("named", name, part)           `x = 5`, `x \in [0,1]`: a lone name on the left
+    ("chain", part, ...)            all numbers of `x = \sqrt4 = 2`, after its name
     ("unreadable", spelling)        anything else; equals its own spelling alone
 
 What has several spellings has one reading: `x > 5` is `x \in (5,\infty)`; `x<2` or
@@ -110,6 +111,8 @@ def _join(parts: list[Answer], found: set[str]) -> Answer:
         return "list", *parts
     # n = 2, 3, 4 names them all.
     (name,) = names
+    if name.startswith("choice ") and set().union(*map(_letters, parts)) > {name[-1]}:
+        return "list", *parts
     values = [part[2] if part[0] == "named" else part for part in parts]
     if found <= CONNECTORS and name[0] != "(" and all(map(_is_interval, values)):
         kind = "intersection" if "and" in found else "union"
@@ -154,7 +157,10 @@ def _read_part(items: Sequence[Item]) -> Answer:
     """One part of a list: a relation, a set, a tuple, an expression or words."""
     items = _trim(items)
     if len(items) > 1 and _is_choice(items[0]):
-        return "named", f"choice {items[0].items[0].text}", _read_part(items[1:])
+        letter, value = items[0].items[0].text, _read_part(items[1:])
+        if _letters(value) - {letter}:
+            raise Unreadable("two choices")
+        return "named", f"choice {letter}", value
     try:
         sides, signs = cut(items, _RELATIONS)
         if signs:
@@ -174,6 +180,24 @@ def _is_choice(item: Item) -> bool:
     return kind_of(letter) == "letter" and letter.upright and letter.text.isupper()
 
 
+def read_letter(answer: Answer) -> str:
+    """The capital letter that an answer is, and that may be a choice; "" for others."""
+    if answer[0] != "value" or answer[1][0] != "sym":
+        return ""
+    name = answer[1][1]
+    return name if len(name) == 1 and name.isupper() else ""
+
+
+def _letters(answer: Answer) -> set[str]:
+    """The letters of choices that an answer or its parts are."""
+    if answer[0] == "named" and answer[1].startswith("choice "):
+        return {answer[1].removeprefix("choice ")} | _letters(answer[2])
+    if letter := read_letter(answer):
+        return {letter}
+    parts = [part for part in answer[1:] if isinstance(part, tuple)]
+    return set().union(*map(_letters, parts)) if answer[0] != "value" else set()
+
+
 def _relation(sides: list[list[Item]], signs: list[str]) -> Answer:
     if not all(sides):
         raise Unreadable("one side of a relation is missing")
@@ -183,21 +207,21 @@ def _relation(sides: list[list[Item]], signs: list[str]) -> Answer:
         if read_name(sides[0]) is None:
             return read_side(sides[0])
         signs = ["="]
-    if signs[0] == r"\in":
-        signs = ["=", *signs[1:]]
+    if r"\in" in signs:
+        return _element(sides)
     name = read_name(sides[0])
     if set(signs) == {"="}:
         if name is None and len(sides) == 2 and (name := read_name(sides[1])):
             sides = sides[::-1]
         name = name or read_name(sides[-2])  # 2 + 3 = x = 5
         if name is not None:
-            return "named", name, read_side(sides[-1])
+            return "named", name, _chain(sides)
     if set(signs) <= {">", r"\ge"}:
         sides, signs = sides[::-1], [_FLIPPED[sign] for sign in signs[::-1]]
     parts = [read_side(side) for side in sides]
     if set(signs) == {"="} and len(set(parts)) == 1:
         return parts[0]  # 3/4 = 0.75
-    if any(sign in (r"\approx", r"\equiv", r"\in") for sign in signs):
+    if any(sign in (r"\approx", r"\equiv") for sign in signs):
         raise Unreadable("relations")
     interval = _interval(sides, parts, signs)
     if interval is not None:
@@ -209,6 +233,42 @@ def _relation(sides: list[list[Item]], signs: list[str]) -> Answer:
     if len(relations) == 1:
         return relations[0]
     return "tuple", "relations", "", *relations
+
+
+def _element(sides: list[list[Item]]) -> Answer:
+    r"""x \in [0,1]; nothing is in a number, and no number is a name."""
+    name = read_name(sides[0])
+    found = read_side(sides[-1])
+    in_braces = isinstance(sides[-1][0], Group) and sides[-1][0].open == r"\{"
+    if len(sides) > 2 or name is None or (found[0] == "value" and not in_braces):
+        raise Unreadable("elements")
+    return "named", name, found
+
+
+def _chain(sides: list[list[Item]]) -> Answer:
+    """The last side of x = 3+2 = 5, with the other numbers if they are spelt otherwise.
+
+    Formulas and words between are not compared, nor numbers in another unit.
+    """
+    last = read_side(sides[-1])
+    parts = [last]
+    for side in sides[:-1]:
+        try:
+            part = read_side(side)
+        except Unreadable:
+            continue
+        if part == last or trees.symbols(part) or part[0] != last[0]:
+            continue
+        if part[0] in ("tuple", "list"):
+            parts.insert(0, part)
+        elif part[0] == "value" and part[1] != last[1]:
+            unlike = last[2] in _CHANGE_NUMBERS if not part[2] else part[2] != last[2]
+            parts[:0] = [] if unlike else [part]
+    return last if len(parts) == 1 else ("chain", *parts)
+
+
+# What is 0.5 is 50 of these, and pi/3 may be 60.
+_CHANGE_NUMBERS = ("percent^1", "degree^1")
 
 
 def _interval(sides, parts, signs) -> Answer | None:
@@ -303,8 +363,8 @@ def show(answer: Answer) -> str:
     kind, *parts = answer
     if kind == "value":
         return trees.show(parts[0])
-    if kind == "named":
-        return show(parts[1])
+    if kind in ("named", "chain"):
+        return show(parts[-1])
     if kind in ("text", "unreadable"):
         return parts[0]
     shown = [part if isinstance(part, str) else show(part) for part in parts]

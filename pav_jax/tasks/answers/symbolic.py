@@ -1,12 +1,15 @@
 r"""Decides by algebra whether two answers are equal; runs in `algebra_worker` alone.
 
 Numbers are equal if their difference is 0: exactly if it is rational, and else to 1000
-digits, counted from the largest of its terms. So `\frac{1}{2004!}` is not its negative,
-and `1-\frac{1}{2010!}` is not `1-\frac{1}{2011!}`.
+certain digits of each (`enclosures`). So `\frac{1}{2004!}` is not its negative, and
+`1-\frac{1}{2010!}` is not `1-\frac{1}{2011!}`. Where terms cancel to more digits than
+are worked out, as in `\cosh(5000)-\sinh(5000)`, the number equals nothing, unless
+algebra shows it.
 
 Expressions with variables are equal if they have equal values at random points: where
 both are real, or, if they have i in them or are real nowhere, where they have values.
-What is counted (`n!`) is tried at whole numbers. At rational points rational functions
+What is counted (`n!`) or divided (`\gcd`) is tried at whole numbers. Some points are
+far away, as `|x-10|` is `10-x` near by. At rational points rational functions
 are compared exactly, so that a difference cannot be too small to be seen.
 
 SymPy gets objects that are built here, never text.
@@ -19,15 +22,42 @@ from fractions import Fraction
 import sympy
 from sympy import S
 
+from pav_jax.tasks.answers import enclosures
 from pav_jax.tasks.answers.trees import Tree, symbols
 
 # Precision, in digits, to which numbers must agree where algebra does not decide.
 DIGITS = 1000  # and more where there are large numbers in them
+# Enough for most wrong answers.
+_FEW_DIGITS = 15
 # The same at each of the points where expressions with variables are compared.
 _POINT_DIGITS = 60
 # How many points are tried, and how many of them must have values.
 _TRIES, _NEEDED = 12, 3
+# How far points are away; with variables in exponents, the nearest alone.
+_FAR = (331, 10_007, 1_000_003)
+_LARGEST_EXPONENT = 10_000
 _LARGEST_SERIES = 1_000
+
+
+class _Divisor(sympy.Function):
+    """Of whole numbers; SymPy's own take a variable for a polynomial."""
+
+    @classmethod
+    def eval(cls, *arguments):
+        if all(argument.is_Integer for argument in arguments):
+            return sympy.Integer(cls.work_out(*arguments))
+        if all(argument.is_number for argument in arguments):
+            raise ValueError(f"{cls.__name__} of what is not whole")
+        return None
+
+
+class _Gcd(_Divisor):
+    work_out = staticmethod(sympy.igcd)
+
+
+class _Lcm(_Divisor):
+    work_out = staticmethod(sympy.ilcm)
+
 
 _CONSTANTS = {
     "pi": S.Pi,
@@ -55,12 +85,13 @@ _FUNCTIONS = {
     "ceiling": sympy.ceiling,
     "factorial": sympy.factorial,
     "binomial": sympy.binomial,
-    "gcd": sympy.gcd,
-    "lcm": sympy.lcm,
+    "gcd": _Gcd,
+    "lcm": _Lcm,
     "max": sympy.Max,
     "min": sympy.Min,
     "conjugate": sympy.conjugate,
 }
+_OF_WHOLE = sympy.factorial, sympy.binomial, _Gcd, _Lcm
 _RELATIONS = {"=": sympy.Eq, "<": sympy.Lt, r"\le": sympy.Le, r"\ne": sympy.Ne}
 
 
@@ -68,6 +99,7 @@ def are_equal(gold, answer) -> bool:
     """Whether two answers, as `reading.read` gives them, are equal.
 
     Raises:
+      enclosures.Undecided: it takes more digits than are worked out.
       ArithmeticError, AttributeError, NotImplementedError, TypeError, ValueError: where
         SymPy cannot tell.
     """
@@ -172,37 +204,28 @@ def _equal_values(first, second) -> bool:
     return _equal_at_points(first, second, names)
 
 
-def _is_zero(number, digits: int) -> bool:
-    """Whether a number is 0, or smaller than its terms by more than `digits` digits.
+def _equal_numbers(first, second) -> bool:
+    """Whether two numbers are the same.
 
     Raises:
-      ValueError: it is no number.
+      Undecided: one of them has too few certain digits, and algebra shows nothing.
+      ValueError: one of them is no number, or of a kind that is not enclosed.
     """
-    if number.is_Rational:
-        return number == 0
-    terms = number.args if number.is_Add else (number,)
-    scale = sum(abs(term.evalf(5, maxn=30)) for term in terms)
-    # First a few digits: enough for most wrong answers.
-    for most in (30, digits):
-        value = number.evalf(5, maxn=most)
-        parts = value.as_real_imag()
-        if not (all(p.is_Float or p.is_Rational for p in parts) and scale.is_Float):
-            raise ValueError("no number")
-        # Where all digits cancel, SymPy says so by a precision of one bit; but not
-        # always near the poles of a function.
-        certain = any(p != 0 and getattr(p, "_prec", 2) > 1 for p in parts)
-        if certain and abs(value) > scale * sympy.Float(10, 5) ** (10 - most):
+    with contextlib.suppress(enclosures.Undecided):
+        if not enclosures.same(first, second, _FEW_DIGITS):
             return False
-    return True
-
-
-def _equal_numbers(first, second) -> bool:
-    """Whether two numbers are the same."""
-    difference = first - second
-    if not _is_zero(difference, 30):
-        return False
-    difference = sympy.expand(difference)  # 1/2010! is far smaller than 1
-    return _is_zero(difference, DIGITS + _size(difference))
+    difference = sympy.expand(first - second)
+    if difference.is_Rational:
+        return difference == 0
+    with contextlib.suppress(enclosures.Undecided):  # e^-10000 is not 0
+        if not enclosures.same(difference, S.Zero, DIGITS):
+            return False
+    try:  # 1/2010! is far smaller than 1
+        return enclosures.same(first, second, DIGITS + _size(difference))
+    except enclosures.Undecided:
+        if sympy.simplify(difference) == 0:
+            return True
+        raise
 
 
 def _size(expression) -> int:
@@ -218,8 +241,9 @@ def _size(expression) -> int:
 def _points(names, draw: random.Random, whole: bool = False):
     """Points to compare at: positive and negative, none of them 0, 1 or alike."""
     if whole:
-        for _ in range(_TRIES):
-            yield {name: sympy.Integer(draw.randint(2, 40)) for name in names}
+        for index in range(_TRIES + 2):
+            most = 40 if index < _TRIES else _FAR[0]
+            yield {name: sympy.Integer(draw.randint(2, most)) for name in names}
         return
     for index in range(_TRIES):
         least, most = ((302, 2000), (20, 300))[index % 4 // 2]  # above 1, below 1
@@ -234,44 +258,80 @@ def _points(names, draw: random.Random, whole: bool = False):
         yield {name: sympy.Integer(draw.randint(2, 9)) for name in names}
 
 
+def _far_points(names, draw: random.Random, sides):
+    """Points beyond all numbers in two expressions, with all signs."""
+    sizes = _FAR[:1]
+    if not any(map(_has_exponents, sides)):
+        numbers = set().union(*(side.atoms(sympy.Rational) for side in sides))
+        largest = max((max(abs(n.p), n.q) for n in numbers), default=1)
+        sizes = [*_FAR, *([1009 * int(largest)] if largest < 10**100 else [])]
+    for size in sizes:
+        for sign in (1, -1):
+            signs = [sign, *(draw.choice((1, -1)) for _ in names[1:])]
+            yield {
+                name: sympy.Rational(sign * draw.randint(301 * size, 602 * size), 301)
+                for name, sign in zip(names, signs, strict=True)
+            }
+
+
+def _has_exponents(expression) -> bool:
+    """Whether variables are in exponents, so that values are far larger than points."""
+    grows = sympy.exp, sympy.cosh, sympy.sinh, sympy.tanh
+    return any(
+        part.exp.free_symbols if part.is_Pow else part.has(*grows)
+        for part in expression.atoms(sympy.Pow, *grows)
+    )
+
+
 def _equal_at_points(first, second, names) -> bool:
     is_complex = any(side.has(S.ImaginaryUnit) for side in (first, second))
     # What is counted is whole.
-    counts = any(side.has(sympy.factorial, sympy.binomial) for side in (first, second))
+    counts = any(side.has(*_OF_WHOLE) for side in (first, second))
     digits = _POINT_DIGITS + _size(first - second)
     agreed = agreed_complex = 0
-    for point in _points(names, random.Random(0), counts):
+    points = [*_points(names, random.Random(0), counts)]
+    if not counts:
+        points += _far_points(names, random.Random(2), (first, second))
+    for point in points:
         values = [_value(side, point) for side in (first, second)]
         if None in values:
             continue
-        real = [value.is_real is not False and _is_real(value) for value in values]
-        if not is_complex and not all(real):
-            if not any(real):
-                agreed_complex += _is_zero(values[0] - values[1], digits)
+        try:
+            real = [enclosures.is_real(value) for value in values]
+            if not is_complex and any(real) and not all(real):
+                continue
+            same = enclosures.same(*values, digits)
+        except ValueError:  # of a kind that is not enclosed
             continue
-        if not _is_zero(values[0] - values[1], digits):
-            return False
-        agreed += 1
+        except enclosures.Undecided:
+            if enclosures.is_certain(values[1]):
+                continue  # the reference's own digits cancel here
+            if sympy.simplify(first - second) == 0:
+                return True
+            raise
+        if is_complex or all(real):
+            if not same:
+                return False
+            agreed += 1
+        else:
+            agreed_complex += same
     return agreed >= _NEEDED or agreed + agreed_complex >= _TRIES
 
 
 def _value(expression, point):
     """The number that an expression is at a point; None where it has none."""
     with contextlib.suppress(ArithmeticError, TypeError, ValueError):
+        if any(abs(number) > _FAR[0] for number in point.values()) and any(
+            not power.exp.is_Rational
+            and abs(power.exp.xreplace(point)) > _LARGEST_EXPONENT
+            for power in expression.atoms(sympy.Pow)
+        ):
+            return None  # 2^{x^5} far away
         value = expression.xreplace(point)
         if value.has(S.ComplexInfinity, S.NaN, S.Infinity, S.NegativeInfinity):
             return None
-        if not value.is_Rational and not value.evalf(15, maxn=60).is_number:
-            return None
         return value
     return None
-
-
-def _is_real(value) -> bool:
-    if value.is_Rational:
-        return True
-    real, imaginary = value.evalf(15, maxn=60).as_real_imag()
-    return abs(imaginary) <= abs(real) * 1e-12 or bool(imaginary == 0)
 
 
 def _proportional(gold, answer) -> bool:
@@ -287,9 +347,9 @@ def _proportional(gold, answer) -> bool:
         if None in values or values[0].is_zero or values[1].is_zero:
             continue
         ratio = values[0] / values[1]
-        if gold[1] in ("<", r"\le") and not ratio.is_positive:
+        if not enclosures.is_real(ratio):
             return False
-        if not _is_real(ratio):
+        if gold[1] in ("<", r"\le") and enclosures.sign(ratio) < 0:
             return False
         return _equal_values(sides[0], ratio * sides[1])
     return False

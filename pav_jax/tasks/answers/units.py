@@ -7,6 +7,7 @@ r"""Words after a number: units, which may be left out, and words that are numbe
 - A word that changes what a number says is no unit: `5\text{ or more}` is not 5.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 from fractions import Fraction
@@ -41,6 +42,8 @@ dollar usd
 cent
 euro
 degree deg
+celsius centigrade c
+fahrenheit f
 radian rad
 percent pct percentage percents
 am
@@ -104,6 +107,9 @@ _CARDINALS = {
         fourteen fifteen sixteen seventeen eighteen nineteen twenty""".split()
     )
 }
+_TENS = set("thirty forty fifty sixty seventy eighty ninety".split())
+_SAID = _CARDINALS, _TENS, _FACTORS, _PARTS
+_SCALES = "celsius", "fahrenheit"
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 # The units of one letter, as they are spelt; other letters are variables.
 LETTERS = set("mghslLNJWV")
@@ -113,7 +119,8 @@ _NOT_UNITS = set(
     plus negative positive infinite infinity mod modulo base if when where for
     unless except but about approximately roughly nearly almost over under above below
     between from to through is are divided multiplied twice double triple factorial
-    choose sin cos tan log ln pi""".split()
+    choose sin cos tan log ln pi doubled tripled quadrupled halved raised inverted
+    negated""".split()
 )
 
 
@@ -149,16 +156,32 @@ def read_phrase(words: Sequence[str]) -> tuple[Fraction, str] | None:
     words = [word for word in words if word]
     if words and (words[0] in ("squared", "cubed") or words[-1] in "/-*^"):
         return None
+    factor, words = cut_factor(words)
+    if set(words) & (_NOT_UNITS | set(_FACTORS)):
+        return None
+    for word, following in itertools.pairwise(words):
+        if word == "times" and following != "as":  # 5 times two, but 5 times as many
+            return None
+    return factor, _canonical(words)
+
+
+def cut_factor(words: Sequence[str]) -> tuple[Fraction, list[str]]:
+    """The factor that words in lower case begin with, and the words after it."""
+    factor, words = Fraction(1), list(words)
     if len(words) == 1 and words[0] in _PARTS:  # one third, but not 5 third graders
-        return _PARTS[words[0]], ""
-    factor = Fraction(1)
+        return _PARTS[words[0]], []
     while words and words[0] in _FACTORS:
         factor *= _FACTORS[words.pop(0)]
         if words[:1] == ["of"]:
             words.pop(0)
-    if set(words) & (_NOT_UNITS | set(_FACTORS)):
-        return None
-    return factor, _canonical(words)
+    return factor, words
+
+
+def say_number(words: Sequence[str]) -> bool:
+    """Whether words after a number, in lower case, say another one than `one`."""
+    if words and words[0] in _PARTS and words[1:2] != ["of"]:
+        words = words[1:]  # fifth graders
+    return any(word in each for word in words for each in _SAID if word != "one")
 
 
 def _canonical(words: list[str]) -> str:
@@ -180,18 +203,22 @@ def _canonical(words: list[str]) -> str:
             else:
                 power = _POWERS[word]
         elif word in _CANONICAL:
+            if _CANONICAL[word] in _SCALES and units and units[-1][0] == "degree":
+                units.pop()
             units.append([_CANONICAL[word], sign * power])
             power = 1
         else:
-            return ""
+            break  # 5 cm of rope
     return " ".join(f"{name}^{power}" for name, power in units)
 
 
 def differ(unit: str, other: str) -> bool:
     """Whether two units of measure are both known and not the same.
 
-    Of `square units` nothing but the exponent is known.
+    Of `square units` nothing but the exponent is known, and of degrees no scale.
     """
+    if "degree^1" in (unit, other) and {unit, other} & {f"{s}^1" for s in _SCALES}:
+        return False
     if "unit^" in unit + other:
         unit, other = (re.sub("[a-z]+", "unit", each) for each in (unit, other))
     return bool(unit and other and unit != other)

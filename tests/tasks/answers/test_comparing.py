@@ -39,6 +39,25 @@ x+\frac{1}{2004!}
   = .0833
   ! \frac{1}{12}
 """,
+    "what cancels": r"""
+5
+  ! \sin(\cosh(5000)-\sinh(5000)) & 5+e^{-10000} & 5+10^{-2000}
+  ! 2004!\cdot(\cosh(9)-\sinh(9)-e^{-9})
+\sqrt2
+  = \sqrt2+\cosh(9)-\sinh(9)-e^{-9} & \sqrt{3+2\sqrt2}-1
+  ! \sqrt2+e^{-10000} & \sqrt2+10^{-2000} & \sqrt2+\cosh(9)-\sinh(9)
+1
+  = \sqrt{3+2\sqrt2}-\sqrt2 & e^9(\cosh(9)-\sinh(9))
+0
+  = \sqrt{3+2\sqrt2}-1-\sqrt2 & \sin^2 x+\cos^2 x-1 & \ln 6-\ln 2-\ln 3
+  ! e^{-5000} & \cosh(50)-\sinh(50)
+x
+  = x+\cosh(x)-\sinh(x)-e^{-x} & \ln(e^{x/2})\cdot 2
+  ! x+\cosh(50x)-\sinh(50x) & \cosh(300)-\sinh(300)
+2\cos\frac{\pi}{9}
+  = (\frac{1+i\sqrt3}{2})^{1/3}+(\frac{1-i\sqrt3}{2})^{1/3}
+  ! (\frac{1+i\sqrt3}{2})^{1/3}-(\frac{1-i\sqrt3}{2})^{1/3}
+""",
     "white space": r"""
 \frac{5}{4}
   = 1 1/4 & 1\frac14
@@ -208,13 +227,25 @@ B, C
   = \frac{270}{7}^\circ & 270/7
   ! 270/7 radians
 """,
+    "scales and words after units": r"""
+20\text{ degrees Celsius}
+  = 20 & 20 degrees Celsius & 20^\circ & 20^\circ C & 20\text{ degrees}
+  ! 20\text{ degrees Fahrenheit} & 20^\circ F & 20^\circ\text{F} & 20\text{ cm}
+20^\circ\text{F}
+  = 20 degrees Fahrenheit & 20^\circ
+  ! 20^\circ\text{C}
+5\text{ cm of rope}
+  = 5 & 5\text{ cm} & 5\text{ centimeters long}
+  ! 5\text{ m} & 5\text{ m of rope}
+""",
     "more units": r"""
 5
   = 5 m/s & 5 km/h
   = 5th & 5\text{th} & 5^{\text{th}} & \$5 per hour & \$5/\text{hour} & £5 & 5 USD
   = 5\ \mathrm{km/h} & 5\text{ m/s}^2 & 5 times & 5 sq. units & 5 degrees Celsius
   ! 5\text{x} & 5 \text{i} & 5\mathrm{xy} & 5\mathbf{m} & 5\text{ squared}
-  ! 5\text{ tens}
+  ! 5\text{ tens} & 5\text{ doubled} & 5\text{ times two} & 5\text{ halved}
+  = 5\text{ times as many}
   ! 5m/s & 5 m & 5 x/y
   ! 5 mod 7 & 5 minus 1 & 5 below zero & 5' & 5_2 & a5 & 5 a & 5^1 0
 25
@@ -242,17 +273,44 @@ B, C
 5
   = \text{(C) }5 & \textbf{(C)}\ 5
   ! \text{(C) }6 & \text{(C)} & (C)5
+  ! \text{(A)}\text{(C)} 5 & \text{(A)}, \text{(C) } 5
 C
-  = \text{(C) }5 & \textbf{(C)}\ 5
-  ! \text{(D) }5 & (C)=5
+  = \text{(C) }5 & \textbf{(C)}\ 5 & \text{(C) } 5, 6 & \text{(C) C}
+  = \text{(C) } x=5 & \text{(C) The largest}
+  ! \text{(D) }5 & (C)=5 & \text{(A)} C & \text{(A)} x=C & \text{(A)} C+x-x
+  ! \text{(A)}\text{(B)}\text{(C)} & \text{(C)}\text{(B)} & \text{(C)} B
+  ! \text{(C) 5 or (B) 6} & \text{(C) } 5, B & \text{(C)} \{A,B\} & \text{(B)(C)}
+A
+  = \text{(A) }5
+  ! \text{(A)}\text{(B)}\text{(C)} & \text{(A)} C & \text{(A)} x=C & (A)(B)
 """,
     "chains": r"""
 \frac34
   = \frac34=0.75 & x=\frac{3}{4}=0.75 & \frac{3}{4} \approx 0.7
   ! \frac34=0.7 & 1=\frac34 & 0.75=0.7
 x=5
-  = x = 3+2 = 5 & 3+2 = x = 5
-  ! 2x=10 & x^2=25 & 5x=25
+  = x = 3+2 = 5 & 3+2 = x = 5 & x = y = 5 & x = \sqrt{25} = 5 & x = 5\text{ cm} = 5
+  = x = \frac{-b}{2a} = 5 & x = 2+\dots+2 = 5 & x = a+1 = \frac{10}{2} = 5
+  ! 2x=10 & x^2=25 & 5x=25 & 6=x=5 & x=4=5 & 5=x=6 & x=\sqrt{26}=5 & x=5=4=5
+  ! x=4=5\text{ cm}
+5
+  = x \in \{5\}
+  ! S \in 5 & 5 \in S & x \in 5 & 5 \in x & x \in 5 = y & x = y \in 5
+50\%
+  = p = 0.5 = 50\% & p = \frac{50}{100} = 50\%
+  ! p = 50\% = 0.5 & p = 49\% = 50\%
+60^\circ
+  = \theta = \frac{\pi}{3} = 60^\circ & \angle A = 60^\circ
+  ! \theta = 60^\circ = 61^\circ
+(1,2)
+  = P = (1,\frac42) = (1,2) & (x,y) = (a,b) = (1,2)
+  ! P = (1,3) = (1,2)
+2\sqrt3
+  = x = \sqrt{12} = 2\sqrt{3} & x = 2\sqrt3 = \sqrt{12}
+  ! x = \sqrt{13} = 2\sqrt{3}
+x=5
+  = x = \sqrt{25} = 5
+  ! x = \sqrt{26} = 5
 """,
     "functions": r"""
 \frac{\pi}{2}-\arccos x
@@ -418,6 +476,49 @@ O(\log n)
 \lfloor \pi \rfloor
   = 3
   ! 4
+""",
+    "far away and whole": r"""
+10-x
+  = -(x-10) & 10-\sqrt[3]{x^3}
+  ! |x-10| & \max(10-x,0)
+x+10
+  ! |x+10| & \max(x+10,-10^{12})
+|x-1000|
+  = |1000-x|
+  ! 1000-x & x-1000
+100
+  ! \max(x,100)
+0
+  ! \lfloor x^2/100\rfloor & \lfloor\frac{x^2}{10^{50}}\rfloor
+x+y
+  = y+\sqrt[3]{x^3} & \max(x,y)+\min(x,y)
+  ! |x+y| & \max(x+y,-300)
+3
+  = \min(x+3,3)+\max(0,-x)
+  ! \min(x+300,3)
+\sin x
+  = \sin(x+100\pi)
+  ! \sin(x+100)
+2^{x^5}
+  = 2^{x^4 \cdot x}
+  ! 2^{x^6}
+x^x
+  = e^{x\ln x}
+  ! e^{x}
+e^{-x}
+  = \cosh x-\sinh x
+  ! \cosh x-\sinh x+10^{-99}
+1
+  ! \gcd(n,6) & \gcd(n,7)
+\gcd(n,6)
+  = \gcd(6,n) & \gcd(2n,12)/2
+  ! \gcd(n,12) & \gcd(n,3) & 6
+6
+  = \gcd(12,18) & \lcm(2,3) & \gcd(12,18,30)
+  ! \gcd(12,16) & \gcd(6\sqrt2,6)
+xy
+  = \gcd(x,y)\lcm(x,y)
+  ! \lcm(x,y)
 """,
     "sums and products of matrices": r"""
 \begin{pmatrix}19&22\\43&50\end{pmatrix}
