@@ -311,7 +311,10 @@ def _shown(
         parts.append(f"{kept_in.name} is of another config: {kept.other}.")
     if not found:
         return parts
-    kept_measures.write(kept_in, _config(one), found)
+    if kept.other:
+        parts.append("It is left as it is; remove it to keep those of this config.")
+    else:
+        kept_measures.write(kept_in, _config(one), found)
     measured = sweeps.over_seeds(found)
     table = sweeps.seeds_table(measured)
     _write(tables / f"{one.name}.md", f"# {one.claim}\n\n{table}".encode())

@@ -201,7 +201,7 @@ def _main():
         _fail_at_times(seed)
     # Of no cost also to import: without jax.
     stages = types.ModuleType("pav_jax.pipeline.stages")
-    stages.stages = lambda config: make_stages(_note)
+    stages.stages = lambda config, *_: make_stages(_note)
     mesh = types.ModuleType("pav_jax.distributed.mesh")
     mesh.activate = lambda config: None
     sys.modules |= {module.__name__: module for module in (stages, mesh)}

@@ -46,7 +46,7 @@ def pav_run(monkeypatch, tmp_path):
     config.write_text(CONFIG)
 
     def run(work, workdir) -> int:
-        fake.stages = lambda config: [Stage("one", work, (), ("seed",))]
+        fake.stages = lambda config, *_: [Stage("one", work, (), ("seed",))]
         return main(["run", f"--config={config}", f"--workdir={workdir}"])
 
     return run

@@ -35,7 +35,7 @@ def pipeline(monkeypatch, tmp_path):
     def run(context):
         fake.seen.append((context.stage, context.config.to_dict()))
 
-    def stages(config):
+    def stages(config, *_):
         fields = ("seed", "variant")
         return [Stage("one", run, (), fields), Stage("two", run, ("one",), fields)]
 
@@ -126,7 +126,7 @@ def test_mistakes_are_one_paragraph(pipeline, capsys, argv, words):
 
 
 def test_message_of_many_lines_becomes_one_paragraph(pipeline, capsys):
-    def stages(config):
+    def stages(config, *_):
         raise UserError("first line\n  second line")
 
     pipeline.stages = stages
@@ -135,14 +135,14 @@ def test_message_of_many_lines_becomes_one_paragraph(pipeline, capsys):
 
 
 def test_other_errors_keep_their_traceback(pipeline):
-    pipeline.stages = lambda config: 1 / 0
+    pipeline.stages = lambda config, *_: 1 / 0
     with pytest.raises(ZeroDivisionError):
         main(RUN)
 
 
 @pytest.mark.parametrize("error, code", [(KeyboardInterrupt, 130), (Terminated, 143)])
 def test_stopped(pipeline, capsys, error, code):
-    def stages(config):
+    def stages(config, *_):
         raise error
 
     pipeline.stages = stages
@@ -155,7 +155,7 @@ def test_stopped(pipeline, capsys, error, code):
 def test_a_failure_while_it_is_stopped(pipeline, capsys, stop, code, failure):
     """As a thread that is joined before it was started."""
 
-    def stages(config):
+    def stages(config, *_):
         try:
             try:
                 raise stop
@@ -170,7 +170,7 @@ def test_a_failure_while_it_is_stopped(pipeline, capsys, stop, code, failure):
 
 
 def test_a_failure_after_a_stop_that_was_handled_is_a_bug(pipeline):
-    def stages(config):
+    def stages(config, *_):
         with contextlib.suppress(KeyboardInterrupt):
             raise KeyboardInterrupt
         raise RuntimeError("something else")
@@ -189,7 +189,7 @@ def test_sigterm_handler_is_put_back(pipeline):
 def test_what_fails_since_it_is_terminated(pipeline, capsys):
     """Libraries that are interrupted say that a file cannot be read, or the like."""
 
-    def stages(config):
+    def stages(config, *_):
         try:
             signal.raise_signal(signal.SIGTERM)
         except Terminated:
@@ -198,7 +198,7 @@ def test_what_fails_since_it_is_terminated(pipeline, capsys):
     pipeline.stages = stages
     assert main(RUN) == 143
     assert "the same command goes on from here" in capsys.readouterr().err
-    pipeline.stages = lambda config: []  # the next command is another
+    pipeline.stages = lambda config, *_: []  # the next command is another
     assert main(["run", "--config=absent.py", "--workdir=out"]) == 2
 
 
@@ -219,7 +219,7 @@ def run(context):
 
 pipeline = types.ModuleType("pav_jax.pipeline.stages")
 sys.modules["pav_jax.pipeline.stages"] = pipeline
-pipeline.stages = lambda config: [Stage("one", run, (), ("seed",))]
+pipeline.stages = lambda config, *_: [Stage("one", run, (), ("seed",))]
 
 from pav_jax.main import main
 sys.exit(main(sys.argv[1:]))
@@ -262,7 +262,7 @@ def run(context):
 
 pipeline = types.ModuleType("pav_jax.pipeline.stages")
 sys.modules["pav_jax.pipeline.stages"] = pipeline
-pipeline.stages = lambda config: [Stage("one", run, (), ("seed",))]
+pipeline.stages = lambda config, *_: [Stage("one", run, (), ("seed",))]
 
 from pav_jax.main import main
 sys.exit(main(sys.argv[1:]))

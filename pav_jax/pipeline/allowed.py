@@ -198,8 +198,8 @@ RULES = {
 }
 
 
-def check(config: ConfigDict) -> None:
-    """Checks the config of an experiment.
+def check(config: ConfigDict, until: str | None = None) -> None:
+    """Checks the config of an experiment, of which a run may end with stage `until`.
 
     Raises:
       UserError: a field is misspelt, missing, of a wrong type or out of range, or two
@@ -223,7 +223,7 @@ def check(config: ConfigDict) -> None:
     if not isinstance(config.get("task"), ConfigDict):
         raise UserError("the config has no section 'task'; its name says which task")
     _check_tasks(config)
-    if found := next(contradictions(config), None):
+    if found := next(contradictions(config, until), None):
         raise UserError(found)
     sizes.from_config(config.model, None)  # raises for fields beside a name
 

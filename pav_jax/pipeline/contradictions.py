@@ -5,14 +5,16 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
+_BEFORE_VERIFIERS = ("data", "pretraining", "sft", "rollouts", "labels")
 _OWN_SIZE = ("num_layers", "embed_dim", "num_heads", "mlp_dim")
 
 
-def contradictions(config: ConfigDict) -> Iterator[str]:
+def contradictions(config: ConfigDict, until: str | None = None) -> Iterator[str]:
     """What is wrong with a field in view of another, a sentence each.
 
     Args:
       config: of an experiment, whose fields are right by themselves.
+      until: the last stage that is to be run; None for all.
     """
     for section in _trainings(config):
         steps, warmup = (config[section][f] for f in ("steps", "warmup_steps"))
@@ -56,11 +58,14 @@ def contradictions(config: ConfigDict) -> Iterator[str]:
             " or more; only labels of others (config.labels.from) do without"
         )
     yield from _of_problems(config)
-    yield from _of_rows(config)
+    trains = until not in _BEFORE_VERIFIERS
+    if trains:
+        yield from _of_rows(config)
     yield from _of_model(config.get("model", ConfigDict()))
     if "rl" in config:
         yield from _of_rl(config.rl)
-        yield from _of_rl_problems(config.rl, config.problems.labels)
+        if trains:
+            yield from _of_rl_problems(config.rl, config.problems.labels)
 
 
 def _of_problems(config: ConfigDict) -> Iterator[str]:

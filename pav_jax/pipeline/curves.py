@@ -148,7 +148,7 @@ def beside_beams(
     prompt, length = samples["prompt_length"].mean(), samples["length"].mean()
     there = {point.n for point in points if point.method == _PAPERS}
     wanted: set[int] = set()
-    for method in _beam_methods(points):
+    for method in _beam_methods(points) if length else ():
         for point in (point for point in points if point.method == method):
             n = int((point.mean_tokens / 2 - prompt) / length)
             wanted |= {n, n + 1}

@@ -36,6 +36,11 @@ def of_task(task: ConfigDict) -> Outside:
     return {"task.path": functools.partial(_of_task, task)} if task.get("path") else {}
 
 
+def of_problems(config: ConfigDict) -> Outside:
+    """Those of `config.task` and `config.tokenizer`."""
+    return {**of_task(config.task), **of_tokenizer(config.tokenizer)}
+
+
 def of_tokenizer(tokenizer: ConfigDict) -> Outside:
     """The model of `config.tokenizer`, if it is not learnt."""
     path = tokenizer.get("path")

@@ -60,13 +60,15 @@ def find(
 def is_made(
     folder: Path,
     fields: Mapping[str, Any],
+    revision: int,
     places: Collection[str | os.PathLike[str]],
 ) -> bool:
-    """Whether a stage is finished with these fields, here or as of `find`; of its
-    inputs and its files nothing is asked."""
+    """Whether a stage is finished with these fields, here or as of `find`, by this
+    version of it; of its inputs and its files nothing is asked."""
     for source in (folder, *_candidates(folder, places)):
         with contextlib.suppress(UserError, FileNotFoundError):
-            if read_manifest(source)["fields"] == fields:
+            found = read_manifest(source)
+            if (found["fields"], found.get("revision", 0)) == (fields, revision):
                 return True
     return False
 

@@ -209,7 +209,7 @@ def _check_batches(
         uneven = [pair for pair in stage.batches.items() if pair[1] % shards]
         folder, fields = root / stage.name, _fields_of(stage, values)
         _settle(folder)
-        if not uneven or reuse.is_made(folder, fields, reuse_from):
+        if not uneven or reuse.is_made(folder, fields, stage.revision, reuse_from):
             continue
         what, rows = uneven[0]
         raise UserError(

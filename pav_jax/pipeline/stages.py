@@ -47,14 +47,14 @@ _VERIFIER = (*_MODEL, "verifier.language_weight", "verifier.balance") + (
 )
 
 
-def stages(config: ConfigDict) -> list[Stage]:
-    """All stages, each after the ones it needs.
+def stages(config: ConfigDict, until: str | None = None) -> list[Stage]:
+    """All stages, each after the ones it needs, of a run that ends with `until`.
 
     Raises:
       UserError: a field of the config is wrong (`allowed.check`), or an entry of
         `config.provers` or `config.rl.methods` is.
     """
-    allowed.check(config)
+    allowed.check(config, until)
     improved = _rl_stages(config) if "rl" in config else []
     return [*_training_stages(config), *improved, *_comparison_stages(config, improved)]
 
@@ -72,11 +72,9 @@ def _training_stages(config: ConfigDict) -> list[Stage]:
             run_data,
             (),
             ("task", "problems", "limits", "tokenizer"),
-            outside={
-                **outside.of_task(config.task),
-                **outside.of_tokenizer(config.tokenizer),
-            },
+            outside=outside.of_problems(config),
             computes=False,
+            revision=1 if config.task.name in ("gsm8k", "math") else 0,
             check=functools.partial(check_splits, _splits(config)),
         ),
         *_policy_stages(config),
@@ -165,7 +163,8 @@ def _with_outside(stage: Stage, config: ConfigDict, own: ConfigDict) -> Stage:
     found = {} if "pretraining" in stage.needs else outside.of_model(own.model)
     if own.task != config.task:  # else its problems are in stage `data`
         found = {**found, **outside.of_task(own.task)}
-    return dataclasses.replace(stage, outside=found)
+    revision = 1 if own.task != config.task else 0  # no problems of the test any more
+    return dataclasses.replace(stage, outside=found, revision=revision)
 
 
 def _training(
@@ -340,6 +339,7 @@ def _comparison_stages(config: ConfigDict, improved: list[Stage]) -> list[Stage]
             + tuple(stage.name for stage in improved[-1:]),
             tuple(config.keys()),  # it prints them all
             computes=False,
+            revision=1,
         ),
     ]
 
@@ -349,11 +349,11 @@ def _terms_stage(config: ConfigDict) -> Stage:
     provers = _provers(config)
     own = {need for prover in provers for need in prover.needs(_policies(provers))}
     needs = ("data", "sft", "rft", *sorted(own - {"sft"}))
-    fields = [*_SAMPLED, "rl.provers"]
+    fields = (*_SAMPLED, "rl.provers")
     if provers:
-        fields += ["provers", "rollouts.n_orm"]
+        fields += ("provers", "rollouts.n_orm")
     theirs = _of_other_runs(provers, _policies(provers))
-    return Stage("provers", run_provers, needs, tuple(fields), outside=theirs)
+    return Stage("provers", run_provers, needs, fields, outside=theirs, revision=1)
 
 
 def _rl_stages(config: ConfigDict) -> list[Stage]:

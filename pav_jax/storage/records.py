@@ -29,7 +29,8 @@ def read_problems(path: Path) -> list[Problem]:
 def _ragged(name: str, rows: Sequence, dtype) -> dict[str, np.ndarray]:
     """Rows of different lengths: all in one array, and int64 `[R]` where each stops."""
     stops = np.cumsum([len(row) for row in rows])
-    flat = np.concatenate([np.asarray(row, dtype) for row in rows])
+    parts = [np.asarray(row, dtype) for row in rows]
+    flat = np.concatenate([np.zeros(0, dtype), *parts])  # there may be none
     return {name: flat, f"{name}_stops": stops.astype(np.int64)}
 
 
@@ -45,9 +46,9 @@ def _rows(arrays: dict[str, np.ndarray], name: str, kind: str) -> list[np.ndarra
     ascend = stops.dtype.kind == "i" and np.all(np.diff(stops, prepend=0) >= 0)
     if flat.ndim != 1 or flat.dtype.kind != kind or stops.ndim != 1 or not ascend:
         raise ValueError(f"{name} is no list of rows")
-    if len(stops) == 0 or stops[-1] != len(flat):
+    if (stops[-1] if len(stops) else 0) != len(flat):
         raise ValueError(f"the rows of {name} do not end where it ends")
-    return np.split(flat, stops[:-1])
+    return np.split(flat, stops[:-1]) if len(stops) else []
 
 
 def write_responses(path: Path, responses: Sequence[Response]) -> None:

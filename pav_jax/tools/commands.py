@@ -36,7 +36,8 @@ def run(arguments: argparse.Namespace, changes: list[str]) -> None:
     from pav_jax.pipeline import parts, runner, stages
     from pav_jax.pipeline.watch import Watch
 
-    planned = stages.stages(config)  # raises if the config cannot be run
+    # It raises if the config cannot be run.
+    planned = stages.stages(config, arguments.until)
     joined = processes.join(coordinator)
     mesh.activate(config)
     run = (planned, config, arguments.workdir)
@@ -77,7 +78,7 @@ def merge(arguments: argparse.Namespace, changes: list[str]) -> None:
     from pav_jax.pipeline import parts, stages
 
     parts.merge(
-        stages.stages(config),
+        stages.stages(config, arguments.until),
         config,
         arguments.workdir,
         until=arguments.until,

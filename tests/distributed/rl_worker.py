@@ -90,7 +90,7 @@ def config(sizes=None, **changes) -> ConfigDict:
     return found
 
 
-def stages(config) -> list[Stage]:
+def stages(config, *_) -> list[Stage]:
     """Problems, a policy and a verifier that no one has trained, and an RL run."""
     model = ("task", "model", "limits", "seed")
     fields = ("task", "problems", "limits", "tokenizer")

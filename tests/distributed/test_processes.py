@@ -59,7 +59,8 @@ def run(context):
 
 pipeline = types.ModuleType("pav_jax.pipeline.stages")
 sys.modules["pav_jax.pipeline.stages"] = pipeline
-pipeline.stages = lambda config: [Stage("labels", run, (), ("seed",), collective=True)]
+stage = Stage("labels", run, (), ("seed",), collective=True)
+pipeline.stages = lambda config, *_: [stage]
 
 from pav_jax.main import main
 how, sys.argv[1:] = sys.argv[1], sys.argv[2:]

@@ -94,5 +94,5 @@ if __name__ == "__main__":
     fake = sys.modules["pav_jax.pipeline.stages"] = types.ModuleType(
         "pav_jax.pipeline.stages"
     )
-    fake.stages = lambda config: STAGES
+    fake.stages = lambda config, *_: STAGES
     sys.exit(main())

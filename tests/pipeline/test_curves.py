@@ -185,6 +185,8 @@ def test_selection_is_measured_at_the_tokens_of_each_beam():
     between = (1 - weight) * exact[1] + weight * exact[2]
     for row, expected in zip(found, (exact[0], between), strict=True):
         assert row["points"] == pytest.approx(1 / 3 - expected)
+    nothing = samples | {"length": np.zeros((3, 8))}
+    assert not curves.beside_beams(points + beams, nothing, answers, seed=0)
     # Nothing is added where no beam is, or all are.
     assert not curves.beside_beams(points, samples, answers, seed=0)
     all_n = curves.sample_points(samples, answers, range(1, 9), seed=0)

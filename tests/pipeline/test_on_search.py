@@ -10,6 +10,7 @@ from pav_jax.core.ledger import Ledger
 from pav_jax.core.types import Response
 from pav_jax.pipeline import on_search, verifiers
 from pav_jax.search.beam import SearchResult
+from pav_jax.storage import records
 
 
 def _responses(problems, first_token):
@@ -57,3 +58,11 @@ def test_a_response_that_was_cut_short_is_not_wrong():
         ((3, 2), True),
     ]
     np.testing.assert_array_equal(kept[0].log_probs, 0)
+
+
+def test_a_shard_of_which_all_were_cut_short_is_empty_and_read_again(tmp_path):
+    path = records.shard_path(tmp_path, 0)
+    records.write_responses(path, [])
+    records.write_labels(records.labels_beside(path), [])
+    assert on_search.read_labels(tmp_path, ConfigDict(dict(labelled=2))) == ([], [])
+    assert records.read_all_responses(tmp_path) == []

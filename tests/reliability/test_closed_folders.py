@@ -45,7 +45,7 @@ def pav_run(monkeypatch, tmp_path):
         artifacts.append_line(context.directory / "lines.jsonl", 1)
 
     def run(workdir, *changes, work=write) -> int:
-        fake.stages = lambda config: [Stage("one", work, (), ("seed",))]
+        fake.stages = lambda config, *_: [Stage("one", work, (), ("seed",))]
         flags = [f"--config={config}", f"--workdir={workdir}", *changes]
         return main(["run", *flags])
 

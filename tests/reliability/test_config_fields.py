@@ -382,3 +382,12 @@ def test_one_response_to_a_problem_is_enough_without_groups():
 
 def test_every_contradiction_is_of_a_config_that_is_else_right():
     assert list(contradictions(_config({}))) == []
+
+
+@pytest.mark.parametrize("until", ["data", "sft", "rollouts", "labels"])
+def test_a_run_that_ends_before_the_verifiers_needs_no_rows_of_theirs(until):
+    demo = Path(__file__).resolve().parents[2] / "experiments" / "demo.py"
+    config = config_lib.load([f"--config={demo}", "--config.problems.labels=8"])
+    assert stages.stages(config, until)
+    with pytest.raises(UserError, match="prm.batch_size=32 must be at most 7"):
+        stages.stages(config, "prm")
