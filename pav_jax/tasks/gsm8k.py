@@ -28,21 +28,37 @@ _NUMBER = re.compile(
     r"(?P<digits>(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
 )
 _WRAPPED = re.compile(r"\\boxed\s*\{([^{}]*)\}|\*\*([^*]*)\*\*|\$([^$]*)\$")
-_WORD = re.compile(r"[A-Za-z]+")
 # What may follow the number: nothing, or words. Not more digits or an operation, which
 # would make it another number, nor a letter without a space, as in 1e5.
 _NUMBER_THEN_WORDS = re.compile(
     r"\+?(?P<number>[-$]*[0-9.,]*[0-9]\.?)(?:%|,?\s|,?$)\s*(?P<words>.*)"
 )
 _NOT_WORDS = re.compile(r"[-+*/^=<>:×÷−#.]")
-# Digits among the words that make no other number: `72 cm^2`, `72 (48 + 24)`.
 _SQUARE = re.compile(r"\b((?:[ckm]?m|ft|in|yd|feet|inches|meters)\s?)\^?[23²³](?!\w)")
-_SUM = re.compile(r"\([$.,\s\d]*[-+*/=×÷−][-+*/=×÷−$.,\s\d]*\)")
 # These words make another number of it, or say that there are two.
 _CHANGES = re.compile(
     r"\b(?:or|plus|minus|not|divided|multiplied|modulo|mod|squared|cubed|doubled|tripled"
-    r"|quadrupled|halved|factorial|choose|times(?! as\b| more\b|[.!]?$)|an? quarter"
-    r"|and (?:an?|one))\b"
+    r"|quadrupled|halved|factorial|choose|times(?! as\b| more\b|[.!]?$)"
+    r"|and (?:an?|one|quarter))\b"
+)
+# How it came about: `72 (48 + 24)`. But not `72 (73)`, `5 (million)` or `72 (or 73)`.
+_ASIDE = re.compile(
+    rf"\((?!\s*(?:(?:[a-z]+|[$\d.,]+)\s*\)|and\b|{_CHANGES.pattern}))[^()]*\)"
+)
+_TOKEN = re.compile(r"\w+(?:-\w+|[.,/:]\d+)*|[^\w\s$]")
+# After these a number is about something else: `120 pages in 7 days`. Not so if they
+# belong to a word that changes it: `5 increased by 2`, `5 and a half`.
+_PREPOSITIONS = set(
+    """in on per of for by from after every each at with a an within during among
+    between""".split()
+)
+_BETWEEN = set(
+    """the these those his her their its my our all next last first past other only
+    just about""".split()
+)
+_OPERATIONS = set(
+    """and or plus minus to then times but less increased decreased reduced raised
+    lowered scaled subtracted deducted taken removed away power""".split()
 )
 
 
@@ -88,7 +104,8 @@ class Gsm8k(StoredTask):
         """Compares the number after the response's last `####`, exactly.
 
         Words may follow it, as in `#### 72 clips`; `million` and the like are factors.
-        No other number, as in `#### 3 hours 30 minutes`, and nothing that changes it.
+        No second number, as in `#### 3 hours 30 minutes`, and nothing that changes it;
+        one in brackets or after a preposition is none: `#### 120 pages in 7 days`.
 
         Args:
           problem: the problem that was asked.
@@ -127,11 +144,22 @@ def _last_number(response: str) -> Decimal | None:
 
 def _factor(words: str) -> Fraction | None:
     """What the words after a number multiply it by; None if they say more."""
-    plain = _SUM.sub("", _SQUARE.sub(r"\1", words))
-    if any(map(str.isnumeric, plain)) or _CHANGES.search(plain):
+    plain = _ASIDE.sub("", _SQUARE.sub(r"\1", words)).strip(" .!")
+    if _CHANGES.search(plain):
         return None
-    factor, rest = units.cut_factor(_WORD.findall(plain))
-    return None if units.say_number(rest) else factor
+    factor, rest = units.cut_factor(_TOKEN.findall(plain))
+    if rest and rest[0] in units.PARTS and rest[1:2] != ["of"]:
+        rest = rest[1:]  # fifth graders
+    numbers = [i for i, word in enumerate(rest) if units.says_number(word)]
+    return factor if all(_is_aside(rest[max(0, i - 6) : i]) for i in numbers) else None
+
+
+def _is_aside(before: list[str]) -> bool:
+    """Whether a number after these words does not change the one before them."""
+    before = [""] + before
+    while before[-1] in _BETWEEN:
+        before.pop()
+    return before.pop() in _PREPOSITIONS and before[-1] not in _OPERATIONS
 
 
 def parse_number(text: str) -> Decimal | None:

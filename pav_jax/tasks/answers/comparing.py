@@ -6,7 +6,8 @@ r"""Which answers are equal: part by part, and values by exact arithmetic or alg
 - Units of measure may be left out; two that are written must be the same (`units`).
 - A list equals a list with equal parts in any order, each as often. Tuples and ratios
   are in order, and their brackets must be the same.
-- All numbers of a chain count: `x = 4 = 5` equals nothing.
+- All numbers of a chain count: `x = 4 = 5` equals nothing. Its end may be rounded:
+  `x = \frac13 = 0.33` is `0.33`.
 - A choice equals its letter, and its value: `\text{(C)} 5` is `C` and `5`.
 - A name may be left out: `x = 5` equals `5`, but not `y = 5`; `a = 1, b = 2` equals
   `1, 2` in this order. Relations are equal if one is a multiple of the other.

@@ -42,9 +42,11 @@ from pav_jax.tasks.answers.values import (
     MINUS_INFINITY,
     REALS,
     Answer,
+    count_decimals,
     read_ratio,
     read_text,
     read_value,
+    round_tree,
 )
 
 _RELATIONS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\approx", r"\equiv"}
@@ -248,9 +250,11 @@ def _element(sides: list[list[Item]]) -> Answer:
 def _chain(sides: list[list[Item]]) -> Answer:
     """The last side of x = 3+2 = 5, with the other numbers if they are spelt otherwise.
 
-    Formulas and words between are not compared, nor numbers in another unit.
+    Formulas and words between are not compared, nor numbers in another unit. The others
+    may be rounded to the decimals of the last side: x = 1/3 = 0.33.
     """
     last = read_side(sides[-1])
+    decimals = count_decimals(_trim(sides[-1]), last)
     parts = [last]
     for side in sides[:-1]:
         try:
@@ -263,7 +267,9 @@ def _chain(sides: list[list[Item]]) -> Answer:
             parts.insert(0, part)
         elif part[0] == "value" and part[1] != last[1]:
             unlike = last[2] in _CHANGE_NUMBERS if not part[2] else part[2] != last[2]
-            parts[:0] = [] if unlike else [part]
+            if decimals:
+                part = "value", round_tree(part[1], decimals), part[2]
+            parts[:0] = [] if unlike or part[1] == last[1] else [part]
     return last if len(parts) == 1 else ("chain", *parts)
 
 

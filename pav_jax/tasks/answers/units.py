@@ -78,7 +78,7 @@ _WHOLES = {
     "trillion": 10**12,
     "dozen": 12,
 }
-_PARTS = {
+PARTS = {
     word: Fraction(1, value)
     for word, value in {
         "half": 2,
@@ -96,9 +96,9 @@ _PARTS = {
     }.items()
 }
 _FACTORS = (
-    {"tens": 10, "halves": _PARTS["half"]}
+    {"tens": 10, "halves": PARTS["half"]}
     | _WHOLES
-    | {word + "s": value for word, value in (_WHOLES | _PARTS).items()}
+    | {word + "s": value for word, value in (_WHOLES | PARTS).items()}
 )
 _CARDINALS = {
     word: value
@@ -108,7 +108,7 @@ _CARDINALS = {
     )
 }
 _TENS = set("thirty forty fifty sixty seventy eighty ninety".split())
-_SAID = _CARDINALS, _TENS, _FACTORS, _PARTS
+_SAID = _CARDINALS, _TENS, _FACTORS, PARTS
 _SCALES = "celsius", "fahrenheit"
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 # The units of one letter, as they are spelt; other letters are variables.
@@ -168,8 +168,8 @@ def read_phrase(words: Sequence[str]) -> tuple[Fraction, str] | None:
 def cut_factor(words: Sequence[str]) -> tuple[Fraction, list[str]]:
     """The factor that words in lower case begin with, and the words after it."""
     factor, words = Fraction(1), list(words)
-    if len(words) == 1 and words[0] in _PARTS:  # one third, but not 5 third graders
-        return _PARTS[words[0]], []
+    if len(words) == 1 and words[0] in PARTS:  # one third, but not 5 third graders
+        return PARTS[words[0]], []
     while words and words[0] in _FACTORS:
         factor *= _FACTORS[words.pop(0)]
         if words[:1] == ["of"]:
@@ -177,11 +177,15 @@ def cut_factor(words: Sequence[str]) -> tuple[Fraction, list[str]]:
     return factor, words
 
 
-def say_number(words: Sequence[str]) -> bool:
-    """Whether words after a number, in lower case, say another one than `one`."""
-    if words and words[0] in _PARTS and words[1:2] != ["of"]:
-        words = words[1:]  # fifth graders
-    return any(word in each for word in words for each in _SAID if word != "one")
+def says_number(word: str) -> bool:
+    """Whether a word in lower case, or the end of `twenty-five`, is a number.
+
+    Neither `one` nor an adjective such as `two-bedroom` is, but `30-minutes` is.
+    """
+    *first, last = re.split(r"[\W_]+", word) if word[-1:].isalnum() else [word]
+    if any(map(str.isnumeric, last)) or any(last in each for each in _SAID):
+        return last != "one" or bool(first)
+    return bool(first) and last.endswith("s") and last in _CANONICAL
 
 
 def _canonical(words: list[str]) -> str:

@@ -1,7 +1,9 @@
 """Reads values: expressions with their units, numbers in a base, ratios, and words."""
 
+import math
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 
 from pav_jax.tasks.answers import trees, units
 from pav_jax.tasks.answers.expressions import read_expression
@@ -172,3 +174,32 @@ def read_text(items: Sequence[Item]) -> Answer:
     if phrase is None or " ".join(parts) != words:
         return "text", words
     return "value", trees.num(number * phrase[0]), phrase[1]
+
+
+def count_decimals(items: Sequence[Item], answer: Answer) -> int:
+    """How many decimals a number is written with; 0 if it is no plain decimal."""
+    if answer[0] != "value" or answer[1][0] != "num":
+        return 0
+    for item in items:
+        if not isinstance(item, Group) and item.kind == "number":
+            whole, _, decimals = item.text.partition(".")
+            plain = (whole + decimals).isdecimal() and len(decimals) <= _MOST_DECIMALS
+            if plain and abs(answer[1][1]) == Fraction(item.text):  # not 1.5 million
+                return len(decimals)
+            return 0
+    return 0
+
+
+def round_tree(tree: Tree, decimals: int) -> Tree:
+    """A number to so many decimals, halves away from zero."""
+    scale = 10**decimals
+    if tree[0] == "num":
+        size = math.floor(abs(tree[1]) * scale + Fraction(1, 2))
+        return trees.num(Fraction(size if tree[1] > 0 else -size, scale))
+    shifted = trees.add(trees.mul(trees.num(scale), tree), trees.HALF)
+    whole = trees.function("floor", shifted)
+    return trees.mul(trees.num(Fraction(1, scale)), whole)
+
+
+# Nobody rounds to more.
+_MOST_DECIMALS = 20
