@@ -73,7 +73,8 @@ def check_splits(
     """
     for stage in later:
         for split in needs.get(stage, ()):
-            if not records.read_problems(folder / f"{split}.jsonl"):
+            path = folder / f"{split}.jsonl"  # another kind of data may have none
+            if path.exists() and not records.read_problems(path):
                 # A number would have been refused.
                 raise UserError(
                     f"config.problems.{split}=None is all {split} problems of"

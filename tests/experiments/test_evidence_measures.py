@@ -19,7 +19,8 @@ def of_beams(**points):
     return {
         "compute_efficiency": {**efficiency, "paper": efficiency},
         "search": [row | dict(accuracy=0.5), dict(method="beam_q", n=16, accuracy=0.4)],
-        "picks": [row | dict(pick=rule, accuracy=0.5) for rule in rules],
+        "picks": [row | dict(pick=rule, accuracy=0.5) for rule in rules]
+        + [dict(method="beam_q", n=16, pick="prm", accuracy=0.45)],
         "config": {"search.beams": [16]},
         "verifier": {"auc_within_problem": {"last": 0.9}, "orm": {"auc_last": 0.8}},
         "ledger": {stage: {} for stage in ("rollouts", "labels", "beams-1")},
@@ -33,6 +34,8 @@ def test_no_beam_within_the_range_of_selection(name):
     found = config_lib.call(file, "measures", of_beams())
     assert not [key for key in found if key.startswith(("H1", "H2"))]
     assert found["H5: beam_pav over beam_q, 16 beams"] == pytest.approx(10)
+    one_pick = found["H5: the same, 16 beams, both picked by prm"]
+    assert one_pick == pytest.approx(5)
     both = config_lib.call(file, "measures", of_beams(beam_pav=0.05))
     assert both["H1: over the strongest selection"] == pytest.approx(5)
     assert both["H2: over best-of-N by the ORM"] == pytest.approx(5)
