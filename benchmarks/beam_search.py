@@ -33,6 +33,7 @@ PROBLEMS, PROMPT, STEPS, LONGEST = 2, 64, 10, 160
 STEP_ENDS = tuple(range(1, 65))
 BEAMS = (4, 16)
 PROVER_K = 4
+_BUCKET = 32  # tokens by which the peer pads more
 _score = jax.jit(verifier.step_values, static_argnames="architecture")
 
 
@@ -133,7 +134,10 @@ def _resubmit(params, verifier_params, prompts, beam: BeamConfig) -> int:
                 row = text + tokens[:length].tolist()
                 candidates[problem].append((row, before[problem][place]))
         rows = [row for kept in candidates for row, _ in kept]
-        q = _score(verifier_params, pad_rows(rows, width), architecture=ARCHITECTURE)
+        # As far as the longest now, by buckets, so that a few shapes are compiled.
+        longest = -(-max(map(len, rows)) // _BUCKET) * _BUCKET
+        padded = pad_rows(rows, min(longest, width))
+        q = _score(verifier_params, padded, architecture=ARCHITECTURE)
         q = [
             values[len(row) - 1]
             for values, row in zip(np.asarray(q), rows, strict=True)
