@@ -54,16 +54,21 @@ def test_the_first_of_the_least_is_kept(tmp_path):
     np.testing.assert_array_equal(_kept(tmp_path, monitor), [8.0] * 3)
 
 
-def test_a_training_that_was_stopped_ends_with_the_same(tmp_path):
+def _killed_after_the_best(tmp_path, before_step=lambda step: None):
     def killed(state, step):
+        before_step(step)
         if step == 9:
             raise KeyboardInterrupt
         return _step(state, step)
 
     with pytest.raises(KeyboardInterrupt):
         _fit(tmp_path, step=killed)
-    # No checkpoint was saved: all is done again, over what the attempt has left.
     assert [path.name for path in tmp_path.glob("best-*")] == ["best-8"]
+
+
+def test_a_training_that_was_stopped_ends_with_the_same(tmp_path):
+    _killed_after_the_best(tmp_path)
+    # No checkpoint was saved: all is done again, over what the attempt has left.
     np.testing.assert_array_equal(_kept(tmp_path, _fit(tmp_path)), [8.0] * 3)
 
 
@@ -80,15 +85,10 @@ def test_the_best_so_far_may_be_gone_at_the_checkpoint(
 ):
     """That of step 8 has taken the place of that of 4; the checkpoint is between."""
 
-    def killed(state, step):
+    def save_up_to_the_sixth(step):
         monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0 if step < 6 else 1e9)
-        if step == 9:
-            raise KeyboardInterrupt
-        return _step(state, step)
 
-    with pytest.raises(KeyboardInterrupt):
-        _fit(tmp_path, step=killed)
-    assert [path.name for path in tmp_path.glob("best-*")] == ["best-8"]
+    _killed_after_the_best(tmp_path, save_up_to_the_sixth)
     saved = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
     assert 4 < max(saved) < 8
     (tmp_path / "best-4-replaced").mkdir()  # half removed
