@@ -69,6 +69,14 @@ def sampling_for(
     )
 
 
+def sampling_for_labels(
+    problems: Problems, temperature: float, *, n_mc: int
+) -> SamplingConfig:
+    """`sampling_for` the `n_mc` continuations of every step prefix of a response."""
+    branches = problems.config.limits.max_steps * n_mc
+    return sampling_for(problems, temperature, branches=branches)
+
+
 def sample_responses(
     params: Params,
     problems: Problems,

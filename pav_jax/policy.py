@@ -1,6 +1,5 @@
 """The policy: its parameters, demonstrations, and supervised fine-tuning (App. C)."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,11 +39,12 @@ def initial_policy(
     dtype = sizes.dtype_of(model)
     if not model.get("checkpoint"):
         return forward.init_params(jax.random.key(seed), architecture, dtype)
+    shapes = forward.param_shapes(architecture, dtype)
     return published.read(
         Path(model.checkpoint),
         architecture=architecture,
         dtype=dtype,
-        shardings=sharding.shardings(_shapes(architecture, dtype), sharding.TRAIN),
+        shardings=sharding.shardings(shapes, sharding.TRAIN),
     )
 
 
@@ -65,15 +65,8 @@ def load_policy(
     Raises:
       UserError: they are missing, damaged, or of another architecture.
     """
-    like = _shapes(architecture, dtype)
+    like = forward.param_shapes(architecture, dtype)
     return checkpoints.load_params(directory / "params", like, rules)
-
-
-def _shapes(architecture: TransformerConfig, dtype: jnp.dtype) -> Params:
-    init = functools.partial(
-        forward.init_params, architecture=architecture, dtype=dtype
-    )
-    return jax.eval_shape(init, jax.random.key(0))
 
 
 def demonstrations(

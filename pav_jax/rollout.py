@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
+from pav_jax.core.counts import round_up
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.profile import Profile
@@ -28,6 +29,9 @@ from pav_jax.gemma import decode_loop as grid_lib
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.decode_loop import Load
 from pav_jax.gemma.sampling import SamplingConfig
+
+# Trunks and suffixes have a multiple of so many tokens.
+ALIGNED = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,14 +280,14 @@ def capacities(
     # The last token of a branch is not kept.
     suffix = max(_limits(request, sampling).max() - 1 for request in requests)
     branches = max(len(request.prefixes) for request in requests)
-    return _round_up(trunk, 16), _round_up(max(suffix, 1), 16), _round_up(branches, 8)
+    return (
+        round_up(trunk, ALIGNED),
+        round_up(max(suffix, 1), ALIGNED),
+        round_up(branches, 8),
+    )
 
 
 def _limits(request: Request, sampling: SamplingConfig) -> np.ndarray:
     """Tokens that each branch may have, int `[J]`."""
     used = np.asarray(request.prefixes) - request.prompt_length
     return sampling.max_tokens - used
-
-
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pav_jax import verifier
+from pav_jax.core.counts import round_up
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.types import Params, Response
@@ -135,8 +136,8 @@ class _GroupShape:
 
     @classmethod
     def of(cls, responses: Sequence[Response], groups: dict) -> "_GroupShape":
-        prompt = _round_up(max(map(len, groups)), 16)
-        response = _round_up(max(len(r.tokens) for r in responses), 16)
+        prompt = round_up(max(map(len, groups)), 16)
+        response = round_up(max(1, *(len(r.tokens) for r in responses)), 16)
         most = max(1, _BATCH_TOKENS // response)
         members = min(max(map(len, groups.values())), most)
         # A power of two, so that jobs of similar sizes use the same compiled programs.
@@ -159,10 +160,6 @@ class _GroupShape:
             for m, i in enumerate(members):
                 tokens[g, m, : len(responses[i].tokens)] = responses[i].tokens
         return prompts, lengths, tokens
-
-
-def _round_up(value: int, multiple: int) -> int:
-    return -(-max(value, 1) // multiple) * multiple
 
 
 @functools.partial(jax.jit, static_argnames="architecture")

@@ -1,4 +1,4 @@
-"""Counts in words, for messages and for the page."""
+"""Counts: in words, for messages and for the page; and rounded up, for shapes."""
 
 
 def counted(number: float, noun: str) -> str:
@@ -10,3 +10,8 @@ def counted(number: float, noun: str) -> str:
     """
     digits = f"{number:,.0f}"
     return f"{digits} {noun}{'' if digits == '1' else 's'}"
+
+
+def round_up(count: int, multiple: int) -> int:
+    """The least multiple of `multiple` that is not below `count`."""
+    return -(-count // multiple) * multiple

@@ -54,10 +54,7 @@ def read(
             _check_fields(path, source.config, architecture)
     pieces = source.pieces(architecture)
     _check_tensors(path, source, pieces)
-    like = jax.eval_shape(
-        functools.partial(forward.init_params, architecture=architecture, dtype=dtype),
-        jax.random.key(0),
-    )
+    like = forward.param_shapes(architecture, dtype)
     if shardings is None:
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shardings = jax.tree.map(lambda _: here, like)

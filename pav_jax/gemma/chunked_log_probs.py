@@ -19,7 +19,8 @@ import jax.numpy as jnp
 
 from pav_jax.distributed.sharding import constrain
 
-_NEVER = -2.3819763e38  # a logit; finite, so that no difference is NaN
+# A logit as the gemma package has it; finite, so that no difference is NaN.
+NEVER = -2.3819763e38
 
 
 def softcap(out: jax.Array, cap: float | None) -> jax.Array:
@@ -108,7 +109,7 @@ class _Chunks:
         out = softcap(out, cap)
         if self.rows * self.count == self.size:
             return out
-        return jnp.where(self.tokens(i) < 0, _NEVER, out)
+        return jnp.where(self.tokens(i) < 0, NEVER, out)
 
 
 def _forward(table, hidden, targets, cap, chunk):

@@ -23,8 +23,6 @@ from pav_jax.distributed.sharding import constrain, constrain_one
 from pav_jax.gemma import blockwise_attention, chunked_log_probs
 from pav_jax.gemma.architecture import TransformerConfig
 
-_MASKED = -2.3819763e38  # what the gemma package uses; finite, so no NaN rows
-
 
 def init_params(
     key: jax.Array, architecture: TransformerConfig, dtype: jnp.dtype = jnp.float32
@@ -65,6 +63,12 @@ def init_params(
         "final_norm": jnp.zeros((c.embed_dim,), dtype),
         "layers": layers,
     }
+
+
+def param_shapes(architecture: TransformerConfig, dtype: jnp.dtype) -> Params:
+    """The tree of `init_params`, each leaf a `jax.ShapeDtypeStruct`."""
+    init = functools.partial(init_params, architecture=architecture, dtype=dtype)
+    return jax.eval_shape(init, jax.random.key(0))
 
 
 def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
@@ -174,18 +178,8 @@ def mask_scores(
 ) -> jax.Array:
     """Attention scores in float32, soft-capped, and masked."""
     scores = scores.astype(jnp.float32)
-    if architecture.attn_softcap is not None:
-        scores = (
-            jnp.tanh(scores / architecture.attn_softcap) * architecture.attn_softcap
-        )
-    return jnp.where(mask, scores, _MASKED)
-
-
-def attention_weights(
-    scores: jax.Array, mask: jax.Array, *, architecture: TransformerConfig
-) -> jax.Array:
-    """Float32 softmax of `mask_scores`, over the last axis."""
-    return jax.nn.softmax(mask_scores(scores, mask, architecture=architecture), axis=-1)
+    capped = chunked_log_probs.softcap(scores, architecture.attn_softcap)
+    return jnp.where(mask, capped, chunked_log_probs.NEVER)
 
 
 def finish_layer(layer: Params, x: jax.Array, encoded: jax.Array) -> jax.Array:
@@ -266,9 +260,8 @@ def _attention(length: int, architecture: TransformerConfig) -> Callable[..., An
         )
         logits = jnp.einsum("btkgh,bskh->bkgts", q, k)
         mask = causal & (near | ~is_local)
-        weights = attention_weights(
-            logits, mask[None, None, None], architecture=architecture
-        )
+        scores = mask_scores(logits, mask[None, None, None], architecture=architecture)
+        weights = jax.nn.softmax(scores)
         encoded = jnp.einsum("bkgts,bskh->btkgh", weights.astype(v.dtype), v)
         return encoded.reshape(shape)
 

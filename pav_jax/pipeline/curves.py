@@ -15,6 +15,7 @@ from pav_jax.metrics import (
     interpolate_log,
     majority_of_n,
     mean_interval,
+    normal_interval,
     pass_at_n,
 )
 from pav_jax.pipeline.searched import Searched
@@ -317,11 +318,8 @@ def _difference(
     One problem does not say how problems differ: the interval then holds all there can
     be.
     """
-    values, half = ours - theirs, 2.0
-    if len(values) > 1:
-        half = 1.959964 * np.std(values, ddof=1) / np.sqrt(len(values))
-    mean = float(np.mean(values))
-    return mean, (mean - float(half), mean + float(half))
+    mean, interval = normal_interval(ours - theirs)
+    return mean, interval or (mean - 2.0, mean + 2.0)
 
 
 def _at_equal_tokens(

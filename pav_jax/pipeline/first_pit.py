@@ -13,7 +13,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pav_jax import first_pit, labels
-from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Params, Response, StepLabels
@@ -32,18 +31,8 @@ def label_to_pits(
     problems: Problems,
     seed_rollouts: Sequence[Response],
 ) -> None:
-    """Labels every step prefix of the seed rollouts, and others up to first pits.
-
-    Raises:
-      UserError: `config.labels.first_pit.threshold` is no threshold of a value.
-    """
+    """Labels every step prefix of the seed rollouts, and others up to first pits."""
     config = context.config
-    settings = config.labels.first_pit
-    if not 0 < settings.threshold <= 1:
-        raise UserError(
-            f"config.labels.first_pit.threshold={settings.threshold:g} must be above 0"
-            " and at most 1: it is the value from which on a state is of high value"
-        )
     rollouts_of = {
         problem: list(group)
         for problem, group in itertools.groupby(seed_rollouts, key=lambda r: r.problem)
@@ -57,10 +46,8 @@ def label_to_pits(
             rollouts,
             n_mc=config.labels.n_mc,
             seed=derive(config.seed, Stream.LABELS),
-            sampling=labels.sampling_for(
-                problems,
-                config.rollouts.temperature,
-                branches=config.limits.max_steps * config.labels.n_mc,
+            sampling=labels.sampling_for_labels(
+                problems, config.rollouts.temperature, n_mc=config.labels.n_mc
             ),
             ledger=ledger,
             advance=context.worker.check,

@@ -1,7 +1,6 @@
 """Stages `rollouts` and `labels`: seed rollouts, and Monte Carlo labels (Sec. 4.2)."""
 
 from pav_jax import labels
-from pav_jax.core.errors import UserError
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.pipeline.first_pit import label_to_pits
 from pav_jax.pipeline.runner import StageContext
@@ -15,12 +14,6 @@ def run_rollouts(context: StageContext) -> None:
     """Seed rollouts of the base policy, with their outcomes."""
     config = context.config
     count = config.rollouts.n_orm
-    if config.rollouts.n_cov > count:
-        raise UserError(
-            f"config.rollouts.n_cov={config.rollouts.n_cov} must be at most"
-            f" config.rollouts.n_orm={count}: seed rollouts are the first of the"
-            " responses that the ORM is trained on"
-        )
     problems = Problems.load(config, context.input("data"), "labels")
     policy = load_policy(context.input("sft"), problems.architecture, problems.dtype)
 
@@ -70,10 +63,8 @@ def run_labels(context: StageContext) -> None:
             [rollouts[i] for i in part],
             n_mc=n_mc,
             seed=derive(config.seed, Stream.LABELS),
-            sampling=labels.sampling_for(
-                problems,
-                config.rollouts.temperature,
-                branches=config.limits.max_steps * n_mc,
+            sampling=labels.sampling_for_labels(
+                problems, config.rollouts.temperature, n_mc=n_mc
             ),
             ledger=ledger,
             advance=advance,

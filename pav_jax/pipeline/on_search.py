@@ -64,10 +64,8 @@ def run_beams(context: StageContext, *, prm: str, number: int) -> None:
             best,
             n_mc=settings.n_mc,
             seed=derive(config.seed, Stream.ON_SEARCH_LABELS, number),
-            sampling=labels.sampling_for(
-                problems,
-                config.rollouts.temperature,
-                branches=config.limits.max_steps * settings.n_mc,
+            sampling=labels.sampling_for_labels(
+                problems, config.rollouts.temperature, n_mc=settings.n_mc
             ),
             ledger=ledger,
         )

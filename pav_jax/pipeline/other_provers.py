@@ -158,6 +158,11 @@ def run_policy(context: StageContext, *, own: ConfigDict) -> None:
     fine_tune_as(context, own)
 
 
+def provers_of(config: ConfigDict) -> list[Prover]:
+    """The entries of `config.provers`."""
+    return [Prover.of(config, name) for name in config.get("provers", ())]
+
+
 def run_prover_labels(context: StageContext, *, prover: Prover) -> None:
     """Monte Carlo labels `Q^μ` of step prefixes of π's responses, and of μ's own."""
     config = context.config
@@ -169,11 +174,7 @@ def run_prover_labels(context: StageContext, *, prover: Prover) -> None:
     ):
         by_policy.setdefault(response.problem, []).append(response)
     seed = functools.partial(derive, config.seed)
-
-    def sampling(branches):
-        return labels.sampling_for(
-            theirs, config.rollouts.temperature, branches=branches
-        )
+    temperature = config.rollouts.temperature
 
     def work(part, path, ledger, advance):
         responses = [r for index in part for r in by_policy.get(index, [])]
@@ -184,7 +185,9 @@ def run_prover_labels(context: StageContext, *, prover: Prover) -> None:
                 part,
                 count=prover.from_prover,
                 seed=seed(Stream.PROVER_ROLLOUTS, prover.stream),
-                sampling=sampling(prover.from_prover),
+                sampling=labels.sampling_for(
+                    theirs, temperature, branches=prover.from_prover
+                ),
                 ledger=ledger,
                 profile=context.profile,
             )
@@ -194,7 +197,7 @@ def run_prover_labels(context: StageContext, *, prover: Prover) -> None:
             responses,
             n_mc=prover.n_mc,
             seed=seed(Stream.PROVER_LABELS, prover.stream),
-            sampling=sampling(config.limits.max_steps * prover.n_mc),
+            sampling=labels.sampling_for_labels(theirs, temperature, n_mc=prover.n_mc),
             ledger=ledger,
             profile=context.profile,
         )

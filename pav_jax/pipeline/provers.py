@@ -16,7 +16,7 @@ from pav_jax.core.ledger import Ledger
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Response, StepLabels
 from pav_jax.metrics import normal_interval
-from pav_jax.pipeline.other_provers import Prover
+from pav_jax.pipeline.other_provers import provers_of
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
 from pav_jax.policy import load_policy
@@ -36,7 +36,7 @@ def run_provers(context: StageContext) -> None:
         load_policy(context.input(name), problems.architecture, problems.dtype)
         for name in ("sft", "rft")
     )
-    others = [Prover.of(config, name) for name in config.get("provers", ())]
+    others = provers_of(config)
     ledger = Ledger()
     responses = labels.sample_responses(
         policy,
@@ -52,9 +52,7 @@ def run_provers(context: StageContext) -> None:
         labels.label_steps,
         responses=responses,
         n_mc=wanted.n_mc,
-        sampling=labels.sampling_for(
-            problems, 1.0, branches=config.limits.max_steps * wanted.n_mc
-        ),
+        sampling=labels.sampling_for_labels(problems, 1.0, n_mc=wanted.n_mc),
         ledger=ledger,
         profile=context.profile,
     )

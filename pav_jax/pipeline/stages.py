@@ -25,7 +25,12 @@ from pav_jax.pipeline.data import (
 from pav_jax.pipeline.imported import run_imported_labels
 from pav_jax.pipeline.labelling import run_labels, run_rollouts
 from pav_jax.pipeline.on_search import run_beams
-from pav_jax.pipeline.other_provers import Prover, run_policy, run_prover_labels
+from pav_jax.pipeline.other_provers import (
+    Prover,
+    provers_of,
+    run_policy,
+    run_prover_labels,
+)
 from pav_jax.pipeline.provers import run_provers
 from pav_jax.pipeline.results import run_report, write_page
 from pav_jax.pipeline.rl import objective_of, prm_stage, run_rft, run_rl
@@ -128,7 +133,7 @@ def _labels_stages(config: ConfigDict) -> list[Stage]:
         computes=False,
         revision=1,
     )
-    return [rollouts, imported] if "rl" in config or _provers(config) else [imported]
+    return [rollouts, imported] if "rl" in config or provers_of(config) else [imported]
 
 
 def _labels_own(config: ConfigDict) -> bool:
@@ -180,7 +185,7 @@ def _training(
 
 def _prover_stages(config: ConfigDict) -> list[Stage]:
     """For each of `config.provers` its policy, its labels and its verifier."""
-    provers = _provers(config)
+    provers = provers_of(config)
     found = []
     for prover in provers:
         if not prover.policy:
@@ -205,10 +210,6 @@ def _prover_stages(config: ConfigDict) -> list[Stage]:
         rows = batch_rows.of(config, "verifier.prm")
         found.append(_training(name, run, needs, fields, rows))
     return found
-
-
-def _provers(config: ConfigDict) -> list[Prover]:
-    return [Prover.of(config, name) for name in config.get("provers", ())]
 
 
 def _policies(provers: Sequence[Prover]) -> tuple[str, ...]:
@@ -327,7 +328,7 @@ def _comparison_stages(config: ConfigDict, improved: list[Stage]) -> list[Stage]
             "search",
             run_search,
             ("data", "sft", *labels, "prm", "orm")
-            + tuple(f"prm-{prover.name}" for prover in _provers(config)),
+            + tuple(f"prm-{prover.name}" for prover in provers_of(config)),
             (*_MODEL, "search", *of_labels),
         ),
         Stage(
@@ -346,7 +347,7 @@ def _comparison_stages(config: ConfigDict, improved: list[Stage]) -> list[Stage]
 
 def _terms_stage(config: ConfigDict) -> Stage:
     """Theorem 3.1's terms of BoK of the SFT policy, and of other policies."""
-    provers = _provers(config)
+    provers = provers_of(config)
     own = {need for prover in provers for need in prover.needs(_policies(provers))}
     needs = ("data", "sft", "rft", *sorted(own - {"sft"}))
     fields = (*_SAMPLED, "rl.provers")
@@ -360,7 +361,7 @@ def _rl_stages(config: ConfigDict) -> list[Stage]:
     """RFT, the choice of a prover if the config has one, a stage `rl-METHOD-SEED` for
     each run, and their comparison."""
     refresh = ("rl.refresh",) if "refresh" in config.rl else ()
-    known = [prover.name for prover in _provers(config)]
+    known = [prover.name for prover in provers_of(config)]
     for method, settings in config.rl.methods.items():
         objective_of(config, method)  # raises UserError
         if (name := settings.get("prover")) and name not in known:

@@ -213,15 +213,10 @@ def _held_out(
     """Prompts that no verifier is trained on: of the last problems, a fraction of all.
 
     Raises:
-      UserError: none would be held out, or none left to train on.
+      UserError: none would be left to train on.
     """
     problems = sorted({response.problem for response in responses})
     count = math.ceil(fraction * len(problems))
-    if count <= 0:
-        raise UserError(
-            f"config.verifier.held_out={fraction:g} must be above 0: the parameters of"
-            " least loss on the problems held out are kept"
-        )
     if count >= len(problems):
         raise UserError(
             f"config.verifier.held_out={fraction:g} leaves none of"
@@ -360,10 +355,8 @@ def _near_exact(
             responses,
             n_mc=n_mc,
             seed=derive(config.seed, Stream.ORACLE),
-            sampling=labels.sampling_for(
-                problems,
-                config.search.temperature,
-                branches=config.limits.max_steps * n_mc,
+            sampling=labels.sampling_for_labels(
+                problems, config.search.temperature, n_mc=n_mc
             ),
             ledger=ledger,
             advance=bar.update,

@@ -182,10 +182,6 @@ def _measures(evaluation: Results, auc: Results) -> list[tuple[str, str]]:
             text.decimal((evaluation.get("orm") or {}).get("auc_last"), 3),
         ),
     ]
-    rows += [
-        (text.escape(label), text.decimal(value, 3))
-        for label, value in (evaluation.get("oracle") or {}).items()
-    ]
     return [row for row in rows if row[1] != text.MISSING]
 
 

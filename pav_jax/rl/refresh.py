@@ -95,9 +95,7 @@ class Refresher:
             responses,
             n_mc=settings.n_mc,
             seed=derive(seed, Stream.REFRESH_LABELS),
-            sampling=labels.sampling_for(
-                problems, 1.0, branches=limits.max_steps * settings.n_mc
-            ),
+            sampling=labels.sampling_for_labels(problems, 1.0, n_mc=settings.n_mc),
             ledger=ledger,
         )
         steps = [verifier.labelled_steps(x) for x in labelled]

@@ -19,6 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pav_jax import labels
+from pav_jax.core.counts import round_up
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.profile import Profile
 from pav_jax.core.seeds import Stream, derive
@@ -223,7 +224,7 @@ class Trainer:
         limits = self.train.config.limits
         most = limits.max_prompt_tokens + limits.max_tokens
         unit = -(-most // _WIDTHS)
-        return min(most, -(-longest // unit) * unit)
+        return min(most, round_up(longest, unit))
 
     def _is_refreshed(self, step: int) -> bool:
         every = self.objective.refresh_every
@@ -299,7 +300,7 @@ class Trainer:
             sampling=SamplingConfig(
                 max_tokens=self.train.config.limits.max_tokens,
                 end_ids=self.train.tokenizer.end_ids,
-                trunks=-(-len(problems) // shards) * shards,
+                trunks=round_up(len(problems), shards),
                 rows=samples,
             ),
             ledger=ledger,
@@ -332,14 +333,13 @@ class Trainer:
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """`Q^π` and `Q^μ` of every prefix, by continuations of the policy."""
         n_mc = self.objective.n_mc
-        branches = self.train.config.limits.max_steps * n_mc
         steps = labels.label_steps(
             policy,
             self.train,
             responses,
             n_mc=n_mc,
             seed=derive(self.seed, Stream.RL_LABELS, step),
-            sampling=labels.sampling_for(self.train, 1.0, branches=branches),
+            sampling=labels.sampling_for_labels(self.train, 1.0, n_mc=n_mc),
             ledger=ledger,
         )
         values = [rewards.sampled_values(x, self.objective) for x in steps]

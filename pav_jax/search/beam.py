@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from pav_jax import rollout
+from pav_jax.core.counts import round_up
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.profile import Profile
 from pav_jax.core.types import Params
@@ -102,7 +103,7 @@ def groups_per_batch(beam: BeamConfig) -> int:
     """Problems in a batch: about `beam.rows` rows of them, as the active mesh needs."""
     rows, shards = beam.beams * beam.candidates, rows_lib.device_shards()
     groups = max(1, beam.rows // rows)
-    return groups if rows % shards == 0 else -(-groups // shards) * shards
+    return groups if rows % shards == 0 else round_up(groups, shards)
 
 
 def beam_search(
@@ -225,7 +226,7 @@ class _Batch:
 
 def _batches(prompts, problem_ids, seed, groups) -> Iterator[_Batch]:
     """All problems, `groups` at a time."""
-    width = -(-max(map(len, prompts)) // 16) * 16
+    width = round_up(max(map(len, prompts)), rollout.ALIGNED)
     zeros = [0] * len(prompts)
     keys = rollout.branch_keys(seed, problem_ids, zeros, zeros)
     for first in range(0, len(prompts), groups):

@@ -102,7 +102,7 @@ class Beams:
 
 
 # The fields of `Beams` that move with a row from a candidate to its children, but for
-# `suffix`, of which `decode.copy_rows` copies only what is in use.
+# `suffix`, of which `cached_attention.copy_rows` copies only what is in use.
 _MOVED = (
     "hidden",
     "tokens",
@@ -180,7 +180,7 @@ def sample_steps(
     """Samples every row's next step; donates `beams`.
 
     Args:
-      params: the policy, in the form of `decode.for_extend`.
+      params: the policy, in the form of `cached_attention.for_extend`.
       beams: rows that are done stay as they are.
       architecture: of the policy.
       beam: how to search.
@@ -224,7 +224,7 @@ def decode_steps(params, beams, keys, active, *, architecture, beam, width):
     """Decodes until rows have ended their steps, or a narrower batch is enough.
 
     Args:
-      params: the policy, in the form of `decode.for_extend`.
+      params: the policy, in the form of `cached_attention.for_extend`.
       beams: donated.
       keys: uint32 `[G, R, 2]`, those of `start_steps`.
       active: bool `[G, R]`, rows that have not ended their step.

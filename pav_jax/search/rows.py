@@ -1,8 +1,8 @@
 """Rows of a search: where they lie on a mesh, and which of them go on together.
 
-A batch has G problems of R rows each. A state of a search (`step.Beams`, or that of a
-scorer) is a dataclass of arrays `[G, ...]` and `[G, R, ...]`. The functions below use
-the active mesh, if there is one.
+A batch has G problems of R rows each. A state of a search (`beam_step.Beams`, or that
+of a scorer) is a dataclass of arrays `[G, ...]` and `[G, R, ...]`. The functions below
+use the active mesh, if there is one.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ def partition_specs(state: Any, groups: int, rows: int) -> Any:
     problem.
 
     Args:
-      state: a dataclass of arrays, such as `step.Beams`.
+      state: a dataclass of arrays, such as `beam_step.Beams`.
       groups: G.
       rows: R.
 

@@ -1,7 +1,7 @@
 """A trained verifier as the scorer of a beam search.
 
 It reads each token once: its keys and values are copied from a candidate to its
-children, as the policy's are. Shape letters are those of `step`.
+children, as the policy's are. Shape letters are those of `beam_step`.
 """
 
 import dataclasses

@@ -54,11 +54,11 @@ class Workers:
     def compare(self, gold: Any, answer: Any) -> Verdict:
         """Compares two answers, or whatever `symbolic.are_equal` takes as JSON.
 
-          `answer` is untrusted, but of bounded length. Fractions are sent as texts.
+        `answer` is untrusted, but of bounded length. Fractions are sent as texts.
 
-          Raises:
-            RuntimeError: the process cannot be started.
-        MemoryError: it is killed while it starts.
+        Raises:
+          RuntimeError: the process cannot be started.
+          MemoryError: it is killed while it starts.
         """
         process = self._idle.get()
         self.asked += 1

@@ -141,10 +141,7 @@ def read_verifier(
     Raises:
       UserError: if a part is missing, damaged, or of another architecture.
     """
-    like = jax.eval_shape(
-        functools.partial(forward.init_params, architecture=architecture, dtype=dtype),
-        jax.random.key(0),
-    )
+    like = forward.param_shapes(architecture, dtype)
     is_hugging_face = (path / hugging_face_folder.HEAD).exists()
     network = checkpoint.read(
         path if is_hugging_face else path / "policy",

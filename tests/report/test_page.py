@@ -177,7 +177,6 @@ def _results():
                 {"predicted": 0.968, "observed": 0.955, "count": 4310},
             ],
             "orm": {"auc_last": 0.871},
-            "oracle": {"Monte Carlo Q, AUC at the last step": 0.982},
         },
         "search": search,
         "alpha": {
@@ -327,8 +326,6 @@ def test_every_number_is_on_the_page(results, responses, markup):
         *(text.decimal(value, 3) for value in auc["by_step"]),
         text.decimal(verifier["brier"], 4),
         text.decimal(verifier["orm"]["auc_last"], 3),
-        *(text.decimal(value, 3) for value in verifier["oracle"].values()),
-        *verifier["oracle"],
         text.percent(efficiency["accuracy"]),
         *(text.ratio(efficiency[key]) for key in ("beam_q", "beam_pav")),
         *(text.points(v) for v in efficiency["points_at_equal_tokens"].values()),
@@ -407,7 +404,6 @@ def test_hostile_text_is_only_text(results, responses):
     improvement["unsolved"]["best_of"][_HOSTILE] = {"1": 0.0, _HOSTILE: 0.0}
     results["base"]["failures"][_HOSTILE] = 0.01
     results["base"]["grades"][_HOSTILE] = 1
-    results["verifier"]["oracle"][_HOSTILE] = 0.5
     markup = _page(results, responses)
     tags = []
 
@@ -474,7 +470,6 @@ def test_optional_entries_may_be_missing(results):
     for key in _OPTIONAL:
         del results[key]
     del results["base"]["failures"], results["base"]["grades"]
-    del results["verifier"]["oracle"]
     del results["compute_efficiency"]["points_ci"]
     markup = _page(results, [])
     words = _words(markup)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
-from pav_jax.pipeline.other_provers import Prover
+from pav_jax.pipeline.other_provers import Prover, provers_of
 from pav_jax.pipeline.search import ORACLE_SIZES
 from pav_jax.tasks import make_task
 from pav_jax.tasks.stored import StoredTask
@@ -36,11 +36,6 @@ def problems(config: ConfigDict, split: str) -> int:
     return {"test": test, "validation": held_out}.get(split, training - held_out)
 
 
-def provers(config: ConfigDict) -> list[Prover]:
-    """The entries of `config.provers`."""
-    return [Prover.of(config, name) for name in config.get("provers", ())]
-
-
 def is_compiled(prover: Prover, config: ConfigDict) -> bool:
     """Whether a prover is of the base policy's architecture, whose steps are known."""
     models = [
@@ -53,7 +48,7 @@ def is_compiled(prover: Prover, config: ConfigDict) -> bool:
 def not_counted(config: ConfigDict) -> list[str]:
     """What an experiment does and no estimate has: work of models of other sizes."""
     found = []
-    for prover in provers(config):
+    for prover in provers_of(config):
         if is_compiled(prover, config):
             continue
         if not prover.policy:
@@ -71,10 +66,10 @@ def searched(config: ConfigDict) -> int:
     # α = 0 is a search by `Q^π` alone: one, whatever the prover.
     alphas = sum(alpha > 0 for alpha in search.alphas)
     choices = 1 + alphas * len(search.prover_ks)
-    choices += len(provers(config)) * (1 + alphas)
+    choices += len(provers_of(config)) * (1 + alphas)
     beams = validation * choices * search.alpha_beams
     # Each of `beam_q` and `beam_pav`, and the same two by each prover.
-    widths = 2 * (1 + len(provers(config))) * sum(search.beams)
+    widths = 2 * (1 + len(provers_of(config))) * sum(search.beams)
     if subtree := search.get("subtree"):
         widths += sum(n for n in search.beams if n > subtree and n % subtree == 0)
     if "bok" in search:

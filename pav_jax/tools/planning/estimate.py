@@ -10,8 +10,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from pav_jax.pipeline.data import with_changes
-from pav_jax.pipeline.other_provers import Prover
+from pav_jax.pipeline.data import pretraining_of
+from pav_jax.pipeline.other_provers import Prover, provers_of
 from pav_jax.tools.planning import amounts, steps
 from pav_jax.tools.planning.topology import Topology
 
@@ -164,12 +164,12 @@ def stages(
     """
     work = _Work(config, answers, topology)
     if "pretraining" in config:
-        own = with_changes(config, config.pretraining, "config.pretraining")
+        own = pretraining_of(config)
         work.fine_tunes("pretraining", own.sft)
     work.fine_tunes("sft", config.sft)
     _label(work)
     _train_verifiers(work, "prm")
-    for prover in amounts.provers(config):
+    for prover in provers_of(config):
         _follow(work, prover)
     _train_verifiers(work, "orm")
     _evaluate(work)
@@ -245,7 +245,7 @@ def _improve(work: _Work) -> None:
     training, seeds, most = rl.training, len(rl.seeds), config.limits.max_steps
     work.fine_tunes("rft", rl.rft)
     if terms := rl.get("provers"):
-        known = [p for p in amounts.provers(config) if amounts.is_compiled(p, config)]
+        known = [p for p in provers_of(config) if amounts.is_compiled(p, config)]
         responses = terms.problems * terms.responses
         # By the policy that RL starts from, by the base policy, and by each prover.
         prefixes = (2 + len(known)) * responses * most

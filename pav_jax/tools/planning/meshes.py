@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
+from pav_jax.core.counts import round_up
 from pav_jax.core.errors import UserError
 from pav_jax.distributed import mesh as mesh_lib
 from pav_jax.tools.planning import steps
@@ -52,7 +53,7 @@ def _larger(config: ConfigDict, shards: int) -> list[str]:
             samples = config.rl.training.samples
             rows, unit = rows // samples, unit // math.gcd(unit, samples)
         if rows % unit:
-            flags.append(f"--config.{_ROWS[name]}={-(-rows // unit) * unit}")
+            flags.append(f"--config.{_ROWS[name]}={round_up(rows, unit)}")
     return flags
 
 

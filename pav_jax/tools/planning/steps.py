@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from pav_jax import policy, verifier
+from pav_jax import policy, rollout, verifier
 from pav_jax.core import config as config_lib
+from pav_jax.core.counts import round_up
 from pav_jax.core.errors import UserError
 from pav_jax.distributed import mesh as mesh_lib
 from pav_jax.distributed import sharding
@@ -31,7 +32,6 @@ from pav_jax.search.verifier_scorer import keep_rows, read_prompts, read_steps
 from pav_jax.train.step import TrainState, make_optimizer, make_train_step
 
 _SHALLOW = (1, 2)  # layers of each kind, of programs that stand for all layers
-_ALIGNED = 16  # what the engine rounds trunks and suffixes up to
 
 
 # What each step function depends on of a config, beside `model` and `limits`.
@@ -90,7 +90,7 @@ def read_by(name: str, config: ConfigDict) -> ConfigDict:
 def shallow(name: str, config: ConfigDict) -> tuple[TransformerConfig, ...]:
     """Two networks of few layers, as many of each kind, that tell of all layers.
 
-    None if the step function is as fast to compile with all layers.
+    Empty if the step function is as fast to compile with all layers.
     """
     model = architecture(config)
     kinds = tuple(dict.fromkeys(model.layers))
@@ -144,11 +144,7 @@ def build(
     """
     _check_rows(name, config, mesh)
     model = model or architecture(config)
-    dtype = jnp.dtype(config.model.get("dtype", "float32"))
-    params = jax.eval_shape(
-        functools.partial(forward.init_params, architecture=model, dtype=dtype),
-        jax.random.key(0),
-    )
+    params = forward.param_shapes(model, sizes.dtype_of(config.model))
     if name == "decode":
         return _decode(params, config, model, mesh)
     if name == "search":
@@ -239,8 +235,8 @@ def _decode(params, config, model, mesh) -> Step:
     queue = limits.max_steps * config.labels.n_mc
     empty = functools.partial(
         grid_lib.empty_grid,
-        -(-length(config) // _ALIGNED) * _ALIGNED,
-        -(-limits.max_tokens // _ALIGNED) * _ALIGNED,
+        round_up(length(config), rollout.ALIGNED),
+        round_up(limits.max_tokens, rollout.ALIGNED),
         queue,
         dtype=params["embed"].dtype,
         **static,
@@ -320,7 +316,7 @@ def _search(params, config, model, mesh) -> Step:
 
 def _search_shapes(params, prm, config, model, beam, groups):
     """Shapes of the beams and of the verifier's state before the first step."""
-    width = -(-config.limits.max_prompt_tokens // _ALIGNED) * _ALIGNED
+    width = round_up(config.limits.max_prompt_tokens, rollout.ALIGNED)
     prompts = jax.ShapeDtypeStruct((groups, width), jnp.int32)
     lengths = jax.ShapeDtypeStruct((groups,), jnp.int32)
     read = functools.partial(
