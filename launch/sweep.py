@@ -28,7 +28,13 @@ if __name__ == "__main__" and PYTHON.exists() and Path(sys.prefix) != PYTHON.par
 sys.path.insert(0, str(HERE.parent))  # a checkout need not be installed
 
 from pav_jax.core.errors import UserError  # noqa: E402
-from pav_jax.distributed.signals import AGAIN, TERMINATED, Terminated, terminable  # noqa: E402
+from pav_jax.distributed.signals import (  # noqa: E402
+    AGAIN,
+    INTERRUPTED,
+    TERMINATED,
+    Terminated,
+    terminable,
+)
 from pav_jax.storage import artifacts, buckets  # noqa: E402
 from pav_jax.tools import sweeps  # noqa: E402
 
@@ -52,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except Terminated:
         return TERMINATED
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -106,7 +114,7 @@ def _sweep(arguments: argparse.Namespace, launcher: list[str]) -> int:
                     codes[futures[future].name] = future.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                for process in _running:
+                for process in list(_running):
                     process.terminate()
                 raise
     if arguments.dry_run:
@@ -114,6 +122,15 @@ def _sweep(arguments: argparse.Namespace, launcher: list[str]) -> int:
     failed = {name: code for name, code in codes.items() if code}
     for name, code in failed.items():
         print(f"sweep: {name} ended with exit code {code}", file=sys.stderr)
+    for run in runs:
+        if codes.get(run.name) == 0 and run.results(arguments.root) is None:
+            failed[run.name] = 1
+            print(
+                f"sweep: {run.name} is done, but its results are not in"
+                f" {arguments.root}/{run.name}/report: --root has to show what the runs"
+                " write below --workdirs",
+                file=sys.stderr,
+            )
     _collect(arguments, runs)
     return (AGAIN if set(failed.values()) == {AGAIN} else 1) if failed else 0
 
@@ -128,8 +145,8 @@ def _command(arguments, launcher: list[str], run: sweeps.Run, place: int) -> lis
     workdirs = (arguments.workdirs or arguments.root).rstrip("/")
     command = [str(HERE / _LAUNCHERS[arguments.on])]
     if arguments.on == "local":
-        port = _FIRST_PORT + place % arguments.jobs
-        command += ["--processes=1", f"--port={port}", *launcher]
+        # No two have the same, whichever run beside each other.
+        command += ["--processes=1", f"--port={_FIRST_PORT + place}", *launcher]
     else:
         command += [f"--name={run.short_name}", *launcher]
     if arguments.on == "tpu_vm" and not buckets.is_remote(arguments.root):

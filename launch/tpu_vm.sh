@@ -84,6 +84,7 @@ explain() {
 
 create() {
   local version=$runtime
+  made=1
   if [ -z "$version" ]; then
     case $type in
       v5litepod-*) version=v2-alpha-tpuv5-lite ;;
@@ -139,13 +140,14 @@ copy() {
   done
   [ -z "$dry_run" ] || archive=pav_jax.tar.gz
   say "copies this checkout"
+  # Each step by itself, since bash's -e is off in what "if" asks.
   (cd "$here/.." && run tar --create --gzip "--file=$archive" \
-    --exclude=.git --exclude='.venv*' --exclude=runs .)
-  tpus tpu-vm scp "$archive" "$name:pav_jax.tar.gz" --worker=all
+    --exclude=.git --exclude='.venv*' --exclude=runs .) || return 1
+  tpus tpu-vm scp "$archive" "$name:pav_jax.tar.gz" --worker=all || return 1
   local steps="mkdir -p pav_jax && tar xzf pav_jax.tar.gz -C pav_jax && cd pav_jax"
   steps="$steps && python3 -m pip install --quiet --user uv"
   steps="$steps && python3 -m uv venv --quiet --allow-existing --python 3.12 .venv"
-  steps="$steps && python3 -m uv pip install --quiet --python .venv -e '.[tpu]'"
+  steps="$steps && python3 -m uv pip install --quiet --python .venv -e '.[tpu]'$bucket"
   steps="$steps -c requirements.lock"
   if [ -n "$nfs" ]; then
     steps="$steps && sudo mkdir -p $mount && { mountpoint -q $mount ||"
@@ -155,17 +157,26 @@ copy() {
   on all "$steps"
 }
 
-# Starts the run on all workers, so that it goes on when this machine does not.
+# Ends on a worker what is left of an earlier run, which would hold the devices.
+# shellcheck disable=SC2016 # the worker expands it
+END_OLD='cd pav_jax && if [ -f run.pid ]; then old=$(cat run.pid); '\
+'kill -TERM -- "-$old" 2>/dev/null; for _ in $(seq 40); do '\
+'kill -0 -- "-$old" 2>/dev/null || break; sleep 1; done; '\
+'kill -KILL -- "-$old" 2>/dev/null; fi; rm -f run.pid run.code'
+
+# Starts the run on all workers, so that it goes on when this machine does not. What runs
+# there has nothing of ssh's open, which would wait for its end.
 start() {
   local expect job
   expect=$(devices_of "$type")
+  on all "$END_OLD" || return 1
   say "checks that there are $expect devices"
   on all "cd pav_jax && $PORT .venv/bin/pav devices --coordinator=auto\
  --expect=$expect --timeout=$timeout" || return 1
   say "starts pav run on all workers"
   job="$(quoted .venv/bin/pav run "${REST[@]}" --coordinator=auto); echo \$? >run.code"
-  on all "cd pav_jax && rm -f run.code && $PORT nohup sh -c $(quoted "$job")\
- >run.log 2>&1 </dev/null & echo \$! >pav_jax/run.pid"
+  on all "cd pav_jax && { $PORT nohup setsid sh -c $(quoted "$job")\
+ >run.log 2>&1 </dev/null & echo \$! >run.pid; }"
 }
 
 # Prints on worker 0 what became of the run: none, running, lost, or its exit code.
@@ -182,6 +193,22 @@ progress() {
   else
     on 0 "$LOOK" 2>"$scratch/error" | tail -n 1 || echo unreachable
   fi
+}
+
+# Whether a run is at work. One look may fail; where all do, and the TPU is there, there may
+# be a run, so nothing is done to it.
+at_work() {
+  local now tries
+  for tries in 1 2 3 4 5; do
+    now=$(progress none)
+    if [ "$now" != unreachable ] || [ "$tries" -eq 5 ]; then break; fi
+    sleep "$poll"
+  done
+  if [ "$now" = unreachable ] && [ "$(state READY)" = READY ]; then
+    refuse "$name is READY and lets nobody in; it may have a run at work, so it is kept." \
+      "The same command goes on, --down deletes it"
+  fi
+  [ "$now" = running ]
 }
 
 # Follows a run until it ends; returns its exit code, or AGAIN if the TPU went away.
@@ -217,8 +244,19 @@ need type
 [ ${#REST[@]} -gt 0 ] || refuse "give the arguments of pav run after --"
 workdir=$(rest_option workdir)
 [ -n "$workdir" ] || refuse "give --workdir=... after --"
+report=$workdir/report
 devices_of "$type" >/dev/null
 check_name "$name" 61 # the bound of a TPU's node
+bucket=''
+case $workdir in
+  gs://*) bucket=' gcsfs' ;;
+  s3://*) bucket=' s3fs' ;;
+esac
+[ -z "$fetch" ] || case $workdir in
+  *://*) refuse "--fetch is for a workdir on the TPU; $workdir/report is in the bucket" ;;
+  /*) ;;
+  *) report=pav_jax/$workdir/report ;; # where the run starts
+esac
 workers=$(workers_of "$type")
 if [ "$workers" -gt 1 ]; then
   [ -n "$nfs" ] ||
@@ -234,18 +272,18 @@ fi
 code=$AGAIN
 for ((tried = 1; tried <= attempts; tried++)); do
   [ $tried -eq 1 ] || say "attempt $tried of $attempts"
+  made=''
   bring_up || continue
-  case $(progress none) in
-    running) say "a run is at work there already; follows it" ;;
-    *) if ! { copy && start; }; then
-      if [ "$(state READY)" = READY ]; then
-        [ -n "$keep" ] || delete
-        refuse "the run could not be started (see above)"
-      fi
-      say "$name was lost before the run had started"
-      continue
-    fi ;;
-  esac
+  if [ -z "$made" ] && at_work; then
+    say "a run is at work there already; follows it"
+  elif ! { copy && start; } && ! at_work; then
+    if [ "$(state READY)" = READY ]; then
+      [ -n "$keep" ] || delete
+      refuse "the run could not be started (see above)"
+    fi
+    say "$name was lost before the run had started"
+    continue
+  fi
   code=0
   follow || code=$?
   is_again $code || break
@@ -254,7 +292,9 @@ done
 
 if [ $code -eq 0 ] && [ -n "$fetch" ]; then
   run mkdir -p "$fetch"
-  tpus tpu-vm scp "$name:$workdir/report" "$fetch" --worker=0 --recurse
+  tpus tpu-vm scp "$name:$report" "$fetch" --worker=0 --recurse ||
+    refuse "the run is done, but its report could not be fetched (see above). $name is" \
+      "kept: fetch $report from it, then give --down"
 fi
 [ -n "$keep" ] || case $(state READY) in
   ABSENT) ;;

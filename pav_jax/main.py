@@ -11,6 +11,7 @@ from pav_jax.core.errors import DENIED, Unanswered, UserError, exhausted, unwrit
 from pav_jax.distributed.signals import (
     AGAIN,
     INTERRUPTED,
+    MISTAKE,
     TERMINATED,
     PeerStopped,
     Terminated,
@@ -86,13 +87,13 @@ def _ended_by(error: BaseException, command: str) -> tuple[int, str] | None:
     if stop is not None:
         return INTERRUPTED, again("interrupted")
     if isinstance(error, PeerStopped):
-        return AGAIN, again(error)
+        return error.code, error.advice
     if isinstance(error, Unanswered):
         return AGAIN, _with_way_out(error)
     if isinstance(error, UserError) or unwritable(error):
-        return 2, _with_way_out(error)
+        return MISTAKE, _with_way_out(error)
     if exhausted(error):
-        return 2, _out_of_memory(error, command)
+        return MISTAKE, _out_of_memory(error, command)
     return None
 
 

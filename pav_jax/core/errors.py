@@ -43,6 +43,13 @@ def unwritable(error: BaseException | None) -> str:
     return ""
 
 
+def is_mistake(error: BaseException) -> bool:
+    """Whether the same command would fail again until the user mends something."""
+    if isinstance(error, UserError):
+        return not isinstance(error, Unanswered)
+    return bool(unwritable(error)) or exhausted(error)
+
+
 def exhausted(error: BaseException | None) -> bool:
     """Whether an error comes from too little memory, of this machine or of a device.
 

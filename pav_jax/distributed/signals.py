@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
+MISTAKE = 2
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h: another process stopped, or no answer.
 TERMINATED = 128 + signal.SIGTERM  # 143, as shells call it
 INTERRUPTED = 128 + signal.SIGINT
@@ -35,7 +36,21 @@ class Terminated(KeyboardInterrupt):
 
 
 class PeerStopped(Exception):
-    """Another process of the run failed or was stopped, so this one cannot go on."""
+    """Another process of the run failed or was stopped, so this one cannot go on.
+
+    Args:
+      message: which one, and why.
+      code: that this process ends with: `AGAIN`, or `MISTAKE` if the other one did.
+    """
+
+    def __init__(self, message: str, code: int = AGAIN):
+        super().__init__(message)
+        self.code = code
+
+    @property
+    def advice(self) -> str:
+        """The message, and whether the same command can go on."""
+        return again(self) if self.code == AGAIN else str(self)
 
 
 @contextlib.contextmanager
@@ -119,8 +134,8 @@ def unstuck(check: Callable[[], None]) -> Iterator[None]:
                 check()
             except PeerStopped as error:
                 if not left.wait(_GRACE_SECONDS):
-                    print(f"pav: {again(error)}", file=sys.stderr, flush=True)
-                    os._exit(AGAIN)
+                    print(f"pav: {error.advice}", file=sys.stderr, flush=True)
+                    os._exit(error.code)
 
     threading.Thread(target=watch, daemon=True).start()
     try:

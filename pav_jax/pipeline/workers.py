@@ -25,9 +25,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pav_jax.core.errors import UserError
+from pav_jax.core.errors import UserError, is_mistake
 from pav_jax.distributed.processes import Processes, is_loss
-from pav_jax.distributed.signals import PeerStopped, unstuck
+from pav_jax.distributed.signals import AGAIN, MISTAKE, PeerStopped, unstuck
 from pav_jax.storage import artifacts
 from pav_jax.storage.buckets import local_folder
 from pav_jax.storage.workdir import SETTINGS, claim
@@ -121,8 +121,9 @@ class PeerWorker(Worker):
         self._checked = time.monotonic()
         for other in self._others:
             left = self._left(other)
-            if left.exists() and (why := left.read_text()):
-                raise PeerStopped(f"process {other} stopped: {why}")
+            if left.exists() and (text := left.read_text()):
+                code, _, why = text.partition(" ")
+                raise PeerStopped(f"process {other} stopped: {why}", int(code))
 
     @contextlib.contextmanager
     def lockstep(self) -> Iterator[None]:
@@ -165,14 +166,17 @@ class PeerWorker(Worker):
         while not self.is_finished(stage):
             self.wait()
 
-    def leave(self, why: str = "") -> None:
-        """Tells the others that this process ends; and why, if it failed."""
+    def leave(self, error: BaseException | None = None) -> None:
+        """Tells the others that this process ends; and by what, if it failed."""
         with contextlib.suppress(UserError, OSError):
-            text = " ".join(why.split())
-            text = text if len(text) <= 300 else f"{text[:297]}..."
+            text = ""
+            if error is not None:
+                why = " ".join(str(error).split()) or type(error).__name__
+                why = why if len(why) <= 300 else f"{why[:297]}..."
+                text = f"{_code_for_others(error)} {why}"
             left = self._left(self._index)
             artifacts.write_atomically(left, lambda file: file.write(text.encode()))
-        if why and self.is_primary:
+        if error is not None and self.is_primary:
             self._wait_for_others()
 
     def _wait_for_others(self) -> None:
@@ -216,8 +220,8 @@ def join_workers(
         held = None
         if processes.index == 0:
             held, run = _start_run(place, claim, stack)
-        elif not (run := _broadcast(0)):
-            raise PeerStopped(f"process 0 could not claim {flag}")
+        elif (run := _broadcast(0)) <= 0:
+            raise PeerStopped(f"process 0 could not claim {flag}", -run)
         folder = _folder(place, run)
         if not folder.is_dir():
             raise UserError(
@@ -229,7 +233,7 @@ def join_workers(
         try:
             yield worker, held
         except BaseException as error:
-            worker.leave(str(error) or type(error).__name__)
+            worker.leave(error)
             raise
         worker.leave()
 
@@ -240,7 +244,7 @@ def _start_run(
     stack: contextlib.ExitStack,
 ) -> tuple[T, int]:
     """Claims the place and makes the run's folder; the claim, and the run's number."""
-    run = 0  # tells the others that there is no run
+    run = -AGAIN  # tells the others that there is no run, and what to end with
     try:
         held = stack.enter_context(claim())
         for old in place.parent.glob(f"{glob.escape(place.name)}-*"):
@@ -249,6 +253,9 @@ def _start_run(
         _folder(place, number).mkdir()
         run = number
         return held, run
+    except BaseException as error:
+        run = -_code_for_others(error)
+        raise
     finally:
         _broadcast(run)
 
@@ -288,6 +295,13 @@ def open_workdir(
 
 def _folder(place: Path, run: int) -> Path:
     return place.with_name(f"{place.name}-{run:08x}")
+
+
+def _code_for_others(error: BaseException) -> int:
+    """What the other processes end with, of the error that ended this one."""
+    if isinstance(error, PeerStopped):
+        return error.code
+    return MISTAKE if is_mistake(error) else AGAIN
 
 
 def _broadcast(value: int) -> int:

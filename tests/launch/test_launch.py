@@ -52,6 +52,8 @@ elif "describe" in arguments:
     if state == "ABSENT":
         fail("ERROR: NOT_FOUND: no such thing")
     print(state)
+elif (text := here / "fails").exists() and text.read_text() in words:
+    fail("broken pipe")
 elif "ssh" in arguments and "run.code ]" in words:
     code = next_line("progress")
     if code == "unreachable":
@@ -178,10 +180,10 @@ def test_mistakes(cloud, script, arguments, words):
 
 
 def test_tpu_vm(cloud):
-    cloud.set(states="ABSENT\nCREATING\nREADY", progress="none\n0")
+    cloud.set(states="ABSENT\nCREATING\nREADY", progress="0")
     done = cloud.run("tpu_vm.sh", *TPU, "--spot", "--nfs=h:/s", *RUN)
     assert done.returncode == 0, done.stderr
-    assert cloud.verbs == ["create", *"ssh ssh scp ssh ssh ssh ssh ssh delete".split()]
+    assert cloud.verbs == ["create", *"ssh scp ssh ssh ssh ssh ssh ssh delete".split()]
     create = next(call for call in cloud.calls if "create" in call)
     assert create == [
         *"gcloud compute tpus tpu-vm create demo-1".split(),
@@ -193,8 +195,8 @@ def test_tpu_vm(cloud):
     told = [call[6:8] for call in cloud.calls if "ssh" in call]
     everywhere = [command for worker, command in told if worker == "--worker=all"]
     assert "mount -t nfs h:/s /mnt/pav" in everywhere[1]
-    assert "pav devices --coordinator=auto --expect=16 --timeout=300" in everywhere[2]
-    assert everywhere[3].count("JAX_COORDINATOR_PORT=8476") == 1
+    assert "pav devices --coordinator=auto --expect=16 --timeout=300" in everywhere[3]
+    assert everywhere[4].count("JAX_COORDINATOR_PORT=8476") == 1
     assert "is CREATING; waits" in done.stderr
     assert not cloud.made
 
@@ -207,10 +209,16 @@ def test_what_the_workers_are_told_to_run_is_what_was_asked_for(cloud, tmp_path)
     home = tmp_path / "home"
     pav = home / "pav_jax" / ".venv" / "bin" / "pav"
     pav.parent.mkdir(parents=True)
-    pav.write_text('#!/bin/sh\nprintf "%s\\n" "$JAX_COORDINATOR_PORT" "$@"\nexit 75\n')
+    pav.write_text(
+        '#!/bin/sh\nprintf "%s\\n" "$JAX_COORDINATOR_PORT" "$@"\n'
+        "until [ -e ../go ]; do sleep 0.05; done\nexit 75\n"
+    )
     pav.chmod(0o755)
-    command = ["sh", "-c", start.removeprefix("--command=")]
-    subprocess.run(command, cwd=home, timeout=300)
+    command = ["bash", "-c", start.removeprefix("--command=")]
+    # Sees that nothing has ssh's output open, for whose end it would wait.
+    done = subprocess.run(command, cwd=home, capture_output=True, timeout=300)
+    assert done.returncode == 0 and not (home / "go").exists()
+    (home / "go").touch()
     code = home / "pav_jax" / "run.code"
     deadline = time.monotonic() + 20
     while not (code.exists() and code.read_text()):
@@ -247,7 +255,7 @@ def test_tpu_vm_waits_for_capacity(cloud):
     cloud.set(
         states="\n".join(["ABSENT"] * 5 + ["READY"]),
         create_error=f"{full}\n{full}\nOK",
-        progress="none\n0",
+        progress="0",
     )
     done = cloud.run("tpu_vm.sh", *TPU, "--attempts=1", *RUN)
     assert done.returncode == 0, done.stderr
@@ -258,7 +266,7 @@ def test_tpu_vm_waits_for_capacity(cloud):
 def test_tpu_vm_preempted_while_it_is_made(cloud):
     """It is deleted and asked for again; a second one comes up."""
     states = ["ABSENT", "CREATING", "PREEMPTED", "ABSENT", "READY"]
-    cloud.set(states="\n".join(states), progress="none\n0")
+    cloud.set(states="\n".join(states), progress="0")
     done = cloud.run("tpu_vm.sh", *TPU, *RUN)
     assert done.returncode == 0, done.stderr
     assert "demo-1 is PREEMPTED: it was preempted" in done.stderr
@@ -273,14 +281,14 @@ def test_tpu_vm_that_is_never_to_be_had(cloud):
     assert cloud.verbs == ["create", "delete"] * 2
     assert not cloud.made
     # A rerun goes on.
-    cloud.set(states="ABSENT\nREADY", progress="none\n0")
+    cloud.set(states="ABSENT\nREADY", progress="0")
     assert cloud.run("tpu_vm.sh", *TPU, *RUN).returncode == 0
 
 
 def test_tpu_vm_preempted_while_it_runs(cloud):
     cloud.set(
         states="READY\nPREEMPTED\nPREEMPTED\nABSENT\nREADY",
-        progress="none\nrunning\nunreachable\nnone\n0",
+        progress="none\nrunning\nunreachable\n0",
     )
     done = cloud.run("tpu_vm.sh", *TPU, *RUN)
     assert done.returncode == 0, done.stderr
@@ -313,6 +321,75 @@ def test_tpu_vm_whose_devices_do_not_answer(cloud):
     assert cloud.verbs[-1] == "delete"
 
 
+def test_tpu_vm_that_lets_nobody_in_may_have_a_run(cloud):
+    cloud.set(states="READY", progress="unreachable")
+    done = cloud.run("tpu_vm.sh", *TPU, *RUN)
+    assert done.returncode == 2 and "it may have a run at work" in done.stderr
+    assert set(cloud.verbs) == {"ssh"}
+    cloud.set(progress="unreachable\nrunning\nrunning\n0")
+    done = cloud.run("tpu_vm.sh", *TPU, *RUN)
+    assert done.returncode == 0 and "follows it" in done.stderr
+    assert "scp" not in cloud.verbs
+
+
+def test_tpu_vm_follows_what_it_started_though_the_connection_was_lost(cloud):
+    cloud.set(states="ABSENT\nREADY", progress="running\n0", fails="nohup")
+    done = cloud.run("tpu_vm.sh", *TPU, *RUN)
+    assert done.returncode == 0, done.stderr
+    assert "broken pipe" in done.stderr and "attempt" not in done.stderr
+
+
+def test_tpu_vm_starts_no_old_copy(cloud):
+    cloud.set(states="READY", progress="none", fails="scp")
+    done = cloud.run("tpu_vm.sh", *TPU, *RUN)
+    assert done.returncode == 2 and "could not be started" in done.stderr
+    assert not any("nohup" in str(call) for call in cloud.calls)
+
+
+def test_tpu_vm_ends_what_an_earlier_run_left(cloud, tmp_path):
+    """It would hold the devices; here the command itself, on this machine."""
+    cloud.set(states="READY", progress="75\n0")
+    assert cloud.run("tpu_vm.sh", *TPU, *RUN).returncode == 0
+    told = next(c for call in cloud.calls for c in call if "kill -TERM" in c)
+    (tmp_path / "pav_jax").mkdir()
+    old = subprocess.Popen(["sh", "-c", "sleep 300; true"], start_new_session=True)
+    (tmp_path / "pav_jax" / "run.pid").write_text(f"{old.pid}\n")
+    command = ["bash", "-c", told.removeprefix("--command=")]
+    ending = subprocess.Popen(command, cwd=tmp_path)
+    assert old.wait(300) == -signal.SIGTERM
+    assert ending.wait(300) == 0
+    assert not list((tmp_path / "pav_jax").iterdir())
+
+
+ONE = [*TPU[:1], "--type=v5litepod-8", *PLACE, "--poll=0"]
+
+
+@pytest.mark.parametrize(
+    "workdir, report",
+    [("runs/x", "pav_jax/runs/x/report"), ("/mnt/pav/x", "/mnt/pav/x/report")],
+)
+def test_tpu_vm_brings_the_report_home(cloud, tmp_path, workdir, report):
+    cloud.set(states="ABSENT\nREADY", progress="0")
+    home = f"--fetch={tmp_path / 'home'}"
+    run = ["--", "--config=demo.py", f"--workdir={workdir}"]
+    assert cloud.run("tpu_vm.sh", *ONE, home, *run).returncode == 0
+    assert any(f"demo-1:{report}" in call for call in cloud.calls)
+    assert not cloud.made
+    cloud.set(states="ABSENT\nREADY", fails=":" + report)
+    done = cloud.run("tpu_vm.sh", *ONE, home, *run)
+    assert done.returncode == 2 and "demo-1 is kept" in " ".join(done.stderr.split())
+    assert cloud.made
+
+
+def test_tpu_vm_with_a_workdir_in_a_bucket(cloud):
+    cloud.set(states="ABSENT\nREADY", progress="0")
+    run = ["--", "--config=demo.py", "--workdir=gs://b/x"]
+    assert cloud.run("tpu_vm.sh", *ONE, *run).returncode == 0
+    assert any("-e '.[tpu]' gcsfs -c requirements.lock" in str(c) for c in cloud.calls)
+    done = cloud.run("tpu_vm.sh", *ONE, "--fetch=home", *run)
+    assert done.returncode == 2 and "is in the bucket" in done.stderr
+
+
 def test_tpu_vm_down(cloud):
     cloud.set(states="READY")
     arguments = ["--name=demo-1", *PLACE, "--down"]
@@ -322,7 +399,7 @@ def test_tpu_vm_down(cloud):
 
 def test_dry_run_prints_the_commands_that_a_run_gives(cloud):
     """To a fresh cloud, where nothing goes wrong."""
-    cloud.set(states="ABSENT\nREADY", progress="none\n0")
+    cloud.set(states="ABSENT\nREADY", progress="0")
     printed = cloud.run("tpu_vm.sh", *TPU, "--dry_run", *RUN)
     assert printed.returncode == 0 and not cloud.calls
     printed = [shlex.split(line) for line in printed.stdout.splitlines()]
@@ -634,6 +711,24 @@ def test_sweep_goes_on_and_collects(sweep, config, tmp_path):
     code, ran, said = sweep("--collect")
     assert code == 0 and not ran
     assert said.out.count("not finished") == 2
+
+
+def test_a_sweep_whose_results_cannot_be_seen(sweep, config, tmp_path):
+    """Since --root is not where --workdirs is; such runs would be done again."""
+    elsewhere = f"--workdirs={tmp_path / 'elsewhere'}"
+    code, ran, said = sweep(f"--root={tmp_path / 'root'}", elsewhere)
+    assert code == 1 and len(ran) == 4
+    assert said.err.count("is done, but its results are not in") == 3
+
+
+def test_runs_of_a_sweep_have_ports_of_their_own(sweep, tmp_path):
+    """Also those that begin when others have ended."""
+    _, _, said = sweep(
+        *(f"--root={tmp_path / 'root'}", "--jobs=2", "--dry_run"),
+        *("--", "--processes=2"),
+    )
+    ports = {w for line in said.out.splitlines() for w in line.split() if "coord" in w}
+    assert len(ports) == 4
 
 
 def test_a_sweep_of_intervals_that_rounding_cut_short(sweep, config, tmp_path):

@@ -1,5 +1,7 @@
 """Several processes at one workdir; here threads, with a broadcast of their own."""
 
+import errno
+import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
@@ -8,7 +10,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from pav_jax.core.errors import UserError
+from pav_jax.core.errors import Unanswered, UserError
 from pav_jax.distributed import signals
 from pav_jax.distributed.processes import Coordinator, Processes
 from pav_jax.distributed.signals import PeerStopped
@@ -173,6 +175,8 @@ def test_one_that_fails_stops_the_others(team, bad):
         UserError if index == bad else PeerStopped for index in range(COUNT)
     ]
     assert all("the dog ate it" in str(error) for error in errors)
+    stopped = [error for error in errors if isinstance(error, PeerStopped)]
+    assert {error.code for error in stopped} == {signals.MISTAKE}
     # What was finished is kept: only the rest is done again.
     done = {name for name, _ in written if "shard" in name}
     again = []
@@ -187,6 +191,9 @@ def test_the_primary_process_cannot_claim(team):
     errors = team(lambda index: _stages(index, []))
     assert type(errors[0]) is UserError and "not empty" in str(errors[0])
     assert {type(error) for error in errors[1:]} == {PeerStopped}
+    # A launcher would run again what ended otherwise.
+    assert {error.code for error in errors[1:]} == {signals.MISTAKE}
+    assert not any("goes on" in error.advice for error in errors[1:])
 
 
 def test_another_folder(team, tmp_path):
@@ -220,15 +227,27 @@ def ended(monkeypatch):
     return wait
 
 
-def test_one_that_waits_for_a_stopped_one_is_ended(ended, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "error, code",
+    [
+        (UserError("the dog ate it"), signals.MISTAKE),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), signals.MISTAKE),
+        (Unanswered("no bucket"), signals.AGAIN),
+        (signals.Terminated(), signals.AGAIN),
+        (PeerStopped("process 3 stopped", signals.MISTAKE), signals.MISTAKE),
+    ],
+)
+def test_one_that_waits_for_a_stopped_one_is_ended(
+    ended, monkeypatch, tmp_path, error, code
+):
     monkeypatch.setattr(signals, "_GRACE_SECONDS", 0.01)
     monkeypatch.setattr(workers, "_FAREWELL_SECONDS", 0.0)
     first, second = (
         workers.PeerWorker(tmp_path, Processes(index, 2)) for index in range(2)
     )
     with first.lockstep():
-        second.leave("the dog ate it")
-        assert ended(_HANGS) == signals.AGAIN
+        second.leave(error)
+        assert ended(_HANGS) == code
 
 
 def test_one_that_need_not_wait_is_not(ended, monkeypatch, tmp_path):
@@ -248,7 +267,7 @@ def test_one_that_need_not_wait_is_not(ended, monkeypatch, tmp_path):
 
     monkeypatch.setattr(first, "check", note)
     with pytest.raises(PeerStopped, match="the dog ate it"), first.lockstep():
-        second.leave("the dog ate it")
+        second.leave(UserError("the dog ate it"))
         assert noticed.wait(_HANGS)  # by the thread, which gives us time
         raise jax.errors.JaxRuntimeError("INTERNAL: connection lost")
     assert ended(0.1) is None
