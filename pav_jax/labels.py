@@ -47,7 +47,9 @@ def sampling_for(
     """How responses to some problems are sampled, on a grid whose rows are all used.
 
     If a trunk has fewer branches than `config.sampling.rows`, the grid has fewer rows
-    for each trunk and more trunks, in whole groups on every device of the active mesh.
+    for each trunk and more trunks, in whole groups on every device of the active mesh;
+    not more than take the memory of the whole grid when it labels, where a trunk is a
+    prompt and a response.
 
     Args:
       problems: their config has the grid in `sampling`, and the longest response in
@@ -55,12 +57,15 @@ def sampling_for(
       temperature: of the draws.
       branches: of each trunk.
     """
-    grid = problems.config.sampling
+    grid, limits = problems.config.sampling, problems.config.limits
     rows, per_group = min(grid.rows, branches), grid.get("trunks_per_group", 1)
     whole = per_group * mesh.row_shards(jax.sharding.get_mesh())
-    trunks = grid.trunks * grid.rows // rows // whole * whole
+    prompt, response = limits.max_prompt_tokens, limits.max_tokens
+    tokens = grid.trunks * (prompt + response + grid.rows * response)
+    most = tokens // (prompt + response + rows * response)
+    trunks = min(grid.trunks * grid.rows // rows, most) // whole * whole
     return SamplingConfig(
-        max_tokens=problems.config.limits.max_tokens,
+        max_tokens=response,
         end_ids=problems.tokenizer.end_ids,
         temperature=temperature,
         trunks=max(trunks, whole),
@@ -246,6 +251,9 @@ def label_steps(
 ) -> list[StepLabels]:
     """Labels every step prefix by `n_mc` continuations (Sec. 4.2).
 
+    A prefix that several responses share, such as the bare prompt, is continued once:
+    the continuations would be the same.
+
     Args:
       params: the policy whose Q is wanted.
       problems: what the responses answer.
@@ -260,22 +268,50 @@ def label_steps(
     Returns:
       The labels of each response, in order.
     """
-    labels: list[StepLabels | None] = [None] * len(responses)
+    # The whole response needs no continuation.
+    ends = [prefix_ends(r, problems.is_step_end)[:-1] for r in responses]
+    correct: dict[tuple[int, tuple[int, ...]], int] = {}  # of each prefix
+    asked, stops = [], []
+    for response, inner in zip(responses, ends, strict=True):
+        new = [end for end in inner.tolist() if _prefix(response, end) not in correct]
+        correct |= {_prefix(response, end): 0 for end in new}
+        if new:
+            asked.append(response)
+            stops.append(np.array(new, np.int32))
+        else:
+            advance()
     for place, continued in continue_prefixes(
         params,
         problems,
-        responses,
-        # The whole response needs no continuation.
-        [prefix_ends(response, problems.is_step_end)[:-1] for response in responses],
+        asked,
+        stops,
         n_mc=n_mc,
         seed=seed,
         sampling=sampling,
         ledger=ledger,
         profile=profile,
     ):
-        labels[place] = _with_outcome(responses[place], continued.labels())
+        for end, count in zip(
+            stops[place].tolist(), continued.labels().correct, strict=True
+        ):
+            correct[_prefix(asked[place], end)] = count
         advance()
-    return labels
+    return [
+        _with_outcome(
+            response,
+            StepLabels(
+                inner,
+                np.array([correct[_prefix(response, e)] for e in inner], np.int32),
+                np.full(len(inner), n_mc, np.int32),
+            ),
+        )
+        for response, inner in zip(responses, ends, strict=True)
+    ]
+
+
+def _prefix(response: Response, end: int) -> tuple[int, tuple[int, ...]]:
+    """What continuations depend on: the problem, and the tokens of the prefix."""
+    return response.problem, response.tokens[:end]
 
 
 def _continuations(

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from pav_jax.core.counts import round_up
+from pav_jax.core.counts import bucket, round_up
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.profile import Profile
@@ -145,6 +145,7 @@ def sample(
     if jax.sharding.get_mesh().empty:  # or the first `load` is a program of its own
         grid = jax.device_put(grid, params["embed"].sharding)
     for_steps = cached_attention.for_extend(params)
+    ended: list[tuple[int, Samples]] = []
     while slots.busy():
         while pairs := slots.fill():
             new = _load_of(requests, pairs, slots.width, sizes, sampling)
@@ -156,6 +157,8 @@ def sample(
         grid, *counts = profile.step(
             grid_lib.run_segment, for_steps, grid, slots.patience(), **static
         )
+        yield from ended  # graded by the caller while the device is at work
+        ended = []
         has_work, decoded, row_steps = jax.device_get(counts)
         ledger.decoded += int(decoded)
         ledger.slots += int(row_steps)
@@ -165,7 +168,8 @@ def sample(
             for row, slot in enumerate(some):
                 index = slots.free(slot)
                 count = len(requests[index].prefixes)
-                yield index, Samples(*(array[row, :count].copy() for array in out))
+                ended.append((index, Samples(*(x[row, :count].copy() for x in out))))
+    yield from ended
 
 
 class _Slots:
@@ -273,17 +277,17 @@ def capacities(
 ) -> tuple[int, int, int]:
     """Trunk tokens T, suffix tokens C and branches J that the requests need.
 
-    Rounded up, so that jobs of similar sizes use the same compiled programs, which
-    depend on the architecture, on `sampling`, and on these three.
+    Rounded up to few sizes, so that jobs use the same compiled programs, which depend
+    on the architecture, on `sampling`, and on these three.
     """
     trunk = max(len(request.trunk) for request in requests)
     # The last token of a branch is not kept.
     suffix = max(_limits(request, sampling).max() - 1 for request in requests)
     branches = max(len(request.prefixes) for request in requests)
     return (
-        round_up(trunk, ALIGNED),
+        bucket(trunk, ALIGNED),
         round_up(max(suffix, 1), ALIGNED),
-        round_up(branches, 8),
+        bucket(branches, 8),
     )
 
 

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from pav_jax import verifier
-from pav_jax.core.counts import round_up
+from pav_jax.core.counts import bucket, round_up
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.types import Params, Response
+from pav_jax.distributed import mesh
 from pav_jax.gemma import cached_attention
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.train.batches import pad_rows
@@ -47,10 +48,10 @@ def score_rows(
     """
     place = np.searchsorted(widths, [len(row) for row in rows])
     out: list[np.ndarray | None] = [None] * len(rows)
-    for bucket in np.unique(place).tolist():
-        width = widths[bucket]
+    for at in np.unique(place).tolist():
+        width = widths[at]
         size = 1 << max(0, (_BATCH_TOKENS // width).bit_length() - 1)
-        members = np.flatnonzero(place == bucket).tolist()
+        members = np.flatnonzero(place == at).tolist()
         for first in range(0, len(members), size):
             batch = members[first : first + size]
             padding = [[]] * (size - len(batch))
@@ -78,7 +79,8 @@ def score_responses(
     architecture: TransformerConfig,
     ledger: Ledger,
 ) -> list[np.ndarray]:
-    """Q at the ends of all steps, one pass; a prompt is read once for its responses.
+    """Q at the ends of all steps, one pass; a prompt is read once for its responses, or
+    for as many of them as fit a batch.
 
     Args:
       params: the verifier.
@@ -97,8 +99,6 @@ def score_responses(
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, response in enumerate(responses):
         groups.setdefault(tuple(response.prompt), []).append(i)
-    ledger.scored += sum(map(len, groups))
-    ledger.scored += sum(len(response.tokens) for response in responses)
     shape = _GroupShape.of(responses, groups)
     out: list[np.ndarray | None] = [None] * len(responses)
     parts = [
@@ -106,6 +106,8 @@ def score_responses(
         for prompt, members in groups.items()
         for first in range(0, len(members), shape.members)
     ]
+    ledger.scored += sum(len(prompt) for prompt, _ in parts)
+    ledger.scored += sum(len(response.tokens) for response in responses)
     for first in range(0, len(parts), shape.groups):
         batch = parts[first : first + shape.groups]
         prompts, lengths, tokens = shape.arrays(batch, responses)
@@ -126,7 +128,8 @@ class _GroupShape:
     Attributes:
       groups: prompts of a batch.
       members: responses to each of them.
-      prompt: tokens of a prompt; `response`, of a response.
+      prompt: tokens of a prompt.
+      response: tokens of a response.
     """
 
     groups: int
@@ -136,15 +139,19 @@ class _GroupShape:
 
     @classmethod
     def of(cls, responses: Sequence[Response], groups: dict) -> "_GroupShape":
-        prompt = round_up(max(map(len, groups)), 16)
-        response = round_up(max(1, *(len(r.tokens) for r in responses)), 16)
+        """Sizes that few jobs differ in, since each is compiled; whole prompts go to
+        each device of the active mesh, up to `_BATCH_TOKENS` of them."""
+        prompt = bucket(max(map(len, groups)), 16)
+        response = bucket(max(1, *(len(r.tokens) for r in responses)), 16)
         most = max(1, _BATCH_TOKENS // response)
         members = min(max(map(len, groups.values())), most)
-        # A power of two, so that jobs of similar sizes use the same compiled programs.
         members = 1 << (members - 1).bit_length()
         per_group = prompt + members * response
         count = 1 << max(0, (_BATCH_TOKENS // per_group).bit_length() - 1)
-        return cls(count, members, prompt, response)
+        parts = sum(round_up(len(some), members) for some in groups.values()) // members
+        shards = mesh.row_shards(jax.sharding.get_mesh())
+        of_all = min(count * shards, 1 << (parts - 1).bit_length())
+        return cls(round_up(max(count, of_all), shards), members, prompt, response)
 
     def arrays(
         self,

@@ -125,30 +125,51 @@ def _label(which, *, n_mc=N_MC, seed=SEED):
         ledger=ledger,
         advance=lambda: done.append(1),
     )
-    assert len(steps) == len(problems.graded) == len(done) == len(responses)
+    assert len(steps) == len(done) == len(responses)
+    asked, seen = [], set()
+    for response, labelled in zip(responses, steps, strict=True):
+        new = [p for p in _prefixes(response, labelled) if p not in seen]
+        seen |= set(new)
+        asked += [new] if new else []
+    texts = _texts(asked, problems.graded, n_mc)
+    # Nothing was drawn but these.
+    assert sum(map(len, problems.graded)) == n_mc * len(texts)
     graded = [
-        _graded_for(response, labelled.ends, problems.graded, n_mc)
+        sum((texts[prefix] for prefix in _prefixes(response, labelled)), ())
         for response, labelled in zip(responses, steps, strict=True)
     ]
     return steps, graded, ledger
 
 
-def _graded_for(response, ends, calls, n_mc) -> tuple:
-    """The call that graded the continuations of a response's prefixes, in order.
+def _prefixes(response, labelled) -> list:
+    """What is continued of a response, and of which problem."""
+    return [(response.problem, response.tokens[:end]) for end in labelled.ends[:-1]]
 
-    Equal prefixes have equal continuations, so more than one call may be it.
+
+def _texts(asked, calls, n_mc) -> dict:
+    """What was graded of each prefix, `n_mc` texts.
+
+    Args:
+      asked: for each response that has some, the prefixes that no earlier one has.
+      calls: what was graded at a time, in any order: one call for each of `asked`.
+      n_mc: continuations of each prefix.
     """
-    starts = [response.tokens[:end] for end in ends[:-1] for _ in range(n_mc)]
-    matching = {
-        tuple(texts)
-        for texts in calls
-        if len(texts) == len(starts)
-        and all(
-            problem == response.problem and tokens[: len(start)] == start
-            for (problem, tokens), start in zip(texts, starts, strict=True)
-        )
-    }
-    [texts] = matching
+    texts, left = {}, [tuple(call) for call in calls]
+    # The bare prompt is a prefix of all, so the longest are found first.
+    for prefixes in sorted(asked, key=lambda p: -sum(len(tokens) for _, tokens in p)):
+        starts = [prefix for prefix in prefixes for _ in range(n_mc)]
+        [found] = {
+            call
+            for call in left
+            if len(call) == len(starts)
+            and all(
+                problem == other and tokens[: len(start)] == start
+                for (other, tokens), (problem, start) in zip(call, starts, strict=True)
+            )
+        }
+        left.remove(found)
+        parts = [found[i : i + n_mc] for i in range(0, len(found), n_mc)]
+        texts |= dict(zip(prefixes, parts, strict=True))
     return texts
 
 
@@ -244,16 +265,25 @@ def test_continuations_are_named_by_seed_problem_and_sample():
     assert others != graded[2]
 
 
-def test_labelling_reads_each_response_once():
+def test_labelling_reads_each_response_once_and_draws_for_a_prefix_once():
     responses, _ = _responses()
     found, graded, ledger = _labelled()
-    decoded = prefixes = trunks = 0
+    decoded = prefixes = trunks = shared = 0
+    seen = set()
     for response, steps, texts in zip(responses, found, graded, strict=True):
-        trunks += len(response.prompt) + int(steps.ends[-2])  # the last prefix read
+        names = _prefixes(response, steps)
         starts = np.repeat(steps.ends[:-1], N_MC)
         assert len(texts) == len(starts)
-        decoded += sum(len(t) for _, t in texts) - int(starts.sum())
         prefixes += int(starts.sum()) + len(starts) * len(response.prompt)
+        new = [place for place, name in enumerate(names) if name not in seen]
+        seen |= set(names)
+        shared += len(names) - len(new)
+        # The last prefix read is the last one that no earlier response has.
+        trunks += len(response.prompt) + int(steps.ends[new[-1]]) if new else 0
+        for place in new:
+            drawn = texts[place * N_MC : (place + 1) * N_MC]
+            decoded += sum(len(t) - int(steps.ends[place]) for _, t in drawn)
+    assert shared >= len(responses) - len(PROBLEM_IDS)  # the bare prompt, at least
     assert ledger.prefilled == trunks
     assert ledger.decoded == decoded
     assert (ledger.decoded + ledger.prefilled) / (decoded + trunks) <= 1.05
@@ -294,9 +324,10 @@ def test_every_fraction_survives():
 # The grid on which responses are sampled.
 
 
-def sampling(branches, **grid):
-    """On a grid of 6 trunks with 8 rows each."""
-    fields = dict(sampling=dict(trunks=6, rows=8) | grid, limits=dict(max_tokens=4))
+def sampling(branches, prompt=0, **grid):
+    """On a grid of 6 trunks with 8 rows each, of responses of 4 tokens."""
+    fields = dict(sampling=dict(trunks=6, rows=8) | grid)
+    fields["limits"] = dict(max_prompt_tokens=prompt, max_tokens=4)
     tokenizer = types.SimpleNamespace(end_ids=(1,))
     problems = types.SimpleNamespace(config=ConfigDict(fields), tokenizer=tokenizer)
     return labels.sampling_for(problems, 1.0, branches=branches)
@@ -304,7 +335,7 @@ def sampling(branches, **grid):
 
 @pytest.mark.parametrize(
     ("branches", "expected"),
-    [(9, (6, 8, 3)), (8, (6, 8, 3)), (5, (9, 5, 3)), (3, (15, 3, 3)), (1, (48, 1, 3))],
+    [(9, (6, 8, 3)), (8, (6, 8, 3)), (5, (9, 5, 3)), (3, (12, 3, 3)), (1, (27, 1, 3))],
 )
 def test_the_grid_has_no_row_to_spare_and_whole_groups(branches, expected):
     found = sampling(branches, trunks_per_group=3)
@@ -313,4 +344,19 @@ def test_the_grid_has_no_row_to_spare_and_whole_groups(branches, expected):
 
 def test_every_device_has_a_group_of_trunks(monkeypatch):
     monkeypatch.setattr(labels.mesh, "row_shards", lambda mesh: 4)
-    assert [sampling(n).trunks for n in (8, 7, 2, 1)] == [4, 4, 24, 48]
+    assert [sampling(n).trunks for n in (8, 7, 2, 1)] == [4, 4, 16, 24]
+
+
+@pytest.mark.parametrize("prompt", [0, 4, 40, 4_000])
+def test_no_grid_takes_more_memory_than_that_of_labels(prompt):
+    """A trunk of which is a prompt and a response; the rest are the rows' responses."""
+    whole = 6 * (prompt + 4 + 8 * 4)
+    for branches in range(1, 9):
+        found = sampling(branches, prompt)
+        assert found.trunks >= 6
+        size = prompt + 4 + 4 * found.rows
+        # And what is left would not hold another trunk, or there are rows enough.
+        assert found.trunks * size <= whole
+        assert (found.trunks + 1) * size > whole or (
+            (found.trunks + 1) * found.rows > 6 * 8
+        )

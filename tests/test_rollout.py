@@ -445,6 +445,44 @@ def test_a_labelling_stage_compiles_once_a_bucket():
     assert np.subtract(found, before).tolist() == [len(buckets)] * 2
 
 
+def test_first_tokens_are_drawn_in_blocks_of_branches(monkeypatch):
+    """So that the logits of all branches of a trunk never exist; the draws are the
+    same, and so is what follows."""
+    requests = _labelling_job()
+    whole, _ = _sample(requests)
+    monkeypatch.setattr(grid_lib, "_DRAWN", 5)  # does not divide what is compiled
+    sampling = dataclasses.replace(SAMPLING, trunks=SAMPLING.trunks + 1)  # not cached
+    blocks, _ = _sample(requests, sampling)
+    for one, other in zip(whole, blocks, strict=True):
+        _check_equal(one, other)
+
+
+def test_a_segment_is_at_work_while_the_caller_grades(monkeypatch):
+    """What ended is given once the next segment runs, and all of it at the end."""
+    events = []
+    segment = grid_lib.run_segment
+
+    def record(*args, **kwargs):
+        events.append("segment")
+        return segment(*args, **kwargs)
+
+    monkeypatch.setattr(grid_lib, "run_segment", record)
+    requests = _labelling_job()
+    for index, _ in rollout.sample(
+        PARAMS,
+        requests,
+        architecture=ARCHITECTURE,
+        sampling=SAMPLING,
+        ledger=Ledger(),
+    ):
+        events.append(index)
+    graded = [event for event in events if event != "segment"]
+    assert sorted(graded) == list(range(len(requests)))
+    assert events[:2] == ["segment"] * 2  # the second before the first is graded
+    last = len(events) - events[::-1].index("segment")
+    assert last < len(events)
+
+
 def test_rows_in_common_wait_less():
     """Of ragged branches, where each trunk has few."""
     rng = np.random.default_rng(7)

@@ -1,4 +1,4 @@
-"""Counts: in words, for messages and for the page; and rounded up, for shapes."""
+"""Counts in words, for messages and for the page; and rounded up, for shapes."""
 
 
 def counted(number: float, noun: str) -> str:
@@ -10,6 +10,16 @@ def counted(number: float, noun: str) -> str:
     """
     digits = f"{number:,.0f}"
     return f"{digits} {noun}{'' if digits == '1' else 's'}"
+
+
+def bucket(count: int, multiple: int) -> int:
+    """A size that is not below `count`, of few: what is compiled for one serves many.
+
+    Multiples of `multiple` up to eight of them, and then four sizes a doubling.
+    """
+    while count > 8 * multiple:
+        multiple *= 2
+    return round_up(count, multiple)
 
 
 def round_up(count: int, multiple: int) -> int:

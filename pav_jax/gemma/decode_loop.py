@@ -14,12 +14,13 @@ Memory, in bytes, for trunks of capacity T, suffixes of capacity C, and J branch
 trunk of up to N tokens:
 
     parameters + 2 * layers * kv_heads * head_dim * itemsize * G * (S * T + M * C)
-      + 8 * G * S * J * N + 4 * G * M * max(2 * V, 3 * heads * (S * T + C))
+      + 8 * G * S * J * N + 4 * max(4 * min(J, 128) * V,
+                                    G * M * max(2 * V, 3 * heads * (S * T + C)))
 
 These are the weights; keys and values; the tokens and log-probabilities sampled; and
-what a step works with, which is the logits or one layer's attention scores. Where
-`cached_attention.for_extend` gives each layer buffers of its own, whoever loaded the
-stacked parameters holds the layers' weights a second time.
+what a load or a step works with, which is the logits or one layer's attention scores.
+Where `cached_attention.for_extend` gives each layer buffers of its own, whoever loaded
+the stacked parameters holds the layers' weights a second time.
 """
 
 import dataclasses
@@ -36,6 +37,8 @@ from pav_jax.gemma import cached_attention, forward
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.cached_attention import KeyValues
 from pav_jax.gemma.sampling import SamplingConfig, sample_token
+
+_DRAWN = 128  # branches of a trunk whose first tokens are drawn at a time
 
 
 @jax.tree_util.register_dataclass
@@ -200,10 +203,16 @@ def load(
     )
 
     def draw_first(trunk):
-        hidden, prefix, keys = trunk
-        logits = forward.logits(params, hidden[prefix - 1], architecture=architecture)
-        place = jnp.zeros_like(prefix)
-        return sample_token(keys, place, logits, temperature=sampling.temperature)
+        hidden, *branches = trunk
+
+        def draw(some):
+            prefix, keys = some
+            last = hidden[prefix - 1]
+            logits = forward.logits(params, last, architecture=architecture)
+            place = jnp.zeros_like(prefix)
+            return sample_token(keys, place, logits, temperature=sampling.temperature)
+
+        return _in_blocks(draw, branches)
 
     # One trunk after another: logits of all branches of all of them are too many.
     token, log_prob = jax.lax.map(draw_first, (hidden, new.prefix, new.keys))
@@ -229,6 +238,21 @@ def load(
         log_probs=put_first(grid.log_probs, log_prob),
     )
     return _on_mesh(grid)
+
+
+def _in_blocks(f, arrays):
+    """`f` of arrays `[J, ...]`, of at most `_DRAWN` rows at a time."""
+    count = len(arrays[0])
+    if count <= _DRAWN:
+        return f(arrays)
+    padding = -count % _DRAWN
+
+    def split(array):
+        padded = jnp.pad(array, [(0, padding), *[(0, 0)] * (array.ndim - 1)], "edge")
+        return padded.reshape(-1, _DRAWN, *array.shape[1:])
+
+    found = jax.lax.map(f, jax.tree.map(split, arrays))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
 
 
 def _put(old, new, *, slots, sampling):

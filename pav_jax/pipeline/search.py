@@ -34,10 +34,6 @@ def run_samples(context: StageContext) -> None:
     config = context.config
     problems = Problems.load(config, context.input("data"), "test")
     policy = load_policy(context.input("sft"), problems.architecture, problems.dtype)
-    verifiers = {
-        name: load_verifier(context.input(name), problems.architecture, problems.dtype)
-        for name in ("prm", "orm")
-    }
 
     def work(part, path, ledger, advance):
         draw = functools.partial(
@@ -64,7 +60,7 @@ def run_samples(context: StageContext) -> None:
         arrays = {
             "correct": np.array([r.correct for r in responses]),
             "length": np.array([len(r.tokens) for r in responses]),
-            **_scores(verifiers, problems, responses, ledger),
+            **_scores(context, problems, responses, ledger),
         }
         shape = (len(part), count)
         arrays = {name: array.reshape(shape) for name, array in arrays.items()}
@@ -81,18 +77,26 @@ def run_samples(context: StageContext) -> None:
 
 
 def _scores(
-    verifiers: dict[str, Params],
+    context: StageContext,
     problems: Problems,
     responses: list[Response],
     ledger: Ledger,
 ) -> dict[str, np.ndarray]:
-    """`prm`, `orm`, and the PRM's scores by `AGGREGATED`, float `[N]` each."""
+    """`prm`, `orm`, and the PRM's scores by `AGGREGATED`, float `[N]` each.
+
+    The verifiers are read one after the other: the memory is the grid's until here.
+    """
+    architecture = problems.architecture
     ends = [labels.step_ends(r.tokens, problems.is_step_end) for r in responses]
     of_steps = {
         name: score_responses(
-            params, responses, ends, architecture=problems.architecture, ledger=ledger
+            load_verifier(context.input(name), architecture, problems.dtype),
+            responses,
+            ends,
+            architecture=architecture,
+            ledger=ledger,
         )
-        for name, params in verifiers.items()
+        for name in ("prm", "orm")
     }
     last = {name: np.array([q[-1] for q in found]) for name, found in of_steps.items()}
     return last | aggregated(of_steps["prm"])
@@ -220,14 +224,12 @@ class _Searcher:
       test: the test problems.
       policy: parameters of the policy.
       scorer: the verifier of steps.
-      orm: parameters of the outcome verifier, which scores the last responses.
     """
 
     context: StageContext
     test: Problems
     policy: Params
     scorer: VerifierScorer
-    orm: Params
 
     @classmethod
     def load(cls, context: StageContext) -> "_Searcher":
@@ -238,7 +240,6 @@ class _Searcher:
             test,
             load_policy(context.input("sft"), *model),
             _read_verifier(context, test, "prm"),
-            load_verifier(context.input("orm"), *model),
         )
 
     def read_verifier(self, stage: str) -> VerifierScorer:
@@ -300,7 +301,10 @@ class _Searcher:
         return Searched(once(self.context.directory / f"{name}.json", search))
 
     def _rows(self, problems: Problems, found: list[SearchResult]) -> list[dict]:
-        """The rows of `Searched`."""
+        """The rows of `Searched`.
+
+        The ORM is read for them alone: the memory is the search's until here.
+        """
         responses = [
             Response(i, problems.prompts[i], tuple(tokens), (), False)
             for i, result in enumerate(found)
@@ -308,8 +312,9 @@ class _Searcher:
         ]
         correct = problems.are_correct([(r.problem, r.tokens) for r in responses])
         answers = problems.answers(responses)
+        orm = self.context.input("orm")
         values = score_outcomes(
-            self.orm,
+            load_verifier(orm, problems.architecture, problems.dtype),
             responses,
             architecture=problems.architecture,
             ledger=Ledger(),  # a search pays for it if its pick uses it

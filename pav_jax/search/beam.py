@@ -100,10 +100,16 @@ class SearchResult:
 
 
 def groups_per_batch(beam: BeamConfig) -> int:
-    """Problems in a batch: about `beam.rows` rows of them, as the active mesh needs."""
+    """Problems in a batch: about `beam.rows` rows of them, whole problems a device.
+
+    On a mesh no device has more rows than one device alone. Only where the rows of one
+    problem fill a batch, and the mesh divides them, do devices share a problem: then
+    new keys and values move between them at every layer and token.
+    """
     rows, shards = beam.beams * beam.candidates, rows_lib.device_shards()
-    groups = max(1, beam.rows // rows)
-    return groups if rows % shards == 0 else round_up(groups, shards)
+    if rows >= beam.rows and rows % shards == 0:
+        return 1
+    return round_up(max(1, beam.rows // rows), shards)
 
 
 def beam_search(

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from pav_jax import policy, rollout, verifier
+from pav_jax import policy, rollout, scores, verifier
 from pav_jax.core.ledger import Ledger
+from pav_jax.core.types import Response
 from pav_jax.distributed import mesh, sharding
 from pav_jax.gemma import blockwise_attention, forward
 from pav_jax.gemma import decode_loop as grid_lib
@@ -147,13 +148,22 @@ def decode(programs):
 
 
 def score(programs):
-    """Q by one pass over rows."""
+    """Q by one pass over rows; and of responses to fewer prompts than devices."""
     params = sharding.place(parameters()[1], sharding.DECODE)
     tokens = batch()["tokens"]
     values = jax.jit(verifier.step_values, static_argnames="architecture")
     values = values.lower(params, tokens, architecture=ARCHITECTURE).compile()
     programs["score"] = values
-    return {"q": values(params, tokens)}
+    rows = [tuple(row) for row in tokens.tolist()]
+    responses = [
+        Response(i // 2, rows[i // 2][:4], row[4:], (), False)
+        for i, row in enumerate(rows[:6])
+    ]
+    ends = [np.arange(len(response.tokens) + 1) for response in responses]
+    found = scores.score_responses(
+        params, responses, ends, architecture=ARCHITECTURE, ledger=Ledger()
+    )
+    return {"q": values(params, tokens), "responses": np.stack(found)}
 
 
 def beams(programs):

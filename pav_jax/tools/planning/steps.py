@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from pav_jax import policy, rollout, verifier
 from pav_jax.core import config as config_lib
-from pav_jax.core.counts import round_up
+from pav_jax.core.counts import bucket, round_up
 from pav_jax.core.errors import UserError
 from pav_jax.distributed import mesh as mesh_lib
 from pav_jax.distributed import sharding
@@ -235,9 +235,9 @@ def _decode(params, config, model, mesh) -> Step:
     queue = limits.max_steps * config.labels.n_mc
     empty = functools.partial(
         grid_lib.empty_grid,
-        round_up(length(config), rollout.ALIGNED),
+        bucket(length(config), rollout.ALIGNED),
         round_up(limits.max_tokens, rollout.ALIGNED),
-        queue,
+        bucket(queue, 8),
         dtype=params["embed"].dtype,
         **static,
     )
