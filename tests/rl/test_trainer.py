@@ -299,19 +299,18 @@ def test_steps_are_paid_by_continuations(make):
     scored = trainer.roll_out(trainer.initial, 2, ledger)
     by_verifier = make().roll_out(trainer.initial, 2, Ledger())
     assert scored.responses == by_verifier.responses
-    ours = Ledger()
+    label = functools.partial(
+        labels.label_steps,
+        trainer.initial,
+        trainer.train,
+        n_mc=3,
+        seed=derive(7, Stream.RL_LABELS, 2),
+        sampling=labels.sampling_for(trainer.train, 1.0, branches=12),
+    )
     for response, paid, q in zip(
         scored.responses, scored.process, scored.q, strict=True
     ):
-        (steps,) = labels.label_steps(
-            trainer.initial,
-            trainer.train,
-            [response],
-            n_mc=3,
-            seed=derive(7, Stream.RL_LABELS, 2),
-            sampling=labels.sampling_for(trainer.train, 1.0, branches=12),
-            ledger=ours,
-        )
+        (steps,) = label([response], ledger=Ledger())
         np.testing.assert_array_equal(q, steps.q)
         # Pairs of three continuations without a right one.
         wrong = steps.count - steps.correct
@@ -319,6 +318,8 @@ def test_steps_are_paid_by_continuations(make):
         np.testing.assert_allclose(paid, -0.5 * np.diff(fails), atol=1e-6)
     assert np.any(np.concatenate(scored.process) != 0)
     lengths = [len(r.tokens) for r in scored.responses]
+    ours = Ledger()
+    label(scored.responses, ledger=ours)  # what they share is drawn once
     assert ledger.decoded == sum(lengths) + ours.decoded
     assert ledger.scored == 0
 

@@ -244,16 +244,22 @@ def test_bytes_of_a_device(config):
 
 
 def test_bytes_of_a_device_in_search(config):
-    """16 beams of 3 candidates: 48 rows, of 5 problems; the rows are shared out."""
+    """16 beams of 3 candidates: 48 rows, of 5 problems or more, whole ones a device."""
     token = 2 * 26 * 4 * 256 * 2  # of one model, and there are two
-    for sizes, cache in [
-        ((1, 4, 4), 2 * token * 5 * (512 + 48 * 512 / 4) / 4),
-        # 48 rows are not shared out by 32, so 32 problems are.
-        ((1, 32, 1), 2 * token * 32 * (512 + 48 * 512) / 32),
-    ]:
+    for sizes, problems in [((1, 4, 4), 8), ((1, 32, 1), 32)]:
         step = steps.build("search", config, abstract_mesh(*sizes))
+        cache = 2 * token * problems * (512 + 48 * 512) / math.prod(sizes)
         assert step.parts["cache"] == cache
-        assert step.tokens == 48 * (32 if sizes[1] == 32 else 5)
+        assert step.tokens == 48 * problems
+
+
+def test_a_problem_that_fills_a_batch_is_shared_out(config):
+    """128 beams of 3 candidates: 384 rows, a quarter of them on each of 4 devices."""
+    config.search.beams = (128,)
+    token = 2 * 26 * 4 * 256 * 2
+    step = steps.build("search", config, abstract_mesh(1, 4, 4))
+    assert step.parts["cache"] == 2 * token * (512 + 384 * 512 / 4) / 4
+    assert step.tokens == 384
 
 
 def paper(size, variant=""):
