@@ -164,7 +164,7 @@ def write_page(found: dict) -> None:
         "references": list(filter(None, beside)),
     }.items():
         text = text.replace(f"{{{name}}}", "\n".join(lines))
-    artifacts.write_atomically(PAGE, lambda file: file.write(text.encode()))
+    artifacts.write_text(PAGE, text)
 
 
 def _beside(cell: tuple, answers: dict) -> str | None:

@@ -337,7 +337,7 @@ def _config(one: Evidence) -> dict:
 
 
 def _write(path: Path, content: bytes) -> None:
-    artifacts.write_atomically(path, lambda file: file.write(content))
+    artifacts.write_bytes(path, content)
 
 
 if __name__ == "__main__":

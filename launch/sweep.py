@@ -206,7 +206,7 @@ def _collect(arguments: argparse.Namespace, runs: list[sweeps.Run]) -> None:
             md += "\n" + seeds
     for name, content in files.items():
         with buckets.to_write(f"{root}/{name}") as path:
-            artifacts.write_atomically(path, lambda f, c=content: f.write(c))
+            artifacts.write_bytes(path, content)
     print(md, end="")
     print(f"{len(done)} of {len(runs)} runs; {root}/sweep.tsv", file=sys.stderr)
 

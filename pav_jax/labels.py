@@ -7,7 +7,7 @@ derived from them.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -270,16 +270,10 @@ def label_steps(
     """
     # The whole response needs no continuation.
     ends = [prefix_ends(r, problems.is_step_end)[:-1] for r in responses]
-    correct: dict[tuple[int, tuple[int, ...]], int] = {}  # of each prefix
-    asked, stops = [], []
-    for response, inner in zip(responses, ends, strict=True):
-        new = [end for end in inner.tolist() if _prefix(response, end) not in correct]
-        correct |= {_prefix(response, end): 0 for end in new}
-        if new:
-            asked.append(response)
-            stops.append(np.array(new, np.int32))
-        else:
-            advance()
+    asked, stops = _each_prefix_once(responses, ends)
+    correct: dict[_Prefix, int] = {}  # of the continuations of each
+    for _ in range(len(responses) - len(asked)):
+        advance()
     for place, continued in continue_prefixes(
         params,
         problems,
@@ -294,24 +288,35 @@ def label_steps(
         for end, count in zip(
             stops[place].tolist(), continued.labels().correct, strict=True
         ):
-            correct[_prefix(asked[place], end)] = count
+            correct[_prefix(asked[place], end)] = int(count)
         advance()
     return [
-        _with_outcome(
-            response,
-            StepLabels(
-                inner,
-                np.array([correct[_prefix(response, e)] for e in inner], np.int32),
-                np.full(len(inner), n_mc, np.int32),
-            ),
-        )
+        _labels(response, inner, correct, n_mc)
         for response, inner in zip(responses, ends, strict=True)
     ]
 
 
-def _prefix(response: Response, end: int) -> tuple[int, tuple[int, ...]]:
-    """What continuations depend on: the problem, and the tokens of the prefix."""
+# What continuations depend on: the problem, and the tokens of the prefix.
+_Prefix = tuple[int, tuple[int, ...]]
+
+
+def _prefix(response: Response, end: int) -> _Prefix:
     return response.problem, response.tokens[:end]
+
+
+def _each_prefix_once(
+    responses: Sequence[Response], ends: Sequence[np.ndarray]
+) -> tuple[list[Response], list[np.ndarray]]:
+    """The responses with prefixes that no earlier one has, and the ends of these."""
+    seen: set[_Prefix] = set()
+    asked, stops = [], []
+    for response, inner in zip(responses, ends, strict=True):
+        new = [end for end in inner.tolist() if _prefix(response, end) not in seen]
+        seen.update(_prefix(response, end) for end in new)
+        if new:
+            asked.append(response)
+            stops.append(np.array(new, np.int32))
+    return asked, stops
 
 
 def _continuations(
@@ -333,10 +338,13 @@ def _continuations(
     )
 
 
-def _with_outcome(response: Response, labels: StepLabels) -> StepLabels:
+def _labels(
+    response: Response, ends: np.ndarray, correct: Mapping[_Prefix, int], n_mc: int
+) -> StepLabels:
     """Labels of the inner prefixes, and after them the whole response's own."""
+    counts = [correct[_prefix(response, end)] for end in ends.tolist()]
     return StepLabels(
-        np.append(labels.ends, np.int32(len(response.tokens))),
-        np.append(labels.correct, np.int32(response.correct)),
-        np.append(labels.count, np.int32(1)),
+        np.append(ends, np.int32(len(response.tokens))),
+        np.array([*counts, response.correct], np.int32),
+        np.array([*[n_mc] * len(counts), 1], np.int32),
     )

@@ -20,6 +20,7 @@ from pav_jax.core.profile import Profile
 from pav_jax.core.types import Params
 from pav_jax.gemma import decode_loop as grid_lib
 from pav_jax.gemma import forward
+from pav_jax.gemma import sampling as sampling_lib
 from pav_jax.gemma.architecture import TransformerConfig, tiny_gemma2
 from pav_jax.gemma.sampling import SamplingConfig
 from pav_jax.rollout import Request, Samples
@@ -450,7 +451,7 @@ def test_first_tokens_are_drawn_in_blocks_of_branches(monkeypatch):
     same, and so is what follows."""
     requests = _labelling_job()
     whole, _ = _sample(requests)
-    monkeypatch.setattr(grid_lib, "_DRAWN", 5)  # does not divide what is compiled
+    monkeypatch.setattr(sampling_lib, "_DRAWN", 5)  # does not divide what is compiled
     sampling = dataclasses.replace(SAMPLING, trunks=SAMPLING.trunks + 1)  # not cached
     blocks, _ = _sample(requests, sampling)
     for one, other in zip(whole, blocks, strict=True):

@@ -36,9 +36,7 @@ from pav_jax.distributed.mesh import BATCH
 from pav_jax.gemma import cached_attention, forward
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.cached_attention import KeyValues
-from pav_jax.gemma.sampling import SamplingConfig, sample_token
-
-_DRAWN = 128  # branches of a trunk whose first tokens are drawn at a time
+from pav_jax.gemma.sampling import SamplingConfig, first_tokens, sample_token
 
 
 @jax.tree_util.register_dataclass
@@ -202,20 +200,11 @@ def load(
         params, new.tokens, architecture=architecture
     )
 
-    def draw_first(trunk):
-        hidden, *branches = trunk
-
-        def draw(some):
-            prefix, keys = some
-            last = hidden[prefix - 1]
-            logits = forward.logits(params, last, architecture=architecture)
-            place = jnp.zeros_like(prefix)
-            return sample_token(keys, place, logits, temperature=sampling.temperature)
-
-        return _in_blocks(draw, branches)
-
+    draw = functools.partial(
+        first_tokens, params, architecture=architecture, sampling=sampling
+    )
     # One trunk after another: logits of all branches of all of them are too many.
-    token, log_prob = jax.lax.map(draw_first, (hidden, new.prefix, new.keys))
+    token, log_prob = jax.lax.map(draw, (hidden, new.prefix, new.keys))
     exists = jnp.arange(new.prefix.shape[1])[None] < new.count[:, None]
     done = exists & _ends(token, 1, new.limit, sampling)
     put = functools.partial(_put, slots=new.slots, sampling=sampling)
@@ -238,21 +227,6 @@ def load(
         log_probs=put_first(grid.log_probs, log_prob),
     )
     return _on_mesh(grid)
-
-
-def _in_blocks(f, arrays):
-    """`f` of arrays `[J, ...]`, of at most `_DRAWN` rows at a time."""
-    count = len(arrays[0])
-    if count <= _DRAWN:
-        return f(arrays)
-    padding = -count % _DRAWN
-
-    def split(array):
-        padded = jnp.pad(array, [(0, padding), *[(0, 0)] * (array.ndim - 1)], "edge")
-        return padded.reshape(-1, _DRAWN, *array.shape[1:])
-
-    found = jax.lax.map(f, jax.tree.map(split, arrays))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
 
 
 def _put(old, new, *, slots, sampling):

@@ -1,11 +1,18 @@
 """How tokens are sampled: the settings, and the draw of one token."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from pav_jax.core.errors import UserError
+from pav_jax.core.types import Params
+from pav_jax.gemma import forward
+from pav_jax.gemma.architecture import TransformerConfig
+
+_DRAWN = 128  # branches of a trunk whose first tokens are drawn at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,3 +117,53 @@ def _first_above(weights: jax.Array, uniform: jax.Array) -> jax.Array:
     place = jnp.sum(inner <= point, axis=-1, dtype=jnp.int32)
     shard, at = jnp.divmod(chosen[..., 0], blocks)
     return shard * size + at * block + place
+
+
+def first_tokens(
+    params: Params,
+    trunk: tuple[jax.Array, jax.Array, jax.Array],
+    *,
+    architecture: TransformerConfig,
+    sampling: SamplingConfig,
+) -> tuple[jax.Array, jax.Array]:
+    """Draws the first token of each branch of a trunk, 128 branches at a time.
+
+    Args:
+      params: the policy's parameters.
+      trunk: its hidden states `[T, D]`; tokens of it that each branch sees, int32
+        `[J]`; and keys, uint32 `[J, 2]`.
+      architecture: of the network.
+      sampling: how tokens are drawn.
+
+    Returns:
+      Tokens int32 `[J]`, and their log-probabilities float32 `[J]`.
+    """
+    hidden, *branches = trunk
+
+    def draw(some):
+        prefix, keys = some
+        logits = forward.logits(params, hidden[prefix - 1], architecture=architecture)
+        place = jnp.zeros_like(prefix)
+        return sample_token(keys, place, logits, temperature=sampling.temperature)
+
+    return _in_blocks(draw, branches, _DRAWN)
+
+
+def _in_blocks(f: Callable, arrays: Any, size: int) -> Any:
+    """`f` of arrays `[J, ...]`, of at most `size` rows at a time.
+
+    Args:
+      f: takes what `arrays` is, and returns arrays of as many rows.
+      arrays: a tree of arrays; they are padded to whole blocks by their last rows.
+      size: of a block.
+    """
+    (count,) = {len(array) for array in jax.tree.leaves(arrays)}
+    if count <= size:
+        return f(arrays)
+
+    def split(array):
+        padding = [(0, -count % size), *[(0, 0)] * (array.ndim - 1)]
+        return jnp.pad(array, padding, "edge").reshape(-1, size, *array.shape[1:])
+
+    found = jax.lax.map(f, jax.tree.map(split, arrays))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
 from pav_jax.gemma.sentencepiece_model import SPACE, SPECIAL, from_tokenizer_json
+from pav_jax.storage import artifacts
 
 # What SentencePiece stores a space as: a text that really holds it would come back with
 # a space. And the halves of surrogate pairs, which have no UTF-8 form.
@@ -108,21 +109,12 @@ class Tokenizer:
         """Writes the model file; a reader never sees half of it.
 
         Args:
-          path: where to; its folder must exist. An existing file is replaced.
+          path: where to; its folder is made if need be. An existing file is replaced.
 
         Raises:
           UserError: the file cannot be written.
         """
-        path = pathlib.Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(self.model_bytes)
-            temporary.replace(path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise UserError(
-                f"cannot write the tokenizer model {path}: {error.strerror}"
-            ) from error
+        artifacts.write_bytes(path, self.model_bytes)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without bos or eos.

@@ -48,8 +48,8 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     results = {"config": config_lib.flatten(config), "cells": measured}
     results |= laboratory.summary(measured)
     artifacts.write_json(workdir / "results.json", results)
-    _write_text(workdir / "table.md", laboratory.table(results))
-    _write_text(workdir / "figure.svg", laboratory.figure(results))
+    artifacts.write_text(workdir / "table.md", laboratory.table(results))
+    artifacts.write_text(workdir / "figure.svg", laboratory.figure(results))
     return workdir / "results.json"
 
 
@@ -97,7 +97,3 @@ def _check_entries(config: ConfigDict, holder: str) -> None:
             raise UserError(
                 f"config.{holder}.{name} is {entries[name]!r}; it must be a section"
             )
-
-
-def _write_text(path: Path, text: str) -> None:
-    artifacts.write_atomically(path, lambda file: file.write(text.encode()))

@@ -56,8 +56,8 @@ def label_to_pits(
         rows = _label_pits(config, policy, problems, rollouts, explored, ledger)
         if rows:
             responses, of_pits = zip(*rows, strict=True)
-            records.write_responses(_beside(path, _RESPONSES), responses)
-            records.write_labels(_beside(path, _LABELS), of_pits)
+            records.write_responses(records.beside(path, _RESPONSES), responses)
+            records.write_labels(records.beside(path, _LABELS), of_pits)
         records.write_labels(path, explored)
         for _ in part:
             advance()
@@ -122,10 +122,6 @@ def _continued(
     return [continued for _, continued in sorted(found, key=lambda pair: pair[0])]
 
 
-def _beside(path: Path, prefix: str) -> Path:
-    return path.with_name(path.name.replace("shard-", prefix))
-
-
 def read_pits(directory: Path) -> tuple[list[Response], list[StepLabels]]:
     """What is labelled beside the seed rollouts: responses, and some of their prefixes.
 
@@ -141,9 +137,9 @@ def read_pits(directory: Path) -> tuple[list[Response], list[StepLabels]]:
 
 def read_pits_beside(path: Path) -> tuple[list[Response], list[StepLabels]]:
     """As `read_pits`, of one shard's file alone."""
-    if not _beside(path, _RESPONSES).exists():
+    if not records.beside(path, _RESPONSES).exists():
         return [], []
     return (
-        records.read_responses(_beside(path, _RESPONSES)),
-        records.read_labels(_beside(path, _LABELS)),
+        records.read_responses(records.beside(path, _RESPONSES)),
+        records.read_labels(records.beside(path, _LABELS)),
     )

@@ -21,6 +21,7 @@ from pav_jax.storage.imports import LabelledText, Meaning
 from pav_jax.tasks.stored import squeezed
 
 _ABOUT = "about.json"
+_OUTCOMES = "outcomes-"  # beside the responses of a shard
 
 # What is done with the labels, for the log. Progress and provers are of values of a
 # policy, so each says what Q is here.
@@ -154,7 +155,7 @@ class _Reader:
         responses, found, known = zip(*part, strict=True)
         records.write_labels(records.labels_beside(path), found)
         known = {"known": np.array(known, bool)}
-        artifacts.write_arrays(_outcomes_beside(path), known)
+        artifacts.write_arrays(records.beside(path, _OUTCOMES), known)
         records.write_responses(path, responses)
 
     def report(self, name: str) -> None:
@@ -255,10 +256,6 @@ def of_prefixes(
     return tuple(correct), tuple(count)
 
 
-def _outcomes_beside(path: Path) -> Path:
-    return path.with_name(path.name.replace("shard-", "outcomes-"))
-
-
 def read_outcomes(directory: Path) -> list[Response]:
     """The responses of which it is known whether their final answer is right.
 
@@ -268,7 +265,7 @@ def read_outcomes(directory: Path) -> list[Response]:
     """
     found = []
     for path in records.shards(directory):
-        known = artifacts.read_arrays(_outcomes_beside(path))["known"]
+        known = artifacts.read_arrays(records.beside(path, _OUTCOMES))["known"]
         responses = records.read_responses(path)
         found += [r for r, is_known in zip(responses, known, strict=True) if is_known]
     outcomes = {response.correct for response in found}

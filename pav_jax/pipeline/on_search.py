@@ -6,7 +6,6 @@ on problems whose answers are known give outcomes, and continuations from the st
 the best of them give step labels, for exactly such states.
 """
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,7 +56,7 @@ def run_beams(context: StageContext, *, prm: str, number: int) -> None:
         for result in found:
             ledger += result.ledger
         responses = _responses(problems, part, found, config.limits.max_tokens)
-        best = _first_of_each(responses, settings.labelled)
+        best = list(records.first_of_each(responses, settings.labelled))
         of_best = labels.label_steps(
             policy,
             problems,
@@ -135,16 +134,12 @@ def _responses(
     ]
 
 
-def _first_of_each(responses: Sequence[Response], count: int) -> list[Response]:
-    groups = itertools.groupby(responses, key=lambda response: response.problem)
-    return [r for _, group in groups for r in itertools.islice(group, count)]
-
-
 def read_labels(
     directory: Path, settings: ConfigDict
 ) -> tuple[list[Response], list[StepLabels]]:
     """The responses whose steps are labelled, and their labels; log-probabilities of
     what a search found are not known, and 0."""
-    responses = _first_of_each(records.read_all_responses(directory), settings.labelled)
+    found = records.read_all_responses(directory)
+    responses = list(records.first_of_each(found, settings.labelled))
     paths = [records.labels_beside(path) for path in records.shards(directory)]
     return responses, [x for path in paths for x in records.read_labels(path)]

@@ -46,7 +46,7 @@ def write_page(directory: Path) -> Path:
     with artifacts.as_written(directory, "pav run"):
         html = page(results, responses)
     path = directory / "index.html"
-    artifacts.write_atomically(path, lambda file: file.write(html.encode()))
+    artifacts.write_text(path, html)
     return path
 
 

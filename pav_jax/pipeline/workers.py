@@ -175,7 +175,7 @@ class PeerWorker(Worker):
                 why = why if len(why) <= 300 else f"{why[:297]}..."
                 text = f"{_code_for_others(error)} {why}"
             left = self._left(self._index)
-            artifacts.write_atomically(left, lambda file: file.write(text.encode()))
+            artifacts.write_text(left, text)
         if error is not None and self.is_primary:
             self._wait_for_others()
 

@@ -64,7 +64,7 @@ def write(
         note += f"; these are the first {len(bad)}"
     table = parts.table(["Line", "Reason"], bad, note)
     html = document(text.escape(source.name), _body(source.name, what, shown, table))
-    artifacts.write_atomically(target, lambda file: file.write(html.encode()))
+    artifacts.write_text(target, html)
     return target
 
 

@@ -73,6 +73,16 @@ def write_atomically(path: PathLike, write: Callable[[BinaryIO], None]) -> None:
             partial.unlink()
 
 
+def write_bytes(path: PathLike, content: bytes) -> None:
+    """Writes a file of some bytes, as `write_atomically` does."""
+    write_atomically(path, lambda file: file.write(content))
+
+
+def write_text(path: PathLike, text: str) -> None:
+    """Writes a file of UTF-8 text, as `write_atomically` does."""
+    write_bytes(path, text.encode())
+
+
 @contextlib.contextmanager
 def making(target: PathLike) -> Iterator[Path]:
     """Within, a folder to fill, which is called `target` when it is whole.
@@ -177,7 +187,7 @@ def remove_partials(folder: Path) -> None:
 def write_json(path: PathLike, value: Any) -> None:
     """Writes a JSON value, indented; raises ValueError for NaN, which JSON lacks."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, text)
 
 
 def read_json(path: PathLike) -> Any:

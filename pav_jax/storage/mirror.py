@@ -199,7 +199,7 @@ class Mirror:
     def _write_index(self) -> None:
         index = {"token": self._token, "files": self._copied, "terms": self._terms}
         text = json.dumps(index).encode()
-        artifacts.write_atomically(self._local / _INDEX, lambda file: file.write(text))
+        artifacts.write_bytes(self._local / _INDEX, text)
 
 
 def _is(kind: str, name: str) -> bool:

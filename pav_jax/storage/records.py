@@ -1,6 +1,7 @@
 """Problems, responses and labels on disk."""
 
-from collections.abc import Sequence
+import collections
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -126,9 +127,14 @@ def shard_path(directory: Path, index: int) -> Path:
     return directory / f"shard-{index:05d}.npz"
 
 
+def beside(path: Path, prefix: str) -> Path:
+    """The file beside a shard's whose name has `prefix` in place of "shard-"."""
+    return path.with_name(path.name.replace("shard-", prefix))
+
+
 def labels_beside(path: Path) -> Path:
     """The file of the labels of the responses in a shard's file."""
-    return path.with_name(path.name.replace("shard-", "labels-"))
+    return beside(path, "labels-")
 
 
 def read_all_responses(directory: Path) -> list[Response]:
@@ -138,13 +144,16 @@ def read_all_responses(directory: Path) -> list[Response]:
 
 def read_seed_rollouts(directory: Path, n_cov: int) -> list[Response]:
     """The first `n_cov` responses of each problem: those that are labelled."""
-    seen: dict[int, int] = {}
-    chosen = []
-    for response in read_all_responses(directory):
-        seen[response.problem] = seen.get(response.problem, 0) + 1
-        if seen[response.problem] <= n_cov:
-            chosen.append(response)
-    return chosen
+    return list(first_of_each(read_all_responses(directory), n_cov))
+
+
+def first_of_each(responses: Iterable[Response], count: int) -> Iterator[Response]:
+    """The first `count` responses of each problem, in the order in which they come."""
+    seen: collections.Counter[int] = collections.Counter()
+    for response in responses:
+        seen[response.problem] += 1
+        if seen[response.problem] <= count:
+            yield response
 
 
 def read_all_labels(directory: Path) -> list[StepLabels]:

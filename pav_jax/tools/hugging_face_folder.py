@@ -68,7 +68,7 @@ def write(
     if head:
         writer.save_tensors(path / HEAD, jax.tree.map(np.asarray, head))
     card = _CARDS[kind].encode()
-    artifacts.write_atomically(path / CARD, lambda file: file.write(card))
+    artifacts.write_bytes(path / CARD, card)
 
 
 def head_names(path: Path) -> set[str]:

@@ -6,12 +6,9 @@ Lines are read and written one at a time. The folder has its name only when it i
 import collections
 import dataclasses
 import hashlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
@@ -20,8 +17,6 @@ from pav_jax.storage import artifacts, imports
 from pav_jax.storage.imports import LabelledText, Meaning
 from pav_jax.tools import jsonl
 from pav_jax.tools.step_formats import FORMATS, LeftOut, layout, parse
-
-_SHOWN_ERRORS = 20  # bad lines that each get a message
 
 
 def import_labels(
@@ -128,7 +123,7 @@ class _Reader:
     def _responses(self, row: Any) -> list[LabelledText]:
         """The responses of a row; none, and it is counted, if it cannot be used."""
         tally = self.tally
-        if isinstance(row, bytes) and not row.strip():
+        if jsonl.is_blank(row):
             return []
         try:
             found = self._parse(row)
@@ -139,7 +134,7 @@ class _Reader:
             tally.bad += 1
             message = f"line {tally.lines}: {error}"
             self._first_error = self._first_error or message
-            _warn(message, tally.bad)
+            jsonl.warn(f"{message}; left out", tally.bad)
             return []
         for response in found:
             tally.add(response)
@@ -178,11 +173,3 @@ class _Reader:
             "left_out": dict(tally.left_out),
             "source": {"name": self._source.name, "sha256": self._digest},
         }
-
-
-def _warn(message: str, number: int) -> None:
-    """Prints why a line is bad, if it is among the first of these."""
-    if number <= _SHOWN_ERRORS:
-        more = "; more such lines are not shown" if number == _SHOWN_ERRORS else ""
-        text = f"{message}; left out{more}"
-        tqdm.write(" ".join(text.split()), file=sys.stderr)

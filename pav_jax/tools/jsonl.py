@@ -12,10 +12,13 @@ import itertools
 import json
 import math
 import re
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
+
+from tqdm import tqdm
 
 from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
@@ -23,6 +26,7 @@ from pav_jax.core.errors import UserError
 _CHUNK_LINES = 512
 _CHUNK_BYTES = _LONGEST = 1 << 24  # of the lines of a chunk together, and of any one
 _LOOKED_AT = 20  # lines that say what a file is
+_SHOWN_ERRORS = 20  # bad lines that each get a message
 _GZIP = b"\x1f\x8b"
 _SIGNATURES = {
     codecs.BOM_UTF16_LE: "UTF-16 text",
@@ -108,6 +112,24 @@ def rows(path: Path, layout: str) -> Rows:
 def _lines_of(path: Path) -> Iterator[bytes | None]:
     with opened(path) as file:
         yield from lines(file)
+
+
+def is_blank(row: Any) -> bool:
+    """Whether a row of `rows` is a line without anything, which is passed over."""
+    return isinstance(row, bytes) and not row.strip()
+
+
+def warn(message: str, number: int) -> None:
+    """Prints why a line is bad, and what becomes of it, if it is among the first of
+    these.
+
+    Args:
+      message: for the user.
+      number: of this bad line among the bad ones, counted from 1.
+    """
+    if number <= _SHOWN_ERRORS:
+        more = "; more such lines are not shown" if number == _SHOWN_ERRORS else ""
+        tqdm.write(" ".join(f"{message}{more}".split()), file=sys.stderr)
 
 
 def opened(path: Path) -> BinaryIO:

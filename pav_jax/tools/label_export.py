@@ -62,7 +62,7 @@ def export_labels(root: Path, target: Path) -> str:
         card = data_card.text(
             name, [(source.about(), tallies[source.name]) for source in sources]
         )
-        artifacts.write_atomically(new / CARD, lambda file: file.write(card.encode()))
+        artifacts.write_text(new / CARD, card)
     total = sum(tallies.values(), collections.Counter())
     of = counted(total["responses"], "response")
     return f"{counted(total['labels'], 'label')} of {of}"
@@ -124,12 +124,9 @@ class _Source:
 
     def _seed_rollouts(self) -> Iterator[Response]:
         """Those that stage `labels` has labelled, in the order of its labels."""
-        seen: collections.Counter[int] = collections.Counter()
-        for path in records.shards(self.folder.parent / "rollouts"):
-            for response in records.read_responses(path):
-                seen[response.problem] += 1
-                if seen[response.problem] <= self.field("rollouts.n_cov"):
-                    yield response
+        shards = records.shards(self.folder.parent / "rollouts")
+        responses = (r for path in shards for r in records.read_responses(path))
+        return records.first_of_each(responses, self.field("rollouts.n_cov"))
 
 
 def _sources(root: Path) -> list[_Source]:

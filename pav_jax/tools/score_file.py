@@ -16,13 +16,10 @@ import fcntl
 import json
 import os
 import shutil
-import sys
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
-
-from tqdm import tqdm
 
 from pav_jax.core.errors import UserError
 from pav_jax.core.progress_bar import progress
@@ -34,8 +31,6 @@ from pav_jax.tools.scoring import Verifier
 
 KEY = "pav"  # the field that is added to each line
 PARTIAL = ".partial"  # ends the name of a file that is not complete
-
-_SHOWN_ERRORS = 20  # bad lines that each get a message
 
 _STAGE = "score"  # as the workers call it
 # In OUTPUT.parts: what its chunks depend on, and how many lines were done before.
@@ -248,7 +243,7 @@ class _Job:
         path = self._parts / chunk.name
         if not path.exists():
             text = self._score(chunk)
-            artifacts.write_atomically(path, lambda file: file.write(text))
+            artifacts.write_bytes(path, text)
         self._worker.finish(chunk.name)
 
     def _score(self, chunk: jsonl.Chunk) -> bytes:
@@ -257,7 +252,8 @@ class _Job:
         for record in records:
             if (error := record[KEY].get("error")) is not None:
                 self._bad += 1
-                _warn(record[KEY]["line"], error, self._bad)
+                line = record[KEY]["line"]
+                jsonl.warn(f"line {line}: {error}; skipped", self._bad)
         return b"".join(json.dumps(record).encode() + b"\n" for record in records)
 
     def _part_terms(self, survey: jsonl.Survey) -> dict[str, Any]:
@@ -265,14 +261,6 @@ class _Job:
 
     def _kept_terms(self) -> Any:
         return artifacts.read_json(self._parts / _TERMS)
-
-
-def _warn(line: int, error: str, number: int) -> None:
-    """Prints why a line is bad, if it is among the first of these."""
-    if number <= _SHOWN_ERRORS:
-        more = "; more such lines are not shown" if number == _SHOWN_ERRORS else ""
-        text = f"line {line}: {error}; skipped{more}"
-        tqdm.write(" ".join(text.split()), file=sys.stderr)
 
 
 # Scoring of lines.

@@ -246,9 +246,8 @@ def test_save_then_load(learned, tmp_path):
 
 def test_a_failed_save_keeps_nothing_behind(learned, tmp_path):
     (tmp_path / "taken").mkdir()
-    for target in (tmp_path / "absent" / "x", tmp_path / "taken"):
-        with pytest.raises(UserError, match=target.name):
-            learned.save(target)
+    with pytest.raises(UserError, match="taken"):
+        learned.save(tmp_path / "taken")
     assert list(tmp_path.iterdir()) == [tmp_path / "taken"]
 
 

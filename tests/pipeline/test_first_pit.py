@@ -22,7 +22,7 @@ N_MC, N_PIT, N_COV = 2, 4, 2
 CONFIG = ConfigDict(
     dict(
         seed=0,
-        limits=dict(max_tokens=10, max_steps=8),
+        limits=dict(max_prompt_tokens=8, max_tokens=10, max_steps=8),
         rollouts=dict(temperature=1.0, n_cov=N_COV),
         sampling=dict(trunks=4, rows=4),
         labels=dict(
@@ -131,12 +131,17 @@ def test_labels_of_other_responses_are_not_trained_on(
 
 def test_what_is_labelled_and_paid(finished, rollouts):
     """Every label again, from draws of its own; and the ledger from their tokens."""
-    total, high, searched, seen = Ledger(), {}, set(), set()
+    total, high, searched, seen, drawn = Ledger(), {}, set(), set(), set()
     for rollout, explored in zip(
         rollouts, records.read_all_labels(finished), strict=True
     ):
-        _, ledger = _draw(rollout, explored.ends[:-1], N_MC, Stream.LABELS)
-        total += ledger
+        names = [(rollout.problem, rollout.tokens[:e]) for e in explored.ends[:-1]]
+        # What rollouts share is drawn once.
+        new = [e for e, n in zip(explored.ends, names, strict=False) if n not in drawn]
+        drawn |= set(names)
+        if new:
+            _, ledger = _draw(rollout, np.array(new), N_MC, Stream.LABELS)
+            total += ledger
         stops = []
         for end in explored.ends[:-1][explored.q[:-1] >= 0.5]:
             if (prefix := (rollout.problem, rollout.tokens[:end])) not in seen:
@@ -186,10 +191,3 @@ def test_resumed_in_other_shards_it_is_the_same(finished, rollouts, tmp_path):
     assert {p.name: p.read_bytes() for p in finished.glob("*.npz")} == before
     for ours, theirs in zip(read_pits(finished), read_pits(other), strict=True):
         assert str(ours) == str(theirs)
-
-
-@pytest.mark.parametrize("threshold", [0.0, 1.5])
-def test_what_is_no_threshold_is_refused(threshold, rollouts, tmp_path):
-    settings = dict(threshold=threshold, n_mc=N_PIT, responses=3)
-    with pytest.raises(UserError, match=r"first_pit.threshold=.* at most 1"):
-        _run(tmp_path / "labels", rollouts, first_pit=settings)

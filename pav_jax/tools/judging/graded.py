@@ -81,7 +81,7 @@ def read_responses(
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a file; raises UserError if one is bad."""
     for number, row in enumerate(jsonl.rows(path, _SCORED).values, start=1):
-        if isinstance(row, bytes) and not row.strip():
+        if jsonl.is_blank(row):
             continue
         try:
             row = jsonl.as_object(row)

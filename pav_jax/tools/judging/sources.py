@@ -128,7 +128,7 @@ def _read(path: Path) -> list[LabelledText]:
     expected, found = layout("processbench", flag="--on"), []
     try:
         for number, row in enumerate(jsonl.rows(path, expected).values, start=1):
-            if isinstance(row, bytes) and not row.strip():
+            if jsonl.is_blank(row):
                 continue
             try:
                 found += parse("processbench", row)
