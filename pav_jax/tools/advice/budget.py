@@ -69,7 +69,7 @@ def versus(results: Mapping[str, Any], tokens: float | None) -> list[Versus]:
             method,
             budget,
             (places[0], places[-1]),
-            *_beside(budget, beams, reference, pairs),
+            *_beside(budget, results["problems"], beams, reference, pairs),
         )
         for budget in ([tokens] if tokens else places)
     ]
@@ -77,21 +77,26 @@ def versus(results: Mapping[str, Any], tokens: float | None) -> list[Versus]:
 
 def _beside(
     tokens: float,
+    problems: int,
     beams: Sequence[Mapping],
     reference: Sequence[Mapping],
     pairs: Sequence[Mapping],
 ) -> tuple[Estimate | None, Estimate | None, Estimate | None]:
     """The beam, the reference, and their difference, which the run knows best."""
-    beam, other = (_at(tokens, rows, "accuracy") for rows in (beams, reference))
-    points = _at(tokens, pairs, "points")
+    beam, other = (
+        _at(tokens, problems, rows, "accuracy") for rows in (beams, reference)
+    )
+    points = _at(tokens, problems, pairs, "points")
     if beam is None or other is None or points is None:
         return beam, other, None
     value = beam.value - points.value
     low, high = (end + value - other.value for end in other.interval)
-    return beam, Estimate(value, (low, high)), points
+    return beam, Estimate(value, (low, high), problems), points
 
 
-def _at(tokens: float, rows: Sequence[Mapping], name: str) -> Estimate | None:
+def _at(
+    tokens: float, problems: int, rows: Sequence[Mapping], name: str
+) -> Estimate | None:
     rows = sorted(rows, key=lambda row: row["tokens"])
     places = np.array([row["tokens"] for row in rows])
     found = interpolate_log(
@@ -100,7 +105,7 @@ def _at(tokens: float, rows: Sequence[Mapping], name: str) -> Estimate | None:
     if found is None:
         return None
     value, low, high = found.tolist()
-    return Estimate(value, (low, high))
+    return Estimate(value, (low, high), problems)
 
 
 @dataclasses.dataclass(frozen=True)
