@@ -28,7 +28,10 @@ def test_between_what_was_measured():
     assert np.ptp(better.reference.interval) == pytest.approx(0.2)
     (said,) = lines.versus_lines([found])
     assert said.name == "points, 200 tokens"
-    assert "beams are the better buy (50.0% to 30.0%)" in said.reason
+    assert said.reason == (
+        "beam_pav less the strongest selection (vote by ORM or best-of-N by ORM): beams"
+        " are the better buy (50.0% to 30.0%)"
+    )
     at = budget.versus(RESULTS, None)
     assert [point.tokens for point in at] == [100, 400]
 
@@ -37,14 +40,63 @@ def test_between_what_was_measured():
 def test_beyond_what_was_measured(tokens, place):
     first, second = lines.versus_lines(budget.versus(RESULTS, tokens))
     assert first.estimate is None and first.reason.startswith(place)
-    assert second.name == f"best-of-N, {tokens} tokens" and second.estimate is not None
+    assert second.name == f"selection, {tokens} tokens" and second.estimate is not None
+
+
+def test_the_selection_is_named_that_is_compared_with():
+    """One that was measured beside a beam, between the N that have rows, as well."""
+    efficiency = RESULTS["compute_efficiency"]
+    # N samples cost 50 + 750 (N - 1) / 7 tokens: 157 for 2, 264 for 3.
+    chosen = {"1": "vote_orm", "2": "vote_pav", "3": "best_of_n_pav", "8": "vote_orm"}
+    results = RESULTS | {
+        "search": [
+            r | {"method": r["method"].replace("best_of_n", "vote")}
+            for r in RESULTS["search"]
+            if r["method"] != "best_of_n_orm" or r["n"] > 1
+        ],
+        "compute_efficiency": efficiency | {"reference_methods": chosen},
+    }
+    for tokens, name in (
+        (110, "vote by ORM or vote by PAV"),
+        (50 + 750 / 7, "vote by PAV"),
+        (200, "vote by PAV or best-of-N by PAV"),
+        (400, "best-of-N by PAV or vote by ORM"),
+    ):
+        (found,) = budget.versus(results, tokens)
+        assert found.selection == name
+    old = {k: v for k, v in efficiency.items() if k != "reference_methods"}
+    (found,) = budget.versus(RESULTS | {"compute_efficiency": old}, 200)
+    assert found.selection == "best-of-N by ORM"
+
+
+def test_beams_on_both_sides_of_selection():
+    """They have the selections that are nearest to them beside them."""
+    cheap, dear = (
+        dict(method="beam_q", n=n, tokens=tokens, accuracy=0.2, ci=[0.1, 0.3])
+        for n, tokens in ((1, 20), (8, 9000))
+    )
+    oracle = cheap | {"method": "beam_oracle", "tokens": 100}
+    others = [row for row in RESULTS["search"] if row["method"] != "beam_pav"]
+    for beams, wanted in (
+        ([dear, cheap, oracle], {50: "vote by ORM", 800: "best-of-N by ORM"}),
+        ([cheap], {50: "vote by ORM"}),
+        ([oracle], None),
+    ):
+        found = budget.apart(RESULTS | {"search": [*others, *beams]})
+        if wanted is None:
+            assert found is None
+            continue
+        assert {k: name for k, (name, _) in found.selections.items()} == wanted
+        said = list(lines.apart_lines(found))
+        assert said[0].name == "beam_q, 20 tokens"
+        assert said[0].reason.startswith("fewer than any selection")
 
 
 @pytest.mark.parametrize(
     ("interval", "words"),
     [
         ((0.1, 0.2), "beams are the better buy"),
-        ((-0.2, -0.1), "best-of-N is the better buy"),
+        ((-0.2, -0.1), "selection is the better buy"),
         ((-0.1, 0.1), "no difference shown"),
     ],
 )
@@ -80,5 +132,5 @@ def test_pass_at_n_bounds_best_of_n():
     assert far.accuracy.value > np.mean(1 - (1 - rates) ** 50)
     assert budget.pass_bound(labelled, None).n == 6
     assert budget.pass_bound(labelled, 5).n == 0
-    (said,) = lines.bound_lines(budget.pass_bound(labelled, 5))
+    (said,) = lines.bound_lines(budget.pass_bound(labelled, 5), "there is no run")
     assert "less than one response" in said.reason

@@ -7,7 +7,7 @@ from typing import Any
 
 from pav_jax.core.counts import counted
 from pav_jax.tools.advice import provers, siblings
-from pav_jax.tools.advice.budget import Bound, Versus
+from pav_jax.tools.advice.budget import Apart, Bound, Versus
 from pav_jax.tools.advice.estimates import FEWEST, Estimate
 from pav_jax.tools.advice.labelled import KS, Labelled, bok
 from pav_jax.tools.advice.noise import Noise
@@ -246,7 +246,7 @@ def _verdict(order: Estimate | None) -> str:
 
 
 def versus_lines(found: Sequence[Versus]) -> Iterator[Line]:
-    """Beams against best-of-N, as the run measured them."""
+    """Beams against selection among samples, as the run measured them."""
     for at in found:
         tokens = f"{at.tokens:,.0f} tokens"
         if at.points is None:
@@ -260,13 +260,15 @@ def versus_lines(found: Sequence[Versus]) -> Iterator[Line]:
                 True,
             )
         else:
-            reason = f"{at.method} less best-of-N: {_buy(at.points)}"
+            reason = f"{at.method} less the strongest selection ({at.selection}):"
+            reason += f" {_buy(at.points)}"
             if at.beam and at.reference:
                 found = f"{at.beam.value:.1%} to {at.reference.value:.1%}"
                 reason += f" ({found})"
             yield Line(f"points, {tokens}", at.points, reason, True)
         if at.points is None and at.reference:
-            yield Line(f"best-of-N, {tokens}", at.reference, "as measured", True)
+            reason = f"the strongest ({at.selection}), as measured"
+            yield Line(f"selection, {tokens}", at.reference, reason, True)
 
 
 def _buy(points: Estimate) -> str:
@@ -275,22 +277,44 @@ def _buy(points: Estimate) -> str:
     if points.above_zero:
         return "beams are the better buy"
     if points.interval[1] < 0:
-        return "best-of-N is the better buy"
-    return "no difference shown; best-of-N is simpler"
+        return "selection is the better buy"
+    return "no difference shown; selection is simpler"
 
 
-def bound_lines(bound: Bound) -> Iterator[Line]:
-    """What best-of-N can reach at most, where nothing was measured."""
+def apart_lines(found: Apart) -> Iterator[Line]:
+    """Beams, and the nearest selection, where their tokens have nothing in common."""
+    least, most = found.measured
+    for tokens, accuracy in found.beams.items():
+        reason = (
+            f"{'fewer' if tokens < least else 'more'} than any selection was measured"
+            f" at ({least:,.0f} to {most:,.0f}): no comparison"
+        )
+        yield Line(f"{found.method}, {tokens:,.0f} tokens", accuracy, reason, True)
+    for tokens, (name, accuracy) in found.selections.items():
+        reason = (
+            f"the strongest ({name}) at the {'least' if tokens == least else 'most'}"
+        )
+        name = f"selection, {tokens:,.0f} tokens"
+        yield Line(name, accuracy, f"{reason} tokens", True)
+
+
+def bound_lines(bound: Bound, why: str) -> Iterator[Line]:
+    """What selection can reach at most, where no beams were measured.
+
+    Args:
+      bound: of Pass@N.
+      why: there is only this.
+    """
     if not bound.n:
         reason = "the budget is less than one response, read by a verifier"
-        yield Line("best-of-N", None, reason)
+        yield Line("selection", None, reason)
         return
     cost = counted(bound.tokens, "token")
     reason = (
-        f"a bound, since the run has no search: best-of-{bound.n} (about {cost}) is"
-        f" right at most as often as Pass@{bound.n}"
+        f"a bound, since {why}: best of {bound.n} or a vote (about {cost}) is right at"
+        f" most as often as Pass@{bound.n}"
     )
     if bound.n > bound.samples:
         reason += f", itself bounded from {counted(bound.samples, 'response')} each"
-    reason += "; whether beams are a better buy is not known before stage search"
-    yield Line(f"best-of-{bound.n}, at most", bound.accuracy, reason, True)
+    reason += "; whether beams are a better buy is not known"
+    yield Line(f"best of {bound.n}, at most", bound.accuracy, reason, True)
