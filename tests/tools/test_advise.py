@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -189,6 +190,15 @@ def _unfinished(workdir):
     (workdir / "labels/manifest.json").unlink()
 
 
+def _imported(workdir):
+    _finish(workdir / "labels", "labels", {"limits": {}, "labels.from": "there"})
+
+
+def _imported_alone(workdir):
+    _imported(workdir)
+    shutil.rmtree(workdir / "rollouts")
+
+
 def _old_results(workdir):
     artifacts.write_json(workdir / "report/results.json", {"search": []})
 
@@ -206,6 +216,12 @@ def _old_evaluation(workdir):
         (_unfinished, ["--labels=WORKDIR"], "no finished stage labels"),
         (_cut, ["--labels=WORKDIR"], "is damaged"),
         (_of_others, ["--labels=WORKDIR"], "are not of its rollouts"),
+        (_imported, ["--labels=WORKDIR"], "needs labels of the run's own policy"),
+        (
+            _imported_alone,
+            ["--labels=WORKDIR/labels"],
+            "run without config.labels.from",
+        ),
         (None, [], "--labels"),
         (None, ["--labels=WORKDIR", "--tokens=0"], "above 0"),
         (None, ["--labels=WORKDIR", "--tokens=nan"], "above 0"),
