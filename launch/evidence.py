@@ -320,7 +320,7 @@ def _shown(
     _write(tables / f"{one.name}.md", f"# {one.claim}\n\n{table}".encode())
     if not (claims := verdicts.of(one.config)):
         return [*parts, table]
-    parts.append(verdicts.claims_table(claims, measured))
+    parts.append(verdicts.claims_table(claims, found))
     drawing, beside = tables / f"{one.name}.svg", os.path.relpath(tables, page.parent)
     drawn = verdicts.figure(measured)
     if not drawn and otherwise is not None and otherwise.exists():

@@ -96,6 +96,8 @@ def score_responses(
     Raises:
       UserError: a value is not finite.
     """
+    if not responses:
+        return []
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, response in enumerate(responses):
         groups.setdefault(tuple(response.prompt), []).append(i)
@@ -214,8 +216,7 @@ def score_outcomes(
     Arguments are those of `score_responses`.
     """
     ends = [np.array([len(response.tokens)]) for response in responses]
-    return np.concatenate(
-        score_responses(
-            params, responses, ends, architecture=architecture, ledger=ledger
-        )
+    found = score_responses(
+        params, responses, ends, architecture=architecture, ledger=ledger
     )
+    return np.concatenate([np.zeros(0, np.float32), *found])

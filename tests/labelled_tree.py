@@ -37,12 +37,21 @@ def tree(problems, n_cov, n_mc, *, values=VALUES, other=None, n_other=0, seed=0)
     return Labelled(responses, labels, responses, mu)
 
 
+def near(found, truth, errors=3.5):
+    """Within standard errors of the truth, which are not so wide as to say nothing."""
+    half = np.ptp(found.interval) / 2
+    assert half < 0.35 * abs(truth) + 1e-9
+    assert abs(found.value - truth) < errors * half / 1.96
+    return True
+
+
 def _row(method, n, tokens, name, value, interval):
     return {"method": method, "n": n, "tokens": tokens, name: value, "ci": interval}
 
 
 # Of results.json, what `pav advise` reads.
 RESULTS = {
+    "problems": 40,
     "search": [
         _row("beam_pav", 1, 100, "accuracy", 0.4, [0.3, 0.5]),
         _row("beam_pav", 4, 400, "accuracy", 0.6, [0.5, 0.7]),

@@ -106,3 +106,11 @@ def test_scores_are_those_of_whole_rows(params, tokens, monkeypatch):
         params, responses, architecture=ARCHITECTURE, ledger=Ledger()
     )
     np.testing.assert_array_equal(last, [q[-1] for q in found])
+
+
+def test_no_responses_have_no_scores():
+    paid = dict(architecture=ARCHITECTURE, ledger=(ledger := Ledger()))
+    assert scores.score_responses({}, [], [], **paid) == []
+    found = scores.score_outcomes({}, [], **paid)
+    assert found.shape == (0,) and found.dtype == np.float32
+    assert ledger == Ledger()

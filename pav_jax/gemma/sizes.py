@@ -130,7 +130,8 @@ def from_config(model: ConfigDict, vocab_size: int | None) -> TransformerConfig:
 
     Args:
       model: the `name` of a published size, which may be `shrunk`, or the arguments
-        of `tiny_gemma2`; and what `policy.initial_policy` reads.
+        of `tiny_gemma2`, which are not `shrunk`; and what `policy.initial_policy`
+        reads.
       vocab_size: of the tokenizer, and so of the embeddings: the spare ones of a
         published size could only be sampled as tokens that have no text. None keeps
         those of a published size.
@@ -140,6 +141,11 @@ def from_config(model: ConfigDict, vocab_size: int | None) -> TransformerConfig:
     """
     fields = {k: v for k, v in model.items() if k not in ("checkpoint", "dtype")}
     if "name" not in fields:
+        if fields.pop("shrunk", False):
+            raise UserError(
+                "config.model.shrunk=True makes a published size small; set"
+                " config.model.name to one, or leave config.model.shrunk out"
+            )
         _check_own(fields)
         return tiny_gemma2(vocab_size, **fields)
     if others := sorted(fields.keys() - {"name", "shrunk"}):

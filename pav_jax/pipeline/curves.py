@@ -30,6 +30,7 @@ _OF_SAMPLES = {  # rule of the pick -> the method that picks by it
     "vote_prm": "vote_pav",
     "vote_orm": "vote_orm",
 }
+_ALIKE = 1e-9  # differences that are so near each other are equal, but for rounding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,7 +243,9 @@ def efficiency(points: Sequence[Point]) -> dict[str, Any]:
     Equal accuracy is the best that the reference reaches: its tokens there, over those
     of the smallest beam that is shown to reach it, which is one for which no part of
     the 95% interval of the paired difference is below zero; None if no beam is. A beam
-    of as high an accuracy, or a higher one, may be among those that are not.
+    of as high an accuracy, or a higher one, may be among those that are not. Where all
+    differences are equal, such an interval has no width, and shows nothing; and there
+    is nothing to reach where the reference is never right.
 
     Equal tokens are those of each beam within the range of the reference, whose
     accuracy between its N is taken to be linear in log tokens. The difference is the
@@ -282,9 +285,7 @@ def _against(points: Sequence[Point], reference: Sequence[Point]) -> dict[str, A
     for method in _beam_methods(points):
         beams = [point for point in points if point.method == method]
         beams.sort(key=lambda point: point.mean_tokens)
-        reached = [
-            beam for beam in beams if _difference(beam.correct, best.correct)[1][0] >= 0
-        ]
+        reached = [beam for beam in beams if _reaches(beam.correct, best.correct)]
         saved = best.mean_tokens / reached[0].mean_tokens if reached else None
         out[method] = None if saved is None else float(saved)
         pairs = _at_equal_tokens(beams, reference)
@@ -308,6 +309,13 @@ def _beam_methods(points: Sequence[Point]) -> list[str]:
     """The beam searches that a user can run, in order."""
     names = dict.fromkeys(point.method for point in points)
     return [n for n in names if n.startswith("beam_") and n != "beam_oracle"]
+
+
+def _reaches(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Whether `ours` is shown to be as right as `theirs`, `[P]` each."""
+    if not theirs.any() or np.ptp(ours - theirs) < _ALIKE:
+        return False
+    return _difference(ours, theirs)[1][0] >= 0
 
 
 def _difference(

@@ -37,7 +37,8 @@ def efficiency(efficiency: Results) -> str:
     papers = efficiency.get("paper")
     shown = (
         " A beam is shown to reach it where no part of the 95% interval of the "
-        "difference, problem by problem, is below zero."
+        "difference, problem by problem, is below zero; a difference that is the same "
+        "for all problems shows nothing."
     )
     return _against(efficiency, shown) + (_against(papers) if papers else "")
 

@@ -232,6 +232,8 @@ class _Batch:
 
 def _batches(prompts, problem_ids, seed, groups) -> Iterator[_Batch]:
     """All problems, `groups` at a time."""
+    if not len(prompts):
+        return
     width = round_up(max(map(len, prompts)), rollout.ALIGNED)
     zeros = [0] * len(prompts)
     keys = rollout.branch_keys(seed, problem_ids, zeros, zeros)

@@ -22,7 +22,7 @@ TITLES = {
     "noise": "Noise of the labels",
     "sparsity": "Whether the labels teach",
     "verifier": "Whether the verifier tells steps apart, which search and RL follow",
-    "budget": "Beams or best-of-N",
+    "budget": "Beams, or selection among samples: best-of-N and votes",
 }
 
 
@@ -144,9 +144,13 @@ def _budget(
     results: dict[str, Any] | None,
     tokens: float | None,
 ) -> list[Line]:
-    """Beams against best-of-N as measured; else a bound from the labels."""
+    """Beams against selection as measured; else a bound from the labels."""
+    why = "the run has no report yet"
     if results is not None:
+        why = "the run has no beams"
         with artifacts.as_written(f"{place}/{_RESULTS}", "pav run"):
             if found := budget.versus(results, tokens):
                 return list(lines.versus_lines(found))
-    return list(lines.bound_lines(budget.pass_bound(labelled, tokens)))
+            if found := budget.apart(results):
+                return list(lines.apart_lines(found))
+    return list(lines.bound_lines(budget.pass_bound(labelled, tokens), why))

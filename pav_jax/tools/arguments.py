@@ -215,11 +215,11 @@ def _add_show(commands) -> None:
 def _add_advise(commands) -> None:
     parser = commands.add_parser(
         "advise",
-        help="say what the labels of a run advise: prover, n_mc, beams or best-of-N",
+        help="say what the labels of a run advise: prover, n_mc, beams or selection",
         description="Says what the labels of a run advise, with intervals over"
         " problems: which prover, how noisy the labels are, whether they teach, whether"
-        " a verifier tells steps apart, and whether best-of-N is the better buy. Runs"
-        " no model.",
+        " a verifier tells steps apart, and whether beams or selection among samples"
+        " (best-of-N, votes) are the better buy. Runs no model.",
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -241,7 +241,8 @@ def export_labels(arguments: argparse.Namespace, _: list[str]) -> None:
         raise UserError(f"{arguments.output} exists; give another --output")
     parts = {workdir.SETTINGS}
     if buckets.is_remote(arguments.labels):
-        stages = {name.split("/")[0] for name in buckets.files(arguments.labels)}
+        with buckets.explained(arguments.labels):
+            stages = {name.split("/")[0] for name in buckets.files(arguments.labels)}
         parts |= {"data", "rollouts", *(x for x in stages if x.startswith("labels"))}
         # What the labels were made with is known by its manifest.
         parts |= {f"{stage}/manifest.json" for stage in stages}

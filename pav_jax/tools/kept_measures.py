@@ -14,6 +14,8 @@ from pav_jax.core.errors import UserError
 from pav_jax.storage import artifacts
 from pav_jax.tools.sweeps import Found
 
+_HAS_NOT = "none"  # a number that the run has not; null is one that is not finite
+
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
@@ -66,15 +68,20 @@ def write(path: Path, config: Mapping[str, Any], found: Sequence[Found]) -> None
     runs = [
         {
             "fields": fields,
-            "measures": {
-                name: value if math.isfinite(value) else None
-                for name, value in measures.items()
-            },
+            "measures": {name: _kept(value) for name, value in measures.items()},
         }
         for fields, measures in found
     ]
     artifacts.write_json(path, {"config": dict(config), "runs": runs})
 
 
-def _number(value: Any) -> float:
+def _kept(value: float | None) -> float | str | None:
+    if value is None:
+        return _HAS_NOT
+    return value if math.isfinite(value) else None
+
+
+def _number(value: Any) -> float | None:
+    if value == _HAS_NOT:
+        return None
     return math.nan if value is None else float(value)

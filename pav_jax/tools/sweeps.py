@@ -28,8 +28,9 @@ from pav_jax.metrics import seed_interval
 from pav_jax.storage import artifacts, buckets
 
 Point = dict[str, Any]
-# Of one run: the fields that it sets, with its seed; and its numbers, by name.
-Found = tuple[Point, dict[str, float]]
+# Of one run: the fields that it sets, with its seed; and its numbers, by name, None for
+# one that it has not.
+Found = tuple[Point, dict[str, float | None]]
 _NAME_LENGTH = 120  # file systems allow 255 bytes
 
 
@@ -144,8 +145,6 @@ class Measured:
 def measure(config: str, done: Sequence[tuple[Run, dict[str, Any]]]) -> list[Found]:
     """What `measures()` of a config file finds in each finished run.
 
-    Numbers that are None are left out.
-
     Args:
       config: FILE or FILE:VARIANT.
       done: the runs, and what they found.
@@ -162,19 +161,25 @@ def measure(config: str, done: Sequence[tuple[Run, dict[str, Any]]]) -> list[Fou
     found = []
     for run, results in done:
         measures = config_lib.call(path, "measures", results)
-        known = {name: value for name, value in measures.items() if value is not None}
-        found.append(({**run.point, "seed": run.config["seed"]}, known))
+        found.append(({**run.point, "seed": run.config["seed"]}, dict(measures)))
     return found
+
+
+def arm_of(fields: Point) -> Point:
+    """The fields that runs which differ in the seed alone have in common."""
+    return {name: value for name, value in fields.items() if name != "seed"}
 
 
 def over_seeds(found: Sequence[Found]) -> list[Measured]:
     """The numbers of runs, over the seeds of those that differ in the seed alone.
 
-    A number that not every seed has is over those that have it.
+    A number that not every seed has is over those that have it, and left out if none
+    has it.
     """
     arms: dict[str, tuple[Point, dict[int, dict[str, float]]]] = {}
-    for fields, measures in found:
-        arm = {name: value for name, value in fields.items() if name != "seed"}
+    for fields, numbers in found:
+        measures = {name: value for name, value in numbers.items() if value is not None}
+        arm = arm_of(fields)
         _, by_seed = arms.setdefault(repr(arm), (arm, {}))
         by_seed[fields["seed"]] = measures
     rows = []

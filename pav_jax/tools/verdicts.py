@@ -12,7 +12,7 @@ from typing import Any
 
 from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
-from pav_jax.tools.sweeps import Measured, Point
+from pav_jax.tools.sweeps import Found, Measured, Point, arm_of, over_seeds
 
 _NAMED_POINT = re.compile(r"(.+), ([^,=]+) = (-?[\d.]+)")
 
@@ -72,32 +72,39 @@ def verdict(claim: Claim, found: Measured | None) -> str:
     return "does not hold" if high < claim.least else "not shown"
 
 
-def claims_table(claims: Sequence[Claim], measured: Sequence[Measured]) -> str:
+def claims_table(claims: Sequence[Claim], found: Sequence[Found]) -> str:
     """Each claim with the paper's number, ours and the verdict, as Markdown.
 
     What the measure is without an effect, and what it is if the claim holds, stand
     beside it.
 
+    Args:
+      claims: of a config.
+      found: by its runs. A number that none of an arm has, all None, is not run.
+
     Raises:
-      UserError: a claim is about a measure that its arm has not.
+      UserError: a claim is about a measure whose name the runs of its arm have not.
     """
+    measured = over_seeds(found)
     lines = ["| claim | the paper | here | no effect; it holds | seeds | verdict |"]
     lines.append("|---|---|---|---|---|---|")
     for claim in claims:
-        arm = [row for row in measured if row.arm == claim.arm]
-        found = next((row for row in arm if row.name == claim.measure), None)
-        if arm and found is None:
+        runs = [numbers for fields, numbers in found if arm_of(fields) == claim.arm]
+        names = dict.fromkeys(name for numbers in runs for name in numbers)
+        if runs and claim.measure not in names:
             raise UserError(
                 f"a claim is about {claim.measure!r}, which measures() has not; it has"
-                f" {', '.join(row.name for row in arm)}"
+                f" {', '.join(names)}"
             )
+        rows = [row for row in measured if row.arm == claim.arm]
+        ours = next((row for row in rows if row.name == claim.measure), None)
         number, seeds = "", ""
-        if found:
-            number, seeds = f"{found.mean:.3g}", str(len(found.values))
-            if found.interval:
-                number += " [{:.3g}, {:.3g}]".format(*found.interval)
+        if ours:
+            number, seeds = f"{ours.mean:.3g}", str(len(ours.values))
+            if ours.interval:
+                number += " [{:.3g}, {:.3g}]".format(*ours.interval)
         rule = f"{claim.nothing:g}; {claim.least:g}"
-        cells = [claim.says, claim.paper, number, rule, seeds, verdict(claim, found)]
+        cells = [claim.says, claim.paper, number, rule, seeds, verdict(claim, ours)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -110,6 +117,8 @@ def figure(measured: Sequence[Measured]) -> bytes | None:
     import matplotlib
     from matplotlib.figure import Figure
 
+    if not measured:
+        return None
     lines: dict[str, list[tuple[float, Measured]]] = {}
     axis, told_by = "", _telling_fields([row.arm for row in measured])
     for row in measured:

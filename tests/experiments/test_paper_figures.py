@@ -10,7 +10,6 @@ import pytest
 
 from pav_jax.core import config as config_lib
 from pav_jax.laboratories import planted_cells, runner
-from pav_jax.metrics import seed_interval
 from pav_jax.pipeline import stages
 from pav_jax.storage import artifacts
 from pav_jax.tools import sweeps, verdicts
@@ -88,11 +87,11 @@ def test_planted():
     assert found["iterations to one half, outcome alone over γ = 10"] == [8.0, 1.0]
     assert found["γ = 10 over γ = 5, accuracy over the run"] == pytest.approx([10, 10])
     assert found["accuracy after the run with γ = 10"] == [100, 50]
-    measured = [
-        sweeps.Measured({}, name, dict(enumerate(values)), *seed_interval(values))
-        for name, values in found.items()
+    runs = [
+        ({"seed": seed}, dict(zip(found, row, strict=True)))
+        for seed, row in enumerate(zip(*found.values(), strict=True))
     ]
-    assert verdicts.claims_table(verdicts.of(config), measured).count("not run") == 0
+    assert verdicts.claims_table(verdicts.of(config), runs).count("not run") == 0
     # And of its smoke run there are no claims, but no mistake either.
     smoke = config_lib.load([f"--config={config}:smoke"])
     few = [c | cells[0] | {"gamma": c["gamma"]} for c in planted_cells.cells(smoke)]

@@ -75,12 +75,19 @@ def test_a_published_size_has_an_embedding_for_each_token():
         (dict(name="gemma3_4b"), 256_000, "set config.tokenizer.path"),
         (dict(name="gemma4_2b"), 256_000, "'gemma4_2b'; there are: gemma2_2b"),
         (dict(name="gemma2_2b", window=8), 256_000, "remove config.model.window"),
+        (dict(num_layers=1, shrunk=True), 9, "set config.model.name"),
     ],
-    ids=["too-many", "too-few", "unknown", "more"],
+    ids=["too-many", "too-few", "unknown", "more", "shrunk"],
 )
 def test_a_size_that_cannot_be_is_refused(fields, vocab_size, message):
     with pytest.raises(UserError, match=message):
         sizes.from_config(model(**fields), vocab_size)
+
+
+def test_an_architecture_of_ones_own_need_not_be_shrunk():
+    own = dict(num_layers=1, embed_dim=16, num_heads=2, num_kv_heads=1, mlp_dim=8)
+    found = sizes.from_config(model(**own, window=4, shrunk=False), 9)
+    assert found == sizes.from_config(model(**own, window=4), 9)
 
 
 def test_without_a_tokenizer_a_published_size_keeps_its_spare_rows():

@@ -276,6 +276,25 @@ def test_figures_of_a_paper(evidence, tmp_path):
     assert "--root=runs/evidence/arms" in page and page.endswith(table)
 
 
+def test_a_number_that_no_run_has_is_no_mistake(evidence, tmp_path):
+    """Nor is it one when the runs are gone; a name that `measures()` has not is."""
+    paper = tmp_path / "paper"
+    paper.mkdir()
+    figure = FIGURE.replace("n * accuracy", "None")
+    (paper / "fig1.py").write_text(figure)
+    arguments = ("--configs=paper", "--page=mine.md")
+    row = "| It rises | 0.5 |  | 0; 0.3 |  | not run |"
+    for wanted in (["run seed=0", "run seed=1"], []):
+        code, ran, _ = evidence(*arguments, *["--collect"] * (not wanted))
+        assert code == 0 and ran == wanted
+        assert row in (tmp_path / "mine.md").read_text()
+        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+    (paper / "fig1.py").write_text(figure.replace('"accuracy, N = 1"', '"acuracy"'))
+    code, _, said = evidence(*arguments, "--collect")
+    assert code == 2 and "about 'acuracy', which measures() has not" in said.err
+    assert "it has accuracy, N = 1, accuracy, N = 2" in said.err
+
+
 def test_every_figure_of_the_paper_has_a_place_on_the_page(capsys):
     main = runpy.run_path(str(LAUNCH / "evidence.py"))["main"]
     folder = LAUNCH.parent / "experiments" / "paper"

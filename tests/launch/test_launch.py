@@ -565,7 +565,7 @@ def measures(results):
     done = [(run, {"auc": auc}) for run, auc in zip(runs, (None, 0.75), strict=True)]
     found = sweeps.measure(str(config), done)
     assert [measures for _, measures in found] == [
-        {"brier": 0.25},
+        {"auc": None, "brier": 0.25},
         {"auc": 0.75, "brier": 0.25},
     ]
     rows = {row.name: row for row in sweeps.over_seeds(found)}
@@ -573,7 +573,8 @@ def measures(results):
     assert "| auc | 0.75 | – | 0.75 |" in sweeps.seeds_table(list(rows.values()))
     kept_measures.write(tmp_path / "kept.json", {}, found)
     assert kept_measures.read(tmp_path / "kept.json", {}).found == found
-    assert sweeps.over_seeds(sweeps.measure(str(config), done[:1])) != []
+    alone = sweeps.over_seeds(sweeps.measure(str(config), done[:1]))
+    assert [row.name for row in alone] == ["brier"]
 
 
 def test_a_sweep_may_know_the_variant(config):

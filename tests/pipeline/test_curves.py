@@ -123,19 +123,43 @@ def test_beams_are_those_on_disk(tmp_path):
     assert cells["beam_pav", 4, "any"] == 1
 
 
+def _eight(method, n, right, tokens):
+    """A point with that many of eight problems right, the first ones."""
+    return _point(method, n, [1] * right + [0] * (8 - right), tokens)
+
+
 def test_equal_accuracy_is_of_the_smallest_beam_that_reaches_it():
+    reference = [_eight("best_of_n_orm", n, n // 2, 100.0 * n) for n in (2, 4, 8)]
     beams = [
-        _point("beam_pav", 1, [1, 1, 0, 0], 150.0),
-        _point("beam_pav", 2, [1, 1, 1, 0], 320.0),
-        _point("beam_pav", 4, [1, 1, 1, 1], 640.0),
-        # As many are right, but not the same ones: the interval reaches below zero.
-        _point("beam_q", 1, [0, 1, 1, 1], 150.0),
+        _eight("beam_pav", 1, 3, 150.0),
+        _eight("beam_pav", 2, 7, 320.0),  # three more: 3/8, and half of it 0.36
+        _eight("beam_pav", 4, 8, 640.0),
+        # Two more, 1/4, and half of it 0.32: the interval reaches below zero.
+        _eight("beam_q", 1, 6, 150.0),
     ]
     for order in (beams, beams[::-1]):  # as `config.search.beams` may have it
-        found = curves.efficiency(_REFERENCE + order)
-        assert found["accuracy"] == 0.75 and found["tokens"] == 1600.0
-        assert found["beam_pav"] == 1600 / 320
+        found = curves.efficiency(reference + order)
+        assert found["accuracy"] == 0.5 and found["tokens"] == 800.0
+        assert found["beam_pav"] == found["paper"]["beam_pav"] == 800 / 320
         assert found["beam_q"] is None
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 0.3])
+def test_an_interval_without_width_shows_nothing(share):
+    """Of a policy that is never right, or always, and of problems that are alike."""
+    reference = _point("best_of_n_orm", 4, [share] * 4, 400.0)
+    beams = [
+        _point("beam_pav", 1, [share] * 4, 150.0),
+        _point("beam_q", 1, np.array([share] * 4) + [0, 1e-16, 0, 2e-16], 150.0),
+    ]
+    found = curves.efficiency([reference, *beams])
+    assert found["beam_pav"] is found["paper"]["beam_pav"] is found["beam_q"] is None
+
+
+def test_there_is_nothing_to_reach_where_the_reference_is_never_right():
+    reference = _point("best_of_n_orm", 4, [0] * 8, 400.0)
+    beam = _eight("beam_pav", 1, 7, 150.0)  # far above zero
+    assert curves.efficiency([reference, beam])["beam_pav"] is None
 
 
 def test_equal_tokens_are_between_the_points_of_best_of_n():
@@ -209,10 +233,10 @@ def test_the_reference_is_the_strongest_at_each_n():
     }
     assert found["accuracy"] == 1.0 and found["beam_pav"] is None
     assert found["points_at_equal_tokens"]["beam_pav"] == 0
-    # Against the paper's own reference the same beam is ahead, and four times cheaper.
+    # Against the paper's own reference the same beam is ahead.
     assert found["paper"]["reference"] == "best_of_n_orm"
+    assert found["paper"]["accuracy"] == 0.75
     assert found["paper"]["points_at_equal_tokens"]["beam_pav"] == 0.25
-    assert found["paper"]["beam_pav"] == 4.0
 
 
 def test_the_order_of_ns_does_not_matter():

@@ -53,6 +53,10 @@ def test_equals_a_slow_search_without_caches(beams, candidates):
             assert ours.ledger.decoded == decoded
 
 
+def test_no_problems_have_no_answers():
+    assert search(OracleScorer(lambda *_: 0.5), which=()) == []
+
+
 def test_a_profile_sees_every_step():
     class Counting(Profile):
         steps = 0

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_json_is_what_the_text_says(workdir, capsys):
     order = found["verifier"][1]
     assert (order["name"], order["value"]) == ("order, siblings", 0.75)
     assert "told apart" in order["reason"]
-    assert "a bound, since the run has no search" in found["budget"][0]["reason"]
+    assert "a bound, since the run has no report yet" in found["budget"][0]["reason"]
 
 
 def test_responses_without_labels_count_for_the_base_rate(tmp_path, capsys):
@@ -102,7 +103,7 @@ def test_responses_without_labels_count_for_the_base_rate(tmp_path, capsys):
     assert found["n_cov"] == 1
     rate = np.mean([response.correct for response in labelled.rollouts])
     assert found["sparsity"][0]["value"] == pytest.approx(rate)
-    assert found["budget"][0]["name"] == "best-of-2, at most"
+    assert found["budget"][0]["name"] == "best of 2, at most"
 
 
 def test_the_folder_labels_is_its_workdir(workdir, capsys, monkeypatch):
@@ -131,10 +132,35 @@ def test_measured_searches_come_before_a_bound(workdir, capsys):
     assert line["name"] == "points, 200 tokens"
     assert line["value"] == pytest.approx(0.2)
     assert len(_json(capsys, f"--labels={workdir}")["budget"]) == 2
-    none = RESULTS | {"compute_efficiency": {"by_point": []}}
-    artifacts.write_json(workdir / "report/results.json", none)
+
+
+def test_a_search_without_a_comparison_is_not_called_none(workdir, capsys):
+    """All beams cost more tokens than selection was measured at."""
+    efficiency = RESULTS["compute_efficiency"] | {"by_point": []}
+    apart = RESULTS | {"compute_efficiency": efficiency}
+    beams = [row for row in RESULTS["search"] if row["method"] == "beam_pav"]
+    dear = [row | {"tokens": 10 * row["tokens"]} for row in beams]
+    others = [row for row in RESULTS["search"] if row["method"] != "beam_pav"]
+    artifacts.write_json(
+        workdir / "report/results.json", apart | {"search": others + dear}
+    )
+    for tokens in ([], ["--tokens=200"]):
+        found = _json(capsys, f"--labels={workdir}", *tokens)["budget"]
+        assert [(line["name"], line["value"]) for line in found] == [
+            ("beam_pav, 1,000 tokens", 0.4),
+            ("beam_pav, 4,000 tokens", 0.6),
+            ("selection, 800 tokens", 0.5),
+        ]
+        more = "more than any selection was measured at (50 to 800): no comparison"
+        assert found[0]["reason"] == found[1]["reason"] == more
+        assert (
+            found[2]["reason"] == "the strongest (best-of-N by ORM) at the most tokens"
+        )
+        assert found[0]["interval"] == [0.3, 0.5]
+    artifacts.write_json(workdir / "report/results.json", apart | {"search": others})
     (line,) = _json(capsys, f"--labels={workdir}", "--tokens=200")["budget"]
     assert "at most" in line["name"]
+    assert "a bound, since the run has no beams" in line["reason"]
 
 
 @pytest.mark.parametrize("problems", [1, 2, 30])
@@ -164,6 +190,15 @@ def _unfinished(workdir):
     (workdir / "labels/manifest.json").unlink()
 
 
+def _imported(workdir):
+    _finish(workdir / "labels", "labels", {"limits": {}, "labels.from": "there"})
+
+
+def _imported_alone(workdir):
+    _imported(workdir)
+    shutil.rmtree(workdir / "rollouts")
+
+
 def _old_results(workdir):
     artifacts.write_json(workdir / "report/results.json", {"search": []})
 
@@ -181,6 +216,12 @@ def _old_evaluation(workdir):
         (_unfinished, ["--labels=WORKDIR"], "no finished stage labels"),
         (_cut, ["--labels=WORKDIR"], "is damaged"),
         (_of_others, ["--labels=WORKDIR"], "are not of its rollouts"),
+        (_imported, ["--labels=WORKDIR"], "needs labels of the run's own policy"),
+        (
+            _imported_alone,
+            ["--labels=WORKDIR/labels"],
+            "run without config.labels.from",
+        ),
         (None, [], "--labels"),
         (None, ["--labels=WORKDIR", "--tokens=0"], "above 0"),
         (None, ["--labels=WORKDIR", "--tokens=nan"], "above 0"),

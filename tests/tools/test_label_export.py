@@ -13,6 +13,7 @@ from stand_in import Bucket, contents
 from tiny import byte_tokenizer
 
 from pav_jax.core.types import Problem, Response, StepLabels
+from pav_jax.distributed.signals import AGAIN
 from pav_jax.labels import prefix_ends
 from pav_jax.main import main
 from pav_jax.pipeline import imported
@@ -319,3 +320,24 @@ def test_from_a_bucket_to_a_bucket(run, exported, bucket, capsys):
     assert made == {
         name: (exported / name).read_bytes() for name in buckets.files(exported)
     }
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(PermissionError("denied"), 2), (OSError("no answer"), AGAIN)]
+)
+def test_a_bucket_that_cannot_be_read(
+    bucket, tmp_path, capsys, monkeypatch, error, code
+):
+    def find(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(Bucket, "find", find)
+    assert _export("gs://bucket/run", tmp_path / "out") == code
+    err = capsys.readouterr().err
+    assert f"cannot use gs://bucket/run: {type(error).__name__}" in err
+    assert err.count("\n") == 1
+
+
+def test_a_store_that_is_not_known(tmp_path, capsys):
+    assert _export("nowhere://bucket/run", tmp_path / "out") == 2
+    assert "cannot use nowhere://bucket/run: give" in capsys.readouterr().err

@@ -48,10 +48,14 @@ def test_a_ratio_has_no_effect_at_one():
     assert list(found.values()) == ["does not hold", "in part", "holds"]
 
 
+def _runs(values, name="gain", **arm):
+    return [({**arm, "seed": seed}, {name: value}) for seed, value in enumerate(values)]
+
+
 def test_a_table_of_claims():
     """Each is about its own arm; one of which nothing is run says so."""
     claims = [CLAIM, verdicts.Claim("Also", "any", "gain", 1.0, arm={"size": 2})]
-    table = verdicts.claims_table(claims, [_measured((8.0, 10.0, 12.0), size=2)])
+    table = verdicts.claims_table(claims, _runs((8.0, 10.0, 12.0), size=2))
     assert table.splitlines()[2:] == [
         "| It is better | 8 points |  | 0; 8 |  | not run |",
         "| Also | any | 10 [5.03, 15] | 0; 1 | 3 | holds |",
@@ -60,7 +64,15 @@ def test_a_table_of_claims():
 
 def test_a_claim_about_no_measure():
     with pytest.raises(UserError, match="about 'gain', which measures.* has loss"):
-        verdicts.claims_table([CLAIM], [_measured((1.0,), name="loss")])
+        verdicts.claims_table([CLAIM], _runs((1.0,), name="loss"))
+
+
+def test_a_claim_about_a_number_that_no_run_has_yet():
+    """As an AUC without any pair: `measures()` has it, and gives None."""
+    table = verdicts.claims_table([CLAIM], _runs((None, None)))
+    assert table.splitlines()[2] == "| It is better | 8 points |  | 0; 8 |  | not run |"
+    table = verdicts.claims_table([CLAIM], _runs((None, 9.0)))
+    assert table.splitlines()[2].endswith("| 9 | 0; 8 | 1 | one seed |")
 
 
 def test_a_figure_has_a_line_for_each_name_and_arm():

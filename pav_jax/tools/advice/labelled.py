@@ -43,9 +43,18 @@ class Labelled:
           place: what a user calls it.
 
         Raises:
-          UserError: a stage is missing, unfinished or damaged, or they do not belong
-            together.
+          UserError: a stage is missing, unfinished or damaged, they do not belong
+            together, or the labels were imported.
         """
+        made = workdir / "labels"
+        if (made / MANIFEST).exists() and (
+            "labels.from" in read_manifest(made)["fields"]
+        ):
+            raise UserError(
+                f"the labels in {place} were imported (config.labels.from), and pav"
+                " advise needs labels of the run's own policy; give --labels=DIR the"
+                " workdir of a run without config.labels.from"
+            )
         for stage in ("rollouts", "labels"):
             if not (workdir / stage / MANIFEST).exists():
                 raise UserError(

@@ -7,13 +7,14 @@ from typing import Any
 
 from pav_jax.core.counts import counted
 from pav_jax.tools.advice import provers, siblings
-from pav_jax.tools.advice.budget import Bound, Versus
-from pav_jax.tools.advice.estimates import Estimate
+from pav_jax.tools.advice.budget import Apart, Bound, Versus
+from pav_jax.tools.advice.estimates import FEWEST, Estimate
 from pav_jax.tools.advice.labelled import KS, Labelled, bok
 from pav_jax.tools.advice.noise import Noise
 from pav_jax.tools.advice.sparsity import Sparsity
 
 _NAME, _NUMBER, _WIDTH = 27, 28, 118
+_TOO_FEW = f"too few problems to tell (it takes {FEWEST})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +86,10 @@ def prover_lines(labelled: Labelled) -> Iterator[Line]:
         name = f"sum: {choice.best} less {choice.second}"
         if choice.margin.above_zero:
             reason = f"take {choice.best}: its sum is above that of every other"
+        elif choice.margin.tells:
+            reason = "no preference: these two are not shown to differ"
         else:
-            reason = "no preference: these two are not told apart"
+            reason = f"no preference: {_TOO_FEW}"
         yield Line(name, choice.margin, reason)
     if labelled.n_cov < 2:
         yield Line(
@@ -146,24 +149,26 @@ def sparsity_lines(labelled: Labelled, found: Sparsity) -> Iterator[Line]:
         reason = "config.labels.n_mc=1 does not tell progress from noise; 2 does"
         yield Line("progress of a step", None, reason)
         return
-    few = found.problems.interval is not None and found.problems.interval[0] > 0.5
-    if own.interval is None:
-        reason = "one problem does not say whether these labels teach"
+    few = found.problems.tells and found.problems.interval[0] > 0.5
+    if not own.tells:
+        reason = f"whether these labels teach: {_TOO_FEW}"
+    elif own.interval == (0.0, 0.0):
+        reason = "these labels teach nothing: no step changes Q_mc"
     elif not own.above_zero:
-        reason = "these labels teach nothing: that a step changes Q is not shown"
+        reason = "not shown to teach: whether steps change Q is left open"
     elif few:
         part = 1 - found.problems.value
         reason = f"these labels teach, but on {part:.0%} of the problems only"
     else:
         reason = "these labels teach: steps change the chance of success"
     yield Line("mean square of A, π", own, reason)
-    if own.interval is not None and (few or not own.above_zero):
+    if own.tells and (few or not own.above_zero):
         yield _teacher(labelled, found)
 
 
 def _more(seen: Estimate, chance: Estimate) -> str:
     """What a share above that by chance says."""
-    if None in (seen.interval, chance.interval):
+    if not (seen.tells and chance.tells):
         return ""
     return "; some have next to none" if seen.interval[0] > chance.interval[1] else ""
 
@@ -196,7 +201,7 @@ def _teacher(labelled: Labelled, found: Sparsity) -> Line:
     if not ks:
         return Line("a prover that would", None, reason)
     if ks[-1] >= wanted:
-        reason = "its Q differs between steps; no higher K of these labels' does"
+        reason = "its Q differs between steps; of no higher K is that shown"
     else:
         reason = f"its Q differs between steps; {reason}"
     return Line(f"mean square of A, {bok(ks[-1])}", taught[bok(ks[-1])], reason)
@@ -227,18 +232,21 @@ def verifier_lines(
 
 
 def _verdict(order: Estimate | None) -> str:
-    if order is None or order.interval is None:
-        return "too few to tell"
+    if order is None or not order.tells:
+        return _TOO_FEW
     low, high = order.interval
     if low > 0.5:
         return "told apart, so search and RL can follow it"
     if high < 0.5:
         return "the wrong way round; search and RL would follow errors"
-    return "not told apart (chance is 50%); search and RL would follow noise"
+    return (
+        "not shown to be told apart (chance is 50%); more problems may show it, and if"
+        " they are not, search and RL follow noise"
+    )
 
 
 def versus_lines(found: Sequence[Versus]) -> Iterator[Line]:
-    """Beams against best-of-N, as the run measured them."""
+    """Beams against selection among samples, as the run measured them."""
     for at in found:
         tokens = f"{at.tokens:,.0f} tokens"
         if at.points is None:
@@ -252,35 +260,61 @@ def versus_lines(found: Sequence[Versus]) -> Iterator[Line]:
                 True,
             )
         else:
-            reason = f"{at.method} less best-of-N: {_buy(at.points)}"
+            reason = f"{at.method} less the strongest selection ({at.selection}):"
+            reason += f" {_buy(at.points)}"
             if at.beam and at.reference:
                 found = f"{at.beam.value:.1%} to {at.reference.value:.1%}"
                 reason += f" ({found})"
             yield Line(f"points, {tokens}", at.points, reason, True)
         if at.points is None and at.reference:
-            yield Line(f"best-of-N, {tokens}", at.reference, "as measured", True)
+            reason = f"the strongest ({at.selection}), as measured"
+            yield Line(f"selection, {tokens}", at.reference, reason, True)
 
 
 def _buy(points: Estimate) -> str:
+    if not points.tells:
+        return _TOO_FEW
     if points.above_zero:
         return "beams are the better buy"
     if points.interval[1] < 0:
-        return "best-of-N is the better buy"
-    return "no difference shown; best-of-N is simpler"
+        return "selection is the better buy"
+    return "no difference shown; selection is simpler"
 
 
-def bound_lines(bound: Bound) -> Iterator[Line]:
-    """What best-of-N can reach at most, where nothing was measured."""
+def apart_lines(found: Apart) -> Iterator[Line]:
+    """Beams, and the nearest selection, where their tokens have nothing in common."""
+    least, most = found.measured
+    for tokens, accuracy in found.beams.items():
+        reason = (
+            f"{'fewer' if tokens < least else 'more'} than any selection was measured"
+            f" at ({least:,.0f} to {most:,.0f}): no comparison"
+        )
+        yield Line(f"{found.method}, {tokens:,.0f} tokens", accuracy, reason, True)
+    for tokens, (name, accuracy) in found.selections.items():
+        reason = (
+            f"the strongest ({name}) at the {'least' if tokens == least else 'most'}"
+        )
+        name = f"selection, {tokens:,.0f} tokens"
+        yield Line(name, accuracy, f"{reason} tokens", True)
+
+
+def bound_lines(bound: Bound, why: str) -> Iterator[Line]:
+    """What selection can reach at most, where no beams were measured.
+
+    Args:
+      bound: of Pass@N.
+      why: there is only this.
+    """
     if not bound.n:
         reason = "the budget is less than one response, read by a verifier"
-        yield Line("best-of-N", None, reason)
+        yield Line("selection", None, reason)
         return
     cost = counted(bound.tokens, "token")
     reason = (
-        f"a bound, since the run has no search: best-of-{bound.n} (about {cost}) is"
-        f" right at most as often as Pass@{bound.n}"
+        f"a bound, since {why}: best of {bound.n} or a vote (about {cost}) is right at"
+        f" most as often as Pass@{bound.n}"
     )
     if bound.n > bound.samples:
         reason += f", itself bounded from {counted(bound.samples, 'response')} each"
-    reason += "; whether beams are a better buy is not known before stage search"
-    yield Line(f"best-of-{bound.n}, at most", bound.accuracy, reason, True)
+    reason += "; whether beams are a better buy is not known"
+    yield Line(f"best of {bound.n}, at most", bound.accuracy, reason, True)

@@ -100,4 +100,8 @@ def preference(found: Sequence[Candidate]) -> Preference | None:
             margins.append(Preference(best.name, other.name, gap))
     if not margins:
         return None
-    return min(margins, key=lambda m: m.margin.interval or (m.margin.value,))
+    # First one with too few problems in common, which leaves the choice open.
+    return min(
+        margins,
+        key=lambda m: (m.margin.tells, m.margin.interval or (m.margin.value,)),
+    )
