@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 _BEFORE_VERIFIERS = ("data", "pretraining", "sft", "rollouts", "labels")
+_BEFORE_RL = ("sft", "rft")  # policies that RL's are compared with, by their names
 _OWN_SIZE = ("num_layers", "embed_dim", "num_heads", "mlp_dim")
 
 
@@ -217,6 +218,13 @@ def _of_rl(rl: ConfigDict) -> Iterator[str]:
     final = rl.final
     if not rl.get("methods"):
         yield "config.rl.methods is empty; RL needs a method"
+    for method in rl.methods:
+        if not method.isidentifier() or method in _BEFORE_RL:
+            yield (
+                f"config.rl.methods.{method} names stages and policies; a name has"
+                " letters, digits and _, starts with no digit, and is none of"
+                f" {', '.join(_BEFORE_RL)}"
+            )
     if max(final.ns) > final.samples:
         yield (
             f"config.rl.final.ns={tuple(final.ns)} must be at most"

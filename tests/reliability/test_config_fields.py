@@ -257,6 +257,23 @@ def test_a_section_without_fields(section):
     assert f"the config has no field '{section}." in _refusal(config)
 
 
+@pytest.mark.parametrize("name", ["sft", "rft", "a/b", "1", "a b", "a-b", ""])
+def test_names_of_rl_methods_that_name_no_stage_or_another_policy(name):
+    config = _config({})
+    with config.unlocked():
+        config.rl.methods[name] = config.rl.methods.orm_rl
+    refused = f"config.rl.methods.{name} names stages and policies; a name has letters"
+    assert refused in _refusal(config) and "none of sft, rft" in _refusal(config)
+
+
+def test_names_of_rl_methods_that_are_right():
+    config = _config({})
+    with config.unlocked():
+        for name in ("sft_prover", "unsolved", "alpha_0_1", "_"):
+            config.rl.methods[name] = config.rl.methods.orm_rl
+    assert _refusal(config) == ""
+
+
 def test_a_policy_without_a_size():
     values = {k: v for k, v in _full().items() if not k.startswith("model.")}
     assert "model" in _refusal(config_lib.unflatten(values))
