@@ -364,7 +364,7 @@ def calibration(predicted: np.ndarray, labels: Sequence[StepLabels]) -> dict:
 
     Args:
       predicted: float `[N]`, all inner prefixes of all labelled responses.
-      labels: their labels; the last prefix of each, its outcome, is left out.
+      labels: of 2 or more continuations; the last prefix, an outcome, is left out.
 
     Returns:
       `brier`: mean squared error of the prediction against outcomes of

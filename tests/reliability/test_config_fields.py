@@ -39,6 +39,8 @@ pretraining.sft.short_first.steps rl.methods.pav_mc.n_mc rl.methods.pav_mc.alpha
 rl.methods.pav_rl.alpha rl.methods.pav_refreshed.alpha
 rl.methods.pav_refreshed.refresh_every
 """.split()
+# Of one nothing can be estimated, or nothing is left to train.
+TWO = ["evaluation.oracle_n_mc", "rl.provers.responses", "verifier.on_search.steps"]
 # Fractions and probabilities: more than 1 is wrong.
 AT_MOST_ONE = ("final_learning_rate", "held_out", "wrong_turns", "fraction")
 AT_MOST_ONE += ("min_accuracy", "threshold")
@@ -130,6 +132,8 @@ def test_out_of_range(field):
         wrong = [-3] if field == "seed" else []  # a name of a stream: any number
     if field == "mesh.data":
         wrong = [0, -2]
+    if field in TWO:
+        wrong.append(1)
     for value in wrong:
         assert names(_refusal(_config({field: value})), field), value
     assert field not in ZERO or stages.stages(_config({field: kind(0)}))
