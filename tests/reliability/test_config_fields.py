@@ -35,8 +35,7 @@ rl.training.warmup_steps rl.training.final_learning_rate rl.training.min_accurac
 rl.rft.warmup_steps rl.rft.weight_decay rl.rft.final_learning_rate
 rl.refresh.warmup_steps rl.refresh.weight_decay rl.refresh.final_learning_rate
 rl.refresh.language_weight pretraining.task.wrong_turns sft.short_first.steps
-pretraining.sft.short_first.steps rl.methods.pav_mc.n_mc rl.methods.pav_mc.alpha
-rl.methods.pav_rl.alpha rl.methods.pav_refreshed.alpha
+pretraining.sft.short_first.steps rl.methods.pav_mc.n_mc
 rl.methods.pav_refreshed.refresh_every
 """.split()
 # Of one nothing can be estimated, or nothing is left to train.
@@ -182,6 +181,9 @@ def test_missing(field):
         ({"search.beams": ()}, "search.beams .* at least one"),
         ({"labels.from": "x"}, "first_pit .*labels.from takes; leave out either"),
         ({"rl.methods.grpo.reward": "matched"}, "grpo: reward=.matched. .* baseline"),
+        ({"rl.methods.pav_rl.alpha": 0.0}, 'pav_rl: reward="progress" .* alpha=0, whi'),
+        ({"rl.methods.orm_rl.alpha": 1.0}, "orm_rl: alpha=1 .* no process rewards; le"),
+        ({"rl.methods.grpo.n_mc": 4}, 'grpo: n_mc=4 .*reward="outcome", which pays no'),
         ({"rl.methods.pav_mc.prover_k": 9}, "pav_mc: n_mc=4 .* Bo9"),
         ({"rl.methods.pav_rl.prover": "x"}, "prover='x' is no entry of .* mu"),
         ({"rl.methods.pav_refreshed.prover": "mu"}, "pav_refreshed: .* leave out eith"),
