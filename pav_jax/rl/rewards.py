@@ -170,7 +170,8 @@ def predicted_values(q: np.ndarray, correct: bool, objective: Objective) -> np.n
     """`Q^μ` of each prefix from a verifier's predictions, float32 `[H + 1]`.
 
     Args:
-      q: predicted `Q^π` of a response's prefixes, `[H + 1]`, the bare prompt first.
+      q: predicted values of a response's prefixes, `[H + 1]`, the bare prompt first:
+        `Q^π`, or that prover's if `objective.prover` names one.
       correct: Rex.
       objective: has `prover_k`.
     """
@@ -211,8 +212,9 @@ class Scored:
       responses: those to one problem are side by side.
       ends: response tokens up to the end of each step, int `[H]` for each.
       process: the process reward of each step, float32 `[H]` for each.
-      q: `Q^π` of the prefixes, by the verifier or by continuations, float32 `[H + 1]`
-        for each; None if the method pays the outcome only.
+      q: `Q^π` of the prefixes, by continuations or by the verifier, which predicts the
+        prover's `Q` if `Objective.prover` names one; float32 `[H + 1]` for each. None
+        if the method pays the outcome only.
     """
 
     responses: list[Response]
