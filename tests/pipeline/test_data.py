@@ -11,6 +11,8 @@ from pav_jax.core.errors import UserError
 from pav_jax.pipeline import data
 from pav_jax.pipeline import stages as pipeline
 from pav_jax.pipeline.runner import run_stages
+from pav_jax.storage import records
+from pav_jax.tasks.problems import Problems
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
@@ -75,6 +77,43 @@ def test_rl_needs_validation_problems(tmp_path):
     first = f"rl-{next(iter(config.rl.methods))}-{config.rl.seeds[0]}"
     with pytest.raises(UserError, match=f"problems.validation=None .* stage {first} n"):
         _run(config, workdir, first)
+
+
+LONG = "a " * 500
+
+
+def _problems(tmp_path, prompts):
+    """As `_prepare`, with these problems to train on."""
+    config, workdir = _prepare(tmp_path, fraction=0.0)
+    config.tokenizer.vocab_size = 275
+    rows = [{"prompt": p, "answer": 1, "solution": r"\boxed{1}"} for p in prompts]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "train.jsonl").write_text(text)
+    return config, workdir
+
+
+def test_a_problem_for_labels_that_is_no_text_is_not_a_long_one(tmp_path, capsys):
+    config, workdir = _problems(tmp_path, ["a 1?", LONG, "a 2?", f"{LONG}b"])
+    _run(config, workdir, "data")
+    words = "data: 2 problems longer than config.limits: not labelled"
+    assert words in capsys.readouterr().err
+    config, workdir = _problems(tmp_path, ["a 1?", "a\u2581?", "a 2?"])
+    with pytest.raises(UserError, match="cannot represent '\u2581' in the text 'a"):
+        _run(config, workdir, "data")
+
+
+def test_a_demonstration_that_is_too_long_is_not_measured(tmp_path):
+    """Fine-tuning leaves it out, and so do curves of `rl.measured="sft"`."""
+    config, workdir = _problems(tmp_path, ["a 1?", LONG, "a 2?", f"{LONG}b"])
+    _run(config, workdir, "data")
+    for problems in (
+        Problems.load(config, workdir / "data", "sft"),
+        Problems.load(config, workdir / "data", "labels").split("sft"),
+    ):
+        assert [problem.prompt for problem in problems] == ["a 1?\n", "a 2?\n"]
+        assert len(problems.prompts) == 2
+    demonstrations = records.read_problems(workdir / "data" / "sft.jsonl")
+    assert len(demonstrations) == 4  # as stage sft reads them
 
 
 @pytest.mark.parametrize("section", ["pretraining", "provers"])
