@@ -5,8 +5,11 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
+from pav_jax.core.counts import counted
+
 _BEFORE_VERIFIERS = ("data", "pretraining", "sft", "rollouts", "labels")
 _BEFORE_RL = ("sft", "rft")  # policies that RL's are compared with, by their names
+_OF_ROWS = ("batch_size", "short_first")  # fields that say which rows are in a batch
 _OWN_SIZE = ("num_layers", "embed_dim", "num_heads", "mlp_dim")
 
 
@@ -82,11 +85,8 @@ def _of_problems(config: ConfigDict) -> Iterator[str]:
             "config.problems.sft and config.problems.labels must be numbers, or"
             " config.problems.disjoint=False"
         )
-    if problems.sft is not None and config.sft.batch_size > problems.sft:
-        yield (
-            f"config.sft.batch_size={config.sft.batch_size} must be at most"
-            f" config.problems.sft={problems.sft}"
-        )
+    if problems.sft is not None:
+        yield from _of_demonstrations(config, problems.sft)
     if "on_search" in config.verifier and problems.labels is not None:
         most = int(problems.labels * (1 - config.verifier.held_out))
         if (asked := config.verifier.on_search.problems) > most:
@@ -100,6 +100,27 @@ def _of_problems(config: ConfigDict) -> Iterator[str]:
             f"config.sampling.trunks={grid.trunks} has to be a multiple of"
             f" config.sampling.trunks_per_group={together}"
         )
+
+
+def _of_demonstrations(config: ConfigDict, count: int) -> Iterator[str]:
+    """Fine-tunings that cannot have the rows of a batch, of so many demonstrations."""
+    for where, changes in (("", ConfigDict()), *_other_policies(config)):
+        own = {f: f"{where}.sft" if where and f in changes else "sft" for f in _OF_ROWS}
+        size, short = (changes.get(f, config.sft.get(f)) for f in _OF_ROWS)
+        of_batch = f"config.{own['batch_size']}.batch_size={size}"
+        if size > count:
+            yield f"{of_batch} must be at most config.problems.sft={count}"
+        if not short:
+            continue
+        section = f"config.{own['short_first']}.short_first"
+        if missing := {"steps", "fraction"} - set(short):
+            yield f"{section} needs steps and fraction; it has no {min(missing)}"
+        elif (rows := math.ceil(short.fraction * count)) < size:
+            yield (
+                f"{section}.fraction={short.fraction:g} of"
+                f" config.problems.sft={count} is {counted(rows, 'row')}, fewer than"
+                f" {of_batch}"
+            )
 
 
 def _of_rows(config: ConfigDict) -> Iterator[str]:

@@ -116,6 +116,51 @@ def test_a_demonstration_that_is_too_long_is_not_measured(tmp_path):
     assert len(demonstrations) == 4  # as stage sft reads them
 
 
+@pytest.mark.parametrize(
+    ("changes", "until", "words"),
+    [
+        (
+            {},
+            "sft",
+            "12 training rows are fewer than a batch of 13, which is config.sft",
+        ),
+        (
+            {"pretraining": dict(sft=dict(batch_size=14))},
+            "pretraining",
+            "12 training rows .* of 14, which is config.pretraining.sft.batch_size=14",
+        ),
+        (
+            {"provers": dict(mu=dict(n_mc=1))},
+            "policy-mu",
+            "12 training rows are .* of 13, which is config.sft.batch_size=13",
+        ),
+        (
+            {"provers": dict(mu=dict(n_mc=1, sft=dict(batch_size=15)))},
+            "policy-mu",
+            "12 training rows .* of 15, which is config.provers.mu.sft.batch_size=15",
+        ),
+        (
+            {"sft": dict(batch_size=7, short_first=dict(steps=2, fraction=0.5))},
+            "sft",
+            r"the shortest 6 of 12 training rows \(short_first.fraction=0.5\) are fewer"
+            " than a batch of 7, which is config.sft.batch_size=7",
+        ),
+    ],
+)
+def test_a_batch_that_cannot_be_filled_is_told_by_its_field(
+    tmp_path, changes, until, words
+):
+    """How many problems there are is not known before stage `data`."""
+    config, workdir = _prepare(tmp_path, fraction=0.0)
+    with config.unlocked():
+        config.sft.batch_size = 13
+        config.update(changes)
+    stages = {stage.name: stage for stage in pipeline.stages(config)}
+    needs = [stages["data"], stages[until]]
+    with pytest.raises(UserError, match=f"stage {until}: {words}"):
+        run_stages(needs, config, workdir)
+
+
 @pytest.mark.parametrize("section", ["pretraining", "provers"])
 def test_other_policies_do_not_train_on_what_is_held_out(
     tmp_path, monkeypatch, capsys, section

@@ -192,6 +192,26 @@ def test_missing(field):
         ({"sampling.trunks_per_group": 3}, "sampling.trunks=8 .* multiple"),
         ({"problems.sft": None}, "problems.sft .* must be numbers"),
         ({"sft.batch_size": 9999}, "sft.batch_size=9999 .* config.problems.sft=6000"),
+        (
+            {"provers.mu.sft.batch_size": 9999},
+            "config.provers.mu.sft.batch_size=9999 must .* config.problems.sft=6000",
+        ),
+        (
+            {"sft.short_first.fraction": 0.005, "sft.batch_size": 31},
+            r"sft.short_first.fraction=0.005 of config.problems.sft=6000 is 30 rows,"
+            " fewer than config.sft.batch_size=31",
+        ),
+        (
+            {"pretraining.sft.short_first.fraction": 0.005}
+            | {"pretraining.sft.batch_size": 31},
+            "config.pretraining.sft.short_first.fraction=0.005 of .* 30 rows, fewer"
+            " than config.pretraining.sft.batch_size=31",
+        ),
+        (
+            {"provers.mu.sft.batch_size": 3001},
+            "config.sft.short_first.fraction=0.5 of .* 3,000 rows, fewer than"
+            " config.provers.mu.sft.batch_size=3001",
+        ),
         ({"verifier.on_search.problems": 99}, "on_search.problems=99 .* at most 30"),
         (
             {"rl.provers.problems": 99},
@@ -383,7 +403,16 @@ def test_misspelt_on_the_command_line(field):
         assert len(last) < 5
 
 
+def test_a_curriculum_of_another_policy_is_whole():
+    """Its fields take the place of all of config.sft.short_first."""
+    missing = "pretraining.sft.short_first.fraction"
+    words = "config.pretraining.sft.short_first needs steps and fraction; it has no fr"
+    assert words in _refusal(_config({}, without=missing))
+
+
 def test_batches_that_can_just_be_filled():
+    short = {"sft.short_first.fraction": 0.005, "sft.batch_size": 30}
+    assert list(contradictions(_config(short))) == []
     values = {"labels.first_pit.n_mc": 0, "verifier.prm.batch_size": 30}
     values |= {"verifier.orm.batch_size": 60, "rl.rft.batch_size": 64}
     values |= {"verifier.on_search.problems": 30}

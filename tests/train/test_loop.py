@@ -117,7 +117,8 @@ def test_a_fraction_of_rows_is_one(fraction):
 
 
 def test_short_rows_fill_a_batch():
-    with pytest.raises(UserError, match="1 training rows are fewer than a batch of 2"):
+    words = "shortest 1 of 2 .*short_first.fraction=0.5. are fewer than a batch of 2"
+    with pytest.raises(UserError, match=words):
         ShortFirst(_by_length([1, 2]), batch_size=2, seed=0, steps=1, fraction=0.5)
 
 
