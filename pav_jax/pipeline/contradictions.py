@@ -133,27 +133,30 @@ def _of_rows(config: ConfigDict) -> Iterator[str]:
         return
     owns, provers = not config.labels.get("from"), config.get("provers", {})
     kept = labels - math.ceil(verifier.held_out * labels)
+    searched = verifier.on_search.problems if "on_search" in verifier else 0
+    of_own = kept - math.ceil(verifier.held_out * searched)  # in every round
     if kept < 1 and (owns or provers):
         yield (
             f"config.verifier.held_out={verifier.held_out:g} leaves none of"
             f" config.problems.labels={labels} to train on; raise the latter"
         )
         return
-    most = []  # of the rows: what trains on them, a part of it, and how many of each
+    # What trains on rows, a part of it, how many of each problem, and of how many.
+    most = []
     if owns and not config.labels.get("first_pit", {}).get("n_mc"):
-        most.append(("verifier.prm", "rollouts.n_cov", rollouts.n_cov))
+        most.append(("verifier.prm", "rollouts.n_cov", rollouts.n_cov, of_own))
     if owns:
-        most.append(("verifier.orm", "rollouts.n_orm", rollouts.n_orm))
+        most.append(("verifier.orm", "rollouts.n_orm", rollouts.n_orm, of_own))
     for name, prover in provers.items():
         count = prover.get("from_policy", 1) + prover.get("from_prover", 0)
         if count:  # else it labels nothing, as `Prover.of` says
             parts = f"provers.{name}: from_policy + from_prover"
-            most.append(("verifier.prm", parts, count))
-    for section, parts, count in most:
-        if (size := config[section].batch_size) > kept * count:
+            most.append(("verifier.prm", parts, count, kept))
+    for section, parts, count, some in most:
+        if (size := config[section].batch_size) > some * count:
             yield (
-                f"config.{section}.batch_size={size} must be at most {kept * count}:"
-                f" {count} (config.{parts}) of each of {kept} of"
+                f"config.{section}.batch_size={size} must be at most {some * count}:"
+                f" {count} (config.{parts}) of each of {some} of"
                 f" config.problems.labels={labels}, the others of which are held out by"
                 " config.verifier.held_out"
             )

@@ -227,13 +227,14 @@ def test_missing(field):
         ),
         ({"rl.refresh.batch_size": 99}, "batch_size=99 .* config.rl.refresh.problems="),
         ({"provers.mu.sft.steps": 30}, "provers.mu.sft warmup_steps=50 .* steps=30"),
-        # Batches that cannot be filled: of 32 problems 2 are held out.
+        # Batches that cannot be filled: of 32 problems 2 are held out, and of the 16
+        # that are searched 1.
         (
-            {"verifier.prm.batch_size": 31, "labels.first_pit.n_mc": 0},
-            r"verifier.prm.batch_size=31 .* at most 30: 1 \(config.rollouts.n_cov\)",
+            {"verifier.prm.batch_size": 30, "labels.first_pit.n_mc": 0},
+            r"verifier.prm.batch_size=30 .* at most 29: 1 \(config.rollouts.n_cov\)",
         ),
         ({"verifier.prm.batch_size": 31}, "at most 30: 1 .config.provers.mu: from_pol"),
-        ({"verifier.orm.batch_size": 61}, "orm.batch_size=61 .* 60: 2 .*n_orm. .* 30"),
+        ({"verifier.orm.batch_size": 59}, "orm.batch_size=59 .* 58: 2 .*n_orm. .* 29"),
         ({"rl.rft.batch_size": 65}, "rl.rft.batch_size=65 .* 64: .*n_orm=2 .*=32"),
         (
             {"verifier.on_search.problems": 1},
@@ -413,10 +414,14 @@ def test_a_curriculum_of_another_policy_is_whole():
 def test_batches_that_can_just_be_filled():
     short = {"sft.short_first.fraction": 0.005, "sft.batch_size": 30}
     assert list(contradictions(_config(short))) == []
-    values = {"labels.first_pit.n_mc": 0, "verifier.prm.batch_size": 30}
-    values |= {"verifier.orm.batch_size": 60, "rl.rft.batch_size": 64}
-    values |= {"verifier.on_search.problems": 30}
-    assert list(contradictions(_config(values))) == []
+    values = {"labels.first_pit.n_mc": 0, "verifier.prm.batch_size": 29}
+    values |= {"verifier.orm.batch_size": 58, "rl.rft.batch_size": 64}
+    for searched in (16, 20):  # of which one is held out
+        values |= {"verifier.on_search.problems": searched}
+        assert list(contradictions(_config(values))) == []
+    values = {k: v for k, v in (_full() | values).items() if "on_search" not in k}
+    values |= {"verifier.prm.batch_size": 30, "verifier.orm.batch_size": 60}
+    assert list(contradictions(config_lib.unflatten(values))) == []
 
 
 def test_a_problem_for_labels_that_is_held_out():
