@@ -183,8 +183,10 @@ def _train_verifier(
 
 
 def _shorter(optimizer: ConfigDict, steps: int) -> ConfigDict:
-    """The same optimizer for fewer steps, with the same part of them to warm up."""
-    warmup = max(1, optimizer.warmup_steps * steps // optimizer.steps)
+    """The same optimizer for fewer steps, with the same part of them to warm up, and
+    at least one if there are any."""
+    warmup = optimizer.warmup_steps
+    warmup = warmup and max(1, warmup * steps // optimizer.steps)
     changed = optimizer.to_dict() | dict(steps=steps, warmup_steps=warmup)
     return ConfigDict(changed)
 

@@ -159,6 +159,13 @@ def test_a_search_that_finds_just_enough(train):
     assert len(of_beams["tokens"]) == 4
 
 
+@pytest.mark.parametrize(("warmup", "shorter"), [(0, 0), (1, 1), (3, 1), (40, 10)])
+def test_the_same_part_of_a_later_round_warms_up(train, warmup, shorter):
+    rollouts, beams = (_responses(((i, i) for i in range(50)), n) for n in (3, 4))
+    _, _, optimizer = train(_config(warmup_steps=warmup), rollouts, beams)
+    assert (optimizer.steps, optimizer.warmup_steps) == (20, shorter)
+
+
 def test_a_response_that_was_cut_short_is_not_wrong():
     problems = types.SimpleNamespace(
         prompts=[(7,)],
