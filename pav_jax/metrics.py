@@ -63,10 +63,10 @@ def best_of_n(scores: np.ndarray, correct: np.ndarray, n: int) -> np.ndarray:
         size = np.bincount(place, minlength=len(values))
         right = np.bincount(place, weights=correct[p], minlength=len(values)) / size
         # P(the best of n is at or below each value), over subsets.
-        at_or_below = np.exp(
-            _log_binomial(np.cumsum(size), n) - _log_binomial(samples, n)
-        )
-        out[p] = np.sum(np.diff(at_or_below, prepend=0.0) * right)
+        subsets = _log_binomial(np.cumsum(size), n)
+        at_or_below = np.exp(subsets - _log_binomial(samples, n))
+        # By parts: certainties are 0 and 1 exactly, which `mean_interval` looks for.
+        out[p] = np.sum(at_or_below * (right - np.append(right[1:], 0.0)))
     return out
 
 
@@ -364,7 +364,7 @@ def calibration(predicted: np.ndarray, labels: Sequence[StepLabels]) -> dict:
 
     Args:
       predicted: float `[N]`, all inner prefixes of all labelled responses.
-      labels: their labels; the last prefix of each, its outcome, is left out.
+      labels: of 2 or more continuations; the last prefix, an outcome, is left out.
 
     Returns:
       `brier`: mean squared error of the prediction against outcomes of

@@ -18,7 +18,7 @@ from pav_jax.gemma import forward, sizes
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.tokenizer import Tokenizer
 from pav_jax.storage import checkpoints
-from pav_jax.tasks.problems import encode_prompt
+from pav_jax.tasks.problems import TooLong, encode_prompt
 from pav_jax.train.batches import pad_rows
 
 
@@ -76,7 +76,7 @@ def demonstrations(
     max_prompt_tokens: int,
     max_tokens: int,
 ) -> tuple[dict[str, np.ndarray], int]:
-    """Rows for fine-tuning; problems whose solution is too long are left out.
+    """Rows for fine-tuning; problems whose prompt or solution is too long are left out.
 
     Args:
       tokenizer: the policy's.
@@ -87,12 +87,15 @@ def demonstrations(
     Returns:
       `tokens` int32 `[N, T]` and `mask` float32 `[N, T]`, 1 on the tokens of
       the solution; and how many problems were left out.
+
+    Raises:
+      UserError: none is left, or one is empty or a text that the tokenizer refuses.
     """
     rows, masks, dropped = [], [], 0
     for problem in problems:
         try:
             prompt = encode_prompt(tokenizer, problem, max_tokens=max_prompt_tokens)
-        except UserError:
+        except TooLong:
             dropped += 1
             continue
         solution = [*tokenizer.encode(problem.solution), tokenizer.eos_id]

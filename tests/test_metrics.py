@@ -74,6 +74,57 @@ def test_best_of_n(kind, n):
     )
 
 
+def _certain(scores, correct, n):
+    """The outcome of each problem of which all subsets have the same; else NaN."""
+    out = np.full(len(scores), np.nan)
+    for p, (score, right) in enumerate(zip(scores, correct, strict=True)):
+        # Scores that the best of n can have.
+        can_win = np.sort(score)[n - 1]
+        outcomes = set(right[score >= can_win].tolist())
+        if len(outcomes) == 1:
+            out[p] = outcomes.pop()
+    return out
+
+
+@pytest.mark.parametrize("samples", [2, 3, 5, 7, 32, 63, 128])
+def test_what_is_certain_is_zero_or_one_exactly(samples):
+    """Not 1 - 1e-16, of which no interval is Wilson's, and equal ones have no width."""
+    rng, rows = np.random.default_rng(samples), samples + 1
+    correct = np.arange(samples)[None, :] < np.arange(rows)[:, None]  # 0, 1, ... right
+    kinds = {
+        "distinct": rng.random((rows, samples)),
+        "ties": rng.integers(0, 3, (rows, samples)) / 2.0,
+        "oracle": correct * 1.0,
+        "against it": correct * -1.0,
+    }
+    for n in {1, 2, samples // 2, samples - 1, samples}:
+        for scores in kinds.values():
+            certain = _certain(scores, correct, n)
+            found = metrics.best_of_n(scores, correct, n)
+            known = ~np.isnan(certain)
+            assert known.sum() >= 2
+            assert found[known].tolist() == certain[known].tolist()
+        found = metrics.pass_at_n(correct, n)
+        assert found[0] == 0 and np.all(found[rows - n :] == 1)
+        answers = [["x" if right else "y" for right in row] for row in correct]
+        for weights in (None, kinds["distinct"]):
+            vote = metrics.majority_of_n(
+                answers, correct, n, seed=0, weights=weights, draws=3
+            )
+            assert (vote[0], vote[-1]) == (0, 1)
+
+
+def test_interval_of_best_of_n_that_is_always_right():
+    """A verifier that is never wrong on 63 problems has not shown that it never is."""
+    rng = np.random.default_rng(0)
+    scores, correct = rng.random((63, 8)), np.ones((63, 8), bool)
+    for n in range(1, 9):
+        mean, interval = metrics.mean_interval(metrics.best_of_n(scores, correct, n))
+        wilson = stats.binomtest(63, 63).proportion_ci(method="wilson")
+        assert mean == 1
+        assert interval == pytest.approx((wilson.low, 1), abs=1e-6)
+
+
 def test_closed_forms_for_many_samples():
     """Binomials of 4096 overflow floats; their ratio does not."""
     correct = np.zeros((1, 4096), bool)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from tiny import byte_tokenizer, random_params
+from tiny import byte_tokenizer, gemma_like_tokenizer, random_params
 
 from pav_jax import policy
 from pav_jax.core.errors import UserError
@@ -92,6 +92,22 @@ def test_demonstrations_are_masked_to_the_solution_and_end():
         policy.demonstrations(
             tokenizer, problems[1:2], max_prompt_tokens=6, max_tokens=5
         )
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        (Problem(" \n", "1", "c"), "empty prompt"),
+        (Problem("a<mask>\n", "1", "c"), "<mask> is a control token"),
+        (Problem("a\u2581\n", "1", "c"), "cannot represent '\u2581'"),
+        (Problem("a\n", "1", "c<mask>"), "<mask> is a control token"),
+    ],
+)
+def test_a_demonstration_that_is_no_text_is_not_a_long_one(problem, words):
+    tokenizer = gemma_like_tokenizer(["<mask>"])
+    problems = [Problem("ab\n", "1", "c\nd"), problem]
+    with pytest.raises(UserError, match=words):
+        policy.demonstrations(tokenizer, problems, max_prompt_tokens=9, max_tokens=9)
 
 
 def test_sft_loss_is_the_mean_over_solution_tokens():

@@ -99,9 +99,10 @@ _SECTIONS: dict[str, dict[str, rules.Rule]] = {
         ),
         "steps": rules.whole(2),  # of which one warms up
     },
-    "evaluation": dict.fromkeys(
-        ("n", "oracle_problems", "oracle_n", "oracle_n_mc"), rules.POSITIVE
-    ),
+    "evaluation": {
+        **dict.fromkeys(("n", "oracle_problems", "oracle_n"), rules.POSITIVE),
+        "oracle_n_mc": rules.whole(2),  # one does not say how noisy it is
+    },
     "search": {
         "samples": rules.POSITIVE,
         "ns": rules.POSITIVES,

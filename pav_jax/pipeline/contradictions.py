@@ -5,7 +5,11 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
+from pav_jax.core.counts import counted
+
 _BEFORE_VERIFIERS = ("data", "pretraining", "sft", "rollouts", "labels")
+_BEFORE_RL = ("sft", "rft")  # policies that RL's are compared with, by their names
+_OF_ROWS = ("batch_size", "short_first")  # fields that say which rows are in a batch
 _OWN_SIZE = ("num_layers", "embed_dim", "num_heads", "mlp_dim")
 
 
@@ -81,11 +85,8 @@ def _of_problems(config: ConfigDict) -> Iterator[str]:
             "config.problems.sft and config.problems.labels must be numbers, or"
             " config.problems.disjoint=False"
         )
-    if problems.sft is not None and config.sft.batch_size > problems.sft:
-        yield (
-            f"config.sft.batch_size={config.sft.batch_size} must be at most"
-            f" config.problems.sft={problems.sft}"
-        )
+    if problems.sft is not None:
+        yield from _of_demonstrations(config, problems.sft)
     if "on_search" in config.verifier and problems.labels is not None:
         most = int(problems.labels * (1 - config.verifier.held_out))
         if (asked := config.verifier.on_search.problems) > most:
@@ -101,6 +102,27 @@ def _of_problems(config: ConfigDict) -> Iterator[str]:
         )
 
 
+def _of_demonstrations(config: ConfigDict, count: int) -> Iterator[str]:
+    """Fine-tunings that cannot have the rows of a batch, of so many demonstrations."""
+    for where, changes in (("", ConfigDict()), *_other_policies(config)):
+        own = {f: f"{where}.sft" if where and f in changes else "sft" for f in _OF_ROWS}
+        size, short = (changes.get(f, config.sft.get(f)) for f in _OF_ROWS)
+        of_batch = f"config.{own['batch_size']}.batch_size={size}"
+        if size > count:
+            yield f"{of_batch} must be at most config.problems.sft={count}"
+        if not short:
+            continue
+        section = f"config.{own['short_first']}.short_first"
+        if missing := {"steps", "fraction"} - set(short):
+            yield f"{section} needs steps and fraction; it has no {min(missing)}"
+        elif (rows := math.ceil(short.fraction * count)) < size:
+            yield (
+                f"{section}.fraction={short.fraction:g} of"
+                f" config.problems.sft={count} is {counted(rows, 'row')}, fewer than"
+                f" {of_batch}"
+            )
+
+
 def _of_rows(config: ConfigDict) -> Iterator[str]:
     """Trainings that cannot have the rows of a batch, however many of the problems and
     responses are of use. Of labels of others nothing is known here."""
@@ -111,27 +133,30 @@ def _of_rows(config: ConfigDict) -> Iterator[str]:
         return
     owns, provers = not config.labels.get("from"), config.get("provers", {})
     kept = labels - math.ceil(verifier.held_out * labels)
+    searched = verifier.on_search.problems if "on_search" in verifier else 0
+    of_own = kept - math.ceil(verifier.held_out * searched)  # in every round
     if kept < 1 and (owns or provers):
         yield (
             f"config.verifier.held_out={verifier.held_out:g} leaves none of"
             f" config.problems.labels={labels} to train on; raise the latter"
         )
         return
-    most = []  # of the rows: what trains on them, a part of it, and how many of each
+    # What trains on rows, a part of it, how many of each problem, and of how many.
+    most = []
     if owns and not config.labels.get("first_pit", {}).get("n_mc"):
-        most.append(("verifier.prm", "rollouts.n_cov", rollouts.n_cov))
+        most.append(("verifier.prm", "rollouts.n_cov", rollouts.n_cov, of_own))
     if owns:
-        most.append(("verifier.orm", "rollouts.n_orm", rollouts.n_orm))
+        most.append(("verifier.orm", "rollouts.n_orm", rollouts.n_orm, of_own))
     for name, prover in provers.items():
         count = prover.get("from_policy", 1) + prover.get("from_prover", 0)
         if count:  # else it labels nothing, as `Prover.of` says
             parts = f"provers.{name}: from_policy + from_prover"
-            most.append(("verifier.prm", parts, count))
-    for section, parts, count in most:
-        if (size := config[section].batch_size) > kept * count:
+            most.append(("verifier.prm", parts, count, kept))
+    for section, parts, count, some in most:
+        if (size := config[section].batch_size) > some * count:
             yield (
-                f"config.{section}.batch_size={size} must be at most {kept * count}:"
-                f" {count} (config.{parts}) of each of {kept} of"
+                f"config.{section}.batch_size={size} must be at most {some * count}:"
+                f" {count} (config.{parts}) of each of {some} of"
                 f" config.problems.labels={labels}, the others of which are held out by"
                 " config.verifier.held_out"
             )
@@ -217,6 +242,13 @@ def _of_rl(rl: ConfigDict) -> Iterator[str]:
     final = rl.final
     if not rl.get("methods"):
         yield "config.rl.methods is empty; RL needs a method"
+    for method in rl.methods:
+        if not method.isidentifier() or method in _BEFORE_RL:
+            yield (
+                f"config.rl.methods.{method} names stages and policies; a name has"
+                " letters, digits and _, starts with no digit, and is none of"
+                f" {', '.join(_BEFORE_RL)}"
+            )
     if max(final.ns) > final.samples:
         yield (
             f"config.rl.final.ns={tuple(final.ns)} must be at most"

@@ -6,13 +6,15 @@ on problems whose answers are known give outcomes, and continuations from the st
 the best of them give step labels, for exactly such states.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from pav_jax import labels
+from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Params, Response, StepLabels
@@ -143,3 +145,51 @@ def read_labels(
     responses = list(records.first_of_each(found, settings.labelled))
     paths = [records.labels_beside(path) for path in records.shards(directory)]
     return responses, [x for path in paths for x in records.read_labels(path)]
+
+
+def held_out(
+    prompts: Sequence[tuple[int, ...]], settings: ConfigDict
+) -> frozenset[tuple[int, ...]]:
+    """The prompts of searched problems that no round of a verifier is trained on.
+
+    They are the last of these, a fraction as of all. Known before any search, so that
+    the first round, from whose parameters the others go on, has not seen them either.
+
+    Args:
+      prompts: of the problems for labels, token ids.
+      settings: `config.verifier`; without `on_search` nothing is searched.
+    """
+    if "on_search" not in settings:
+        return frozenset()
+    count = settings.on_search.problems
+    return frozenset(prompts[count - math.ceil(settings.held_out * count) : count])
+
+
+def check_found(
+    context: StageContext,
+    beams: str,
+    responses: Sequence[Response],
+    kept: Mapping[str, np.ndarray],
+) -> None:
+    """Raises UserError if a search found too little for half of a batch.
+
+    Args:
+      context: of the stage that trains.
+      beams: the stage that searched.
+      responses: that it found.
+      kept: the rows of those that are not held out, `[N, ...]` each.
+    """
+    field, size = next(iter(context.batches.items()))
+    rows = len(kept["tokens"])
+    if rows >= size // 2:
+        return
+    asked = context.config.verifier.on_search.problems
+    there = len({response.problem for response in responses})
+    raise UserError(
+        f"stage {context.stage}: {counted(rows, 'response')} of stage {beams} to train"
+        f" on, fewer than half of {field}={size}. Of"
+        f" config.verifier.on_search.problems={asked} that stage found responses to"
+        f" {there}, without those that"
+        f" config.limits.max_steps={context.config.limits.max_steps} cut short; raise"
+        " config.limits.max_steps or config.verifier.on_search.problems"
+    )

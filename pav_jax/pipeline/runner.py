@@ -102,6 +102,7 @@ class StageContext:
       part: of the shards, which is all that the stage does.
       profile: runs the steps of the stage's hot loop, and may trace some.
       open_log: opens the log of a training's scalars.
+      batches: as of `Stage`.
     """
 
     stage: str
@@ -112,6 +113,7 @@ class StageContext:
     part: Part = Part()
     profile: Profile = Profile()
     open_log: OpenLog = open_none
+    batches: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def input(self, stage: str) -> Path:
         """The finished folder of a stage that this one needs."""
@@ -241,6 +243,7 @@ def make_context(
         directory=_new(root / stage.name),
         inputs={need: root / need for need in stage.needs},
         worker=worker,
+        batches=stage.batches,
         **shown,
     )
 
@@ -301,8 +304,7 @@ def bring_up_to_date(
       terms: its own; see `make_terms`.
       context: what it is given.
       reuse_from: as of `run_stages`.
-      made_on: for the manifest, if others did the work; None for the devices here, if
-        the stage computes.
+      made_on: for the manifest, the devices of others that did the work; None for ours.
     """
     new = context.directory
     folder = new.with_name(stage.name)

@@ -47,9 +47,7 @@ from pav_jax.pipeline.verifiers import (
 # Config fields that several stages read.
 _MODEL = ("task", "model", "limits", "seed")
 _SAMPLED = (*_MODEL, "sampling")
-_VERIFIER = (*_MODEL, "verifier.language_weight", "verifier.balance") + (
-    "verifier.held_out",
-)
+_VERIFIER = ("language_weight", "balance", "held_out")  # of `config.verifier`
 
 
 def stages(config: ConfigDict, until: str | None = None) -> list[Stage]:
@@ -253,9 +251,9 @@ def _orm_stages(config: ConfigDict) -> list[Stage]:
 
 def _verifier(config: ConfigDict) -> tuple[str, ...]:
     """The fields that every stage reads that trains a verifier."""
-    head = config.verifier.get("head", "sum")
     # Not of the default, so that such verifiers are the same as before there was one.
-    return _VERIFIER if head == "sum" else (*_VERIFIER, "verifier.head")
+    head = () if config.verifier.get("head", "sum") == "sum" else ("head",)
+    return (*_MODEL, *(f"verifier.{field}" for field in (*_VERIFIER, *head)))
 
 
 def _rounds(config: ConfigDict) -> int:
@@ -273,17 +271,19 @@ def _verifier_stage(
     """A round of training a verifier; the first one has number 0."""
     needs = ("data", "sft", *needs)
     fields += (*_verifier(config), f"verifier.{name}")
-    rows = batch_rows.of(config, f"verifier.{name}")
+    rows, rounds = batch_rows.of(config, f"verifier.{name}"), _rounds(config)
     if number:
         # Half of each batch is what a search found.
         rows |= {f"2 x half of {field}": n // 2 * 2 for field, n in rows.items()}
         start, beams = f"{name}-{number - 1}", f"beams-{number}"
         run = functools.partial(run, start=start, beams=beams)
         needs, fields = (*needs, start, beams), (*fields, "verifier.on_search")
-    name = name if number == _rounds(config) else f"{name}-{number}"
+    elif rounds:
+        fields += ("verifier.on_search.problems",)  # the last of which are held out
+    name = f"{name}-{number}" if number < rounds else name
     stage = _training(name, run, needs, fields, rows)
-    # What is held out of one set is held out of all.
-    return dataclasses.replace(stage, revision=1 if number else 0)
+    # What is held out of one set, and in one round, is held out of all.
+    return dataclasses.replace(stage, revision=min(number, 1) + 1 if rounds else 0)
 
 
 def _beams_stage(number: int, *, prm: str) -> Stage:

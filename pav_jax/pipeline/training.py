@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.types import Batch
 from pav_jax.distributed import mesh, sharding
@@ -135,14 +136,13 @@ def run_training(
       config: the optimizer's, with `batch_size`; may have `short_first`, the `steps`
         and the `fraction` of the rows, the shortest, that training begins with.
       held_out: rows that are not trained on.
+
+    Raises:
+      UserError: a set has fewer rows than its part of a batch; or as `loop.fit`.
     """
     optimizer = make_optimizer(config)
     train_step = make_train_step(loss, optimizer)
-    settings = dict(batch_size=config.batch_size // len(rows), seed=context.config.seed)
-    if short := config.get("short_first"):
-        batches = [ShortFirst(some, **settings, **short) for some in rows]
-    else:
-        batches = [Batches(some, **settings) for some in rows]
+    batches = _batches(context, rows, config)
     final = context.directory / "params"
     if not all_gather(final.exists())[0]:
         monitor = held_out and BestByValidation(
@@ -171,3 +171,25 @@ def run_training(
             checkpoints.save_params(final, state.params)
     if context.worker.is_primary:
         shutil.rmtree(context.directory / "checkpoints", ignore_errors=True)
+
+
+def _batches(
+    context: StageContext, rows: Sequence[dict[str, np.ndarray]], config: ConfigDict
+) -> list[Batches] | list[ShortFirst]:
+    """Batches of each set of rows; arguments are those of `run_training`.
+
+    Raises:
+      UserError: a set has too few rows; names the field of the batch's size.
+    """
+    settings = dict(batch_size=config.batch_size // len(rows), seed=context.config.seed)
+    try:
+        if short := config.get("short_first"):
+            return [ShortFirst(some, **settings, **short) for some in rows]
+        return [Batches(some, **settings) for some in rows]
+    except UserError as error:
+        field = next(iter(context.batches), "batch_size")
+        half = "half of " if len(rows) == 2 else ""
+        raise UserError(
+            f"stage {context.stage}: {error}, which is {half}{field}"
+            f"={config.batch_size}; lower that, or give it more to train on"
+        ) from error

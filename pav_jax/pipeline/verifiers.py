@@ -85,7 +85,7 @@ def run_prm(
         found = on_search.read_labels(context.input(beams), settings)
         _check_pairs(beams, found[0], beams, found[1])
         data.append(Labelled.of_steps(*found))
-    _train_verifier(context, data, config.verifier.prm, start)
+    _train_verifier(context, data, config.verifier.prm, start, beams)
 
 
 @together
@@ -95,7 +95,7 @@ def run_prover_prm(context: StageContext, *, name: str) -> None:
     found = records.read_labelled(context.input(stage))
     _check_pairs(stage, found[0], stage, found[1])
     optimizer = context.config.verifier.prm
-    _train_verifier(context, [Labelled.of_steps(*found)], optimizer, None)
+    _train_verifier(context, [Labelled.of_steps(*found)], optimizer)
 
 
 def _check_pairs(
@@ -138,20 +138,23 @@ def run_orm(
     if beams:
         responses.append(records.read_all_responses(context.input(beams)))
     data = [Labelled.of_outcomes(some) for some in responses]
-    _train_verifier(context, data, context.config.verifier.orm, start)
+    _train_verifier(context, data, context.config.verifier.orm, start, beams)
 
 
 def _train_verifier(
     context: StageContext,
     data: Sequence[Labelled],
     optimizer: ConfigDict,
-    start: str | None,
+    start: str | None = None,
+    beams: str | None = None,
 ) -> None:
     """Trains on sets of labels, each of which has an equal part of a batch."""
     config = context.config
     problems = Problems.load(config, context.input("data"), "labels")
-    kept, held_out = _split(data, config)
+    searched = on_search.held_out(problems.prompts, config.verifier)
+    kept, held_out = _split(data, config, searched)
     if start:
+        on_search.check_found(context, beams, data[1].responses, kept[1])
         optimizer = _shorter(optimizer, config.verifier.on_search.steps)
         params = load_verifier(
             context.input(start), problems.architecture, problems.dtype, sharding.TRAIN
@@ -180,28 +183,31 @@ def _train_verifier(
 
 
 def _shorter(optimizer: ConfigDict, steps: int) -> ConfigDict:
-    """The same optimizer for fewer steps, with the same part of them to warm up."""
-    warmup = max(1, optimizer.warmup_steps * steps // optimizer.steps)
+    """The same optimizer for fewer steps, with the same part of them to warm up, and
+    at least one if there are any."""
+    warmup = optimizer.warmup_steps
+    warmup = warmup and max(1, warmup * steps // optimizer.steps)
     changed = optimizer.to_dict() | dict(steps=steps, warmup_steps=warmup)
     return ConfigDict(changed)
 
 
 def _split(
-    data: Sequence[Labelled], config: ConfigDict
+    data: Sequence[Labelled],
+    config: ConfigDict,
+    searched: frozenset[tuple[int, ...]],
 ) -> tuple[list[dict[str, np.ndarray]], dict[str, np.ndarray]]:
-    """Training rows of each set, and those held out of all of them."""
+    """Training rows of each set, and those held out of all of them: of the last
+    problems of the first set, and of the prompts `searched`."""
     responses = [response for some in data for response in some.responses]
     steps = [row for some in data for row in some.steps]
     # Together, so that all have one width.
     rows = verifier.verifier_rows(responses, steps, balance=config.verifier.balance)
     kept, apart, first = [], [], 0
     # By their prompts, as sets may number problems in their own ways.
-    held = frozenset[tuple[int, ...]]().union(
-        *(_held_out(some.responses, config.verifier.held_out) for some in data)
-    )
+    held = searched | _held_out(data[0].responses, config.verifier.held_out)
     for some in data:
         places = np.arange(first, first := first + len(some.responses))
-        is_held = np.array([r.prompt in held for r in some.responses])
+        is_held = np.array([r.prompt in held for r in some.responses], bool)
         kept.append({name: array[places[~is_held]] for name, array in rows.items()})
         apart += places[is_held].tolist()
     return kept, {name: array[apart] for name, array in rows.items()}
@@ -210,7 +216,8 @@ def _split(
 def _held_out(
     responses: Sequence[Response], fraction: float
 ) -> frozenset[tuple[int, ...]]:
-    """Prompts that no verifier is trained on: of the last problems, a fraction of all.
+    """Prompts of the last problems, a fraction of all. Every round of a verifier has
+    the same, and is trained on none of them.
 
     Raises:
       UserError: none would be left to train on.

@@ -55,7 +55,8 @@ class Objective:
         is learnt as "value" is, from the verifier's parameters on, which is a control:
         what a verifier gives to RL without process rewards.
       kl: weight of the KL divergence to the initial policy, per token.
-      alpha: weight of the process reward.
+      alpha: weight of the process reward, above 0; with reward="outcome" 0, as n_mc is,
+        and prover_k 1, since there is none.
       prover_k: the prover is BoK with this K: of the SFT policy, whose `Q` a frozen
         verifier predicts, or with `n_mc` of the policy as it is. So 1 is the SFT
         policy, the paper's prover for RL; and with `n_mc` it is μ = π.
@@ -133,6 +134,25 @@ class Objective:
                 " the policy that RL trains, and no longer predict the value of that"
                 " prover; leave out either"
             )
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        """Raises UserError if process rewards weigh nothing, or fields of them are
+        given where there are none."""
+        if self.has_step_rewards and not self.alpha:
+            raise UserError(
+                f'reward="{self.reward}" of an RL method pays no process rewards with'
+                " alpha=0, which is the default; set alpha, such as to 1, or write"
+                ' reward="outcome"'
+            )
+        for name, none in (("alpha", 0), ("n_mc", 0), ("prover_k", 1)):
+            value = getattr(self, name)
+            if value != none and not self.has_step_rewards:
+                raise UserError(
+                    f'{name}={value:g} of an RL method with reward="outcome", which'
+                    " pays no process rewards; leave it out, or write"
+                    ' reward="progress"'
+                )
 
     @property
     def has_step_rewards(self) -> bool:
@@ -150,7 +170,8 @@ def predicted_values(q: np.ndarray, correct: bool, objective: Objective) -> np.n
     """`Q^μ` of each prefix from a verifier's predictions, float32 `[H + 1]`.
 
     Args:
-      q: predicted `Q^π` of a response's prefixes, `[H + 1]`, the bare prompt first.
+      q: predicted values of a response's prefixes, `[H + 1]`, the bare prompt first:
+        `Q^π`, or that prover's if `objective.prover` names one.
       correct: Rex.
       objective: has `prover_k`.
     """
@@ -191,8 +212,9 @@ class Scored:
       responses: those to one problem are side by side.
       ends: response tokens up to the end of each step, int `[H]` for each.
       process: the process reward of each step, float32 `[H]` for each.
-      q: `Q^π` of the prefixes, by the verifier or by continuations, float32 `[H + 1]`
-        for each; None if the method pays the outcome only.
+      q: `Q^π` of the prefixes, by continuations or by the verifier, which predicts the
+        prover's `Q` if `Objective.prover` names one; float32 `[H + 1]` for each. None
+        if the method pays the outcome only.
     """
 
     responses: list[Response]

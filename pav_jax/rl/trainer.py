@@ -84,9 +84,9 @@ class Trainer:
       validation: the problems whose accuracy may stop the run; the same object as
         `measured` if the curves are of them.
       initial: the policy to start from and stay near, on the mesh by `TRAIN` rules.
-      verifier: predicts `Q^π`; None for a method that uses none. A frozen one is on
-        this process's own mesh by `DECODE` rules; one to refresh, or for the baseline
-        to start from, is where `initial` is.
+      verifier: predicts `Q^π`, or the value of `objective.prover`; None for a method
+        that uses none. A frozen one is on this process's own mesh by `DECODE` rules;
+        one to refresh, or for the baseline to start from, is where `initial` is.
       seed: of the problems and the draws.
       directory: gets the files of `train.loop.fit` and of `RLMonitor`.
       name: of the run, in messages.
@@ -314,7 +314,8 @@ class Trainer:
         ends: list[np.ndarray],
         ledger: Ledger,
     ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """`Q^π` and `Q^μ` of every prefix, by a verifier."""
+        """What a verifier predicts of every prefix (`Scored.q`), and `Q^μ`, which is
+        BoK of it."""
         q = score_responses(
             verifier,
             responses,

@@ -22,19 +22,24 @@ from pav_jax.tasks.base import Task
 Indexed = tuple[int, Sequence[int]]
 
 
+class TooLong(UserError):
+    """A prompt has more tokens than `config.limits.max_prompt_tokens`."""
+
+
 def encode_prompt(
     tokenizer: Tokenizer, problem: Problem, *, max_tokens: int
 ) -> list[int]:
     """Token ids of a prompt, the beginning-of-sequence token first.
 
     Raises:
-      UserError: the prompt is empty, or longer than `max_tokens`.
+      TooLong: the prompt is longer than `max_tokens`.
+      UserError: it is empty, or a text that the tokenizer refuses.
     """
     if not problem.prompt.strip():
         raise UserError("a problem has an empty prompt; every problem needs a question")
     tokens = [tokenizer.bos_id, *tokenizer.encode(problem.prompt)]
     if len(tokens) > max_tokens:
-        raise UserError(
+        raise TooLong(
             f"a prompt has {counted(len(tokens), 'token')}, more than the {max_tokens}"
             f" that config.limits.max_prompt_tokens allows: {problem.prompt[:80]!r}..."
         )
@@ -42,10 +47,11 @@ def encode_prompt(
 
 
 def fits(tokenizer: Tokenizer, problem: Problem, max_tokens: int) -> bool:
-    """Whether `encode_prompt` accepts the problem."""
+    """Whether the prompt has no more than `max_tokens`; else raises UserError as
+    `encode_prompt` does: a text that is no prompt is no long one."""
     try:
         encode_prompt(tokenizer, problem, max_tokens=max_tokens)
-    except UserError:
+    except TooLong:
         return False
     return True
 
@@ -98,9 +104,15 @@ class Problems(Sequence[Problem]):
         return common.split(split)
 
     def split(self, name: str) -> "Problems":
-        """Another split of the same task, for the same tokenizer and architecture."""
+        """Another split of the same task, for the same tokenizer and architecture.
+
+        Of "sft" the problems whose prompts fit `config.limits`: fine-tuning leaves out
+        the others, of which the other splits have none.
+        """
         problems = records.read_problems(self.data / f"{name}.jsonl")
         limit = self.config.limits.max_prompt_tokens
+        if name == "sft":
+            problems = [p for p in problems if fits(self.tokenizer, p, limit)]
         prompts = [
             tuple(encode_prompt(self.tokenizer, problem, max_tokens=limit))
             for problem in problems

@@ -68,7 +68,7 @@ class ShortFirst:
       fraction: of the rows, the shortest, that those steps draw from.
 
     Raises:
-      UserError: `fraction` is not in (0, 1], or there are fewer rows than `batch_size`.
+      UserError: `fraction` is not in (0, 1], or leaves fewer rows than `batch_size`.
     """
 
     def __init__(
@@ -89,6 +89,12 @@ class ShortFirst:
         kept = np.argsort(lengths, kind="stable")[
             : int(np.ceil(fraction * len(lengths)))
         ]
+        if len(kept) < batch_size:
+            raise UserError(
+                f"the shortest {len(kept)} of {len(lengths)} training rows"
+                f" (short_first.fraction={fraction:g}) are fewer than a batch of"
+                f" {batch_size}"
+            )
         width = lengths[kept].max()
         short = {name: array[kept, :width] for name, array in arrays.items()}
         self._short = Batches(short, batch_size=batch_size, seed=seed)

@@ -6,6 +6,7 @@
   is not finite.
 - It saves between steps: every 30 seconds, and on SIGTERM. Processes
   that train as one program do both after the same step (`distributed/agreement.py`).
+  A state whose metrics are not finite is never saved, since no step could mend it.
 - It resumes from the newest checkpoint, and drops the lines of steps that it will do
   again. What a step does is a function of the state and of its number, so a run that
   was interrupted ends with the same bits.
@@ -25,6 +26,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+import tqdm
 
 from pav_jax.core.errors import UserError
 from pav_jax.core.progress_bar import progress
@@ -92,7 +94,8 @@ def fit(
       description: names the training, in messages and on the progress bar.
       unit: what a step is called there.
       ahead: steps that are dispatched while one runs; a save waits for as many.
-      log_every: steps between lines of metrics, each a mean over those steps.
+      log_every: steps between lines of metrics, each a mean over the steps since the
+        last one; the first of an attempt is over those since its checkpoint.
       shown: the metric on the progress bar.
       monitor: what else to do.
       open_log: opens the log that, in this process, gets the same metrics.
@@ -103,7 +106,7 @@ def fit(
     """
     with Checkpoints(directory / "checkpoints") as checkpoints:
         state = checkpoints.restore(state) or state
-        log = _Log(directory / "metrics.jsonl", int(state.step), open_log)
+        log = _Log(directory / "metrics.jsonl", int(state.step), open_log, shown)
         monitor.resume(state, log.scalars)
         saver = _Saver(checkpoints, log.done, ahead)
         quiet = not is_primary()
@@ -114,13 +117,12 @@ def fit(
         def after(state: State, metrics: Mapping[str, Any]) -> bool:
             bar.update()
             log.add(metrics)
-            if log.done % log_every == 0 or log.done == steps:
-                means = log.means()
-                bar.set_postfix({shown: f"{means[shown]:.3f}"})
-                if trouble := log.write(means, state, monitor):
-                    trouble += f" {log.where(unit)}; {saver.newest(unit, directory)}"
-                    raise UserError(f"{description}: {trouble}. {monitor.advice}")
-            return saver.leaves(log.done, state, asked=stopped())
+            due = log.done % log_every == 0 or log.done == steps
+            trouble = log.write(state, monitor, bar) if due else ""
+            if trouble := trouble or saver.save_if_due(log, state, asked=stopped()):
+                trouble += f" {log.where(unit)}; {saver.newest(unit, directory)}"
+                raise UserError(f"{description}: {trouble}. {monitor.advice}")
+            return saver.has_left
 
         with bar, contextlib.closing(log.scalars), signals.deferred() as stopped:
             state = run_steps(state, step_fn, steps=steps, ahead=ahead, after=after)
@@ -166,21 +168,28 @@ class _Saver:
         self._checkpoints, self._saved = checkpoints, first
         self._agree = Agreement(late=ahead)
         self._at = time.monotonic()
-        self.has_left = False
+        self.has_left = False  # all is saved, since a process was asked to leave
 
-    def leaves(self, done: int, state: Any, *, asked: bool) -> bool:
-        """Whether to leave after a step, since a process was asked to; all is saved."""
+    def save_if_due(self, log: "_Log", state: Any, *, asked: bool) -> str:
+        """Saves the state after a step if all agree to, and then may leave.
+
+        Returns:
+          Why it must not be saved, and training must stop; "" if it need not.
+        """
         due = time.monotonic() - self._at > _SAVE_EVERY
         word = self._agree(
             Decision.LEAVE if asked else Decision.SAVE if due else Decision.GO_ON
         )
-        if word is not Decision.GO_ON:
-            self._checkpoints.save(done, state)
-            self._saved, self._at = done, time.monotonic()
+        if word is Decision.GO_ON:
+            return ""
+        if trouble := log.trouble():
+            return trouble
+        self._checkpoints.save(log.done, state)
+        self._saved, self._at = log.done, time.monotonic()
         if word is Decision.LEAVE:
             self._checkpoints.close()  # while SIGTERM still waits
             self.has_left = True
-        return self.has_left
+        return ""
 
     def newest(self, unit: str, directory: pathlib.Path) -> str:
         """Which checkpoint is the newest, for messages."""
@@ -195,8 +204,8 @@ class _Saver:
 class _Log:
     """`metrics.jsonl`, a log of the same, and metrics since their last line."""
 
-    def __init__(self, path: pathlib.Path, first: int, open_log: OpenLog):
-        self._path, self._window, self._covered = path, [], 0
+    def __init__(self, path: pathlib.Path, first: int, open_log: OpenLog, shown: str):
+        self._path, self._shown, self._window, self._covered = path, shown, [], 0
         self.done, self.scalars = first, open_log(first)
         if is_primary():
             forget_after(path, first)
@@ -205,25 +214,30 @@ class _Log:
         self._window.append(metrics)
         self.done += 1
 
-    def means(self) -> dict[str, float]:
-        """Means over the steps since they were last asked for."""
+    def trouble(self) -> str:
+        """What is not finite since the last line, in words; "" if all is. Waits for the
+        steps, so for a save alone, which does too."""
+        return _not_finite(self._read()) if self._window else ""
+
+    def _read(self) -> dict[str, float]:
+        """Means over the steps since the last line."""
         rows = jax.device_get([list(metrics.values()) for metrics in self._window])
         columns = dict(zip(self._window[0], zip(*rows, strict=True), strict=True))
-        self._window, self._covered = [], len(rows)
+        self._covered = len(rows)
         if len(rows) == 1:  # integers stay integers
             return {name: np.asarray(x).item() for name, (x,) in columns.items()}
         return {name: float(np.mean(column)) for name, column in columns.items()}
 
-    def write(self, means: dict[str, float], state: Any, monitor: Monitor) -> str:
+    def write(self, state: Any, monitor: Monitor, bar: tqdm.tqdm) -> str:
         """Writes the line, and returns why training must stop; "" if it need not.
 
         Nothing is written if a metric is not finite or the monitor's `check` says why
         training must stop.
         """
-        bad = [name for name, value in means.items() if not math.isfinite(value)]
-        if bad:
-            return f"{', '.join(bad)} stopped being finite"
-        if trouble := monitor.check(means):
+        means = self._read()
+        self._window = []
+        bar.set_postfix({self._shown: f"{means[self._shown]:.3f}"})
+        if trouble := _not_finite(means) or monitor.check(means):
             return trouble
         append_row(self._path, {"step": self.done, **means})
         self.scalars.scalars(self.done, means)
@@ -234,6 +248,12 @@ class _Log:
         if self._covered == 1:
             return f"at {unit} {self.done}"
         return f"within {unit}s {self.done - self._covered + 1} to {self.done}"
+
+
+def _not_finite(means: Mapping[str, float]) -> str:
+    """Which metrics are not finite, in words; "" if all are."""
+    bad = [name for name, value in means.items() if not math.isfinite(value)]
+    return f"{', '.join(bad)} stopped being finite" if bad else ""
 
 
 def append_row(path: pathlib.Path, row: Mapping[str, Any]) -> None:

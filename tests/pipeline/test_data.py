@@ -11,6 +11,8 @@ from pav_jax.core.errors import UserError
 from pav_jax.pipeline import data
 from pav_jax.pipeline import stages as pipeline
 from pav_jax.pipeline.runner import run_stages
+from pav_jax.storage import records
+from pav_jax.tasks.problems import Problems
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
@@ -75,6 +77,88 @@ def test_rl_needs_validation_problems(tmp_path):
     first = f"rl-{next(iter(config.rl.methods))}-{config.rl.seeds[0]}"
     with pytest.raises(UserError, match=f"problems.validation=None .* stage {first} n"):
         _run(config, workdir, first)
+
+
+LONG = "a " * 500
+
+
+def _problems(tmp_path, prompts):
+    """As `_prepare`, with these problems to train on."""
+    config, workdir = _prepare(tmp_path, fraction=0.0)
+    config.tokenizer.vocab_size = 275
+    rows = [{"prompt": p, "answer": 1, "solution": r"\boxed{1}"} for p in prompts]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "train.jsonl").write_text(text)
+    return config, workdir
+
+
+def test_a_problem_for_labels_that_is_no_text_is_not_a_long_one(tmp_path, capsys):
+    config, workdir = _problems(tmp_path, ["a 1?", LONG, "a 2?", f"{LONG}b"])
+    _run(config, workdir, "data")
+    words = "data: 2 problems longer than config.limits: not labelled"
+    assert words in capsys.readouterr().err
+    config, workdir = _problems(tmp_path, ["a 1?", "a\u2581?", "a 2?"])
+    with pytest.raises(UserError, match="cannot represent '\u2581' in the text 'a"):
+        _run(config, workdir, "data")
+
+
+def test_a_demonstration_that_is_too_long_is_not_measured(tmp_path):
+    """Fine-tuning leaves it out, and so do curves of `rl.measured="sft"`."""
+    config, workdir = _problems(tmp_path, ["a 1?", LONG, "a 2?", f"{LONG}b"])
+    _run(config, workdir, "data")
+    for problems in (
+        Problems.load(config, workdir / "data", "sft"),
+        Problems.load(config, workdir / "data", "labels").split("sft"),
+    ):
+        assert [problem.prompt for problem in problems] == ["a 1?\n", "a 2?\n"]
+        assert len(problems.prompts) == 2
+    demonstrations = records.read_problems(workdir / "data" / "sft.jsonl")
+    assert len(demonstrations) == 4  # as stage sft reads them
+
+
+@pytest.mark.parametrize(
+    ("changes", "until", "words"),
+    [
+        (
+            {},
+            "sft",
+            "12 training rows are fewer than a batch of 13, which is config.sft",
+        ),
+        (
+            {"pretraining": dict(sft=dict(batch_size=14))},
+            "pretraining",
+            "12 training rows .* of 14, which is config.pretraining.sft.batch_size=14",
+        ),
+        (
+            {"provers": dict(mu=dict(n_mc=1))},
+            "policy-mu",
+            "12 training rows are .* of 13, which is config.sft.batch_size=13",
+        ),
+        (
+            {"provers": dict(mu=dict(n_mc=1, sft=dict(batch_size=15)))},
+            "policy-mu",
+            "12 training rows .* of 15, which is config.provers.mu.sft.batch_size=15",
+        ),
+        (
+            {"sft": dict(batch_size=7, short_first=dict(steps=2, fraction=0.5))},
+            "sft",
+            r"the shortest 6 of 12 training rows \(short_first.fraction=0.5\) are fewer"
+            " than a batch of 7, which is config.sft.batch_size=7",
+        ),
+    ],
+)
+def test_a_batch_that_cannot_be_filled_is_told_by_its_field(
+    tmp_path, changes, until, words
+):
+    """How many problems there are is not known before stage `data`."""
+    config, workdir = _prepare(tmp_path, fraction=0.0)
+    with config.unlocked():
+        config.sft.batch_size = 13
+        config.update(changes)
+    stages = {stage.name: stage for stage in pipeline.stages(config)}
+    needs = [stages["data"], stages[until]]
+    with pytest.raises(UserError, match=f"stage {until}: {words}"):
+        run_stages(needs, config, workdir)
 
 
 @pytest.mark.parametrize("section", ["pretraining", "provers"])

@@ -35,10 +35,11 @@ rl.training.warmup_steps rl.training.final_learning_rate rl.training.min_accurac
 rl.rft.warmup_steps rl.rft.weight_decay rl.rft.final_learning_rate
 rl.refresh.warmup_steps rl.refresh.weight_decay rl.refresh.final_learning_rate
 rl.refresh.language_weight pretraining.task.wrong_turns sft.short_first.steps
-pretraining.sft.short_first.steps rl.methods.pav_mc.n_mc rl.methods.pav_mc.alpha
-rl.methods.pav_rl.alpha rl.methods.pav_refreshed.alpha
+pretraining.sft.short_first.steps rl.methods.pav_mc.n_mc
 rl.methods.pav_refreshed.refresh_every
 """.split()
+# Of one nothing can be estimated, or nothing is left to train.
+TWO = ["evaluation.oracle_n_mc", "rl.provers.responses", "verifier.on_search.steps"]
 # Fractions and probabilities: more than 1 is wrong.
 AT_MOST_ONE = ("final_learning_rate", "held_out", "wrong_turns", "fraction")
 AT_MOST_ONE += ("min_accuracy", "threshold")
@@ -130,6 +131,8 @@ def test_out_of_range(field):
         wrong = [-3] if field == "seed" else []  # a name of a stream: any number
     if field == "mesh.data":
         wrong = [0, -2]
+    if field in TWO:
+        wrong.append(1)
     for value in wrong:
         assert names(_refusal(_config({field: value})), field), value
     assert field not in ZERO or stages.stages(_config({field: kind(0)}))
@@ -178,6 +181,9 @@ def test_missing(field):
         ({"search.beams": ()}, "search.beams .* at least one"),
         ({"labels.from": "x"}, "first_pit .*labels.from takes; leave out either"),
         ({"rl.methods.grpo.reward": "matched"}, "grpo: reward=.matched. .* baseline"),
+        ({"rl.methods.pav_rl.alpha": 0.0}, 'pav_rl: reward="progress" .* alpha=0, whi'),
+        ({"rl.methods.orm_rl.alpha": 1.0}, "orm_rl: alpha=1 .* no process rewards; le"),
+        ({"rl.methods.grpo.n_mc": 4}, 'grpo: n_mc=4 .*reward="outcome", which pays no'),
         ({"rl.methods.pav_mc.prover_k": 9}, "pav_mc: n_mc=4 .* Bo9"),
         ({"rl.methods.pav_rl.prover": "x"}, "prover='x' is no entry of .* mu"),
         ({"rl.methods.pav_refreshed.prover": "mu"}, "pav_refreshed: .* leave out eith"),
@@ -186,6 +192,26 @@ def test_missing(field):
         ({"sampling.trunks_per_group": 3}, "sampling.trunks=8 .* multiple"),
         ({"problems.sft": None}, "problems.sft .* must be numbers"),
         ({"sft.batch_size": 9999}, "sft.batch_size=9999 .* config.problems.sft=6000"),
+        (
+            {"provers.mu.sft.batch_size": 9999},
+            "config.provers.mu.sft.batch_size=9999 must .* config.problems.sft=6000",
+        ),
+        (
+            {"sft.short_first.fraction": 0.005, "sft.batch_size": 31},
+            r"sft.short_first.fraction=0.005 of config.problems.sft=6000 is 30 rows,"
+            " fewer than config.sft.batch_size=31",
+        ),
+        (
+            {"pretraining.sft.short_first.fraction": 0.005}
+            | {"pretraining.sft.batch_size": 31},
+            "config.pretraining.sft.short_first.fraction=0.005 of .* 30 rows, fewer"
+            " than config.pretraining.sft.batch_size=31",
+        ),
+        (
+            {"provers.mu.sft.batch_size": 3001},
+            "config.sft.short_first.fraction=0.5 of .* 3,000 rows, fewer than"
+            " config.provers.mu.sft.batch_size=3001",
+        ),
         ({"verifier.on_search.problems": 99}, "on_search.problems=99 .* at most 30"),
         (
             {"rl.provers.problems": 99},
@@ -201,13 +227,14 @@ def test_missing(field):
         ),
         ({"rl.refresh.batch_size": 99}, "batch_size=99 .* config.rl.refresh.problems="),
         ({"provers.mu.sft.steps": 30}, "provers.mu.sft warmup_steps=50 .* steps=30"),
-        # Batches that cannot be filled: of 32 problems 2 are held out.
+        # Batches that cannot be filled: of 32 problems 2 are held out, and of the 16
+        # that are searched 1.
         (
-            {"verifier.prm.batch_size": 31, "labels.first_pit.n_mc": 0},
-            r"verifier.prm.batch_size=31 .* at most 30: 1 \(config.rollouts.n_cov\)",
+            {"verifier.prm.batch_size": 30, "labels.first_pit.n_mc": 0},
+            r"verifier.prm.batch_size=30 .* at most 29: 1 \(config.rollouts.n_cov\)",
         ),
         ({"verifier.prm.batch_size": 31}, "at most 30: 1 .config.provers.mu: from_pol"),
-        ({"verifier.orm.batch_size": 61}, "orm.batch_size=61 .* 60: 2 .*n_orm. .* 30"),
+        ({"verifier.orm.batch_size": 59}, "orm.batch_size=59 .* 58: 2 .*n_orm. .* 29"),
         ({"rl.rft.batch_size": 65}, "rl.rft.batch_size=65 .* 64: .*n_orm=2 .*=32"),
         (
             {"verifier.on_search.problems": 1},
@@ -255,6 +282,23 @@ def test_a_section_without_fields(section):
     with config.unlocked():
         (config[holder] if holder else config)[last] = ConfigDict()
     assert f"the config has no field '{section}." in _refusal(config)
+
+
+@pytest.mark.parametrize("name", ["sft", "rft", "a/b", "1", "a b", "a-b", ""])
+def test_names_of_rl_methods_that_name_no_stage_or_another_policy(name):
+    config = _config({})
+    with config.unlocked():
+        config.rl.methods[name] = config.rl.methods.orm_rl
+    refused = f"config.rl.methods.{name} names stages and policies; a name has letters"
+    assert refused in _refusal(config) and "none of sft, rft" in _refusal(config)
+
+
+def test_names_of_rl_methods_that_are_right():
+    config = _config({})
+    with config.unlocked():
+        for name in ("sft_prover", "unsolved", "alpha_0_1", "_"):
+            config.rl.methods[name] = config.rl.methods.orm_rl
+    assert _refusal(config) == ""
 
 
 def test_a_policy_without_a_size():
@@ -360,11 +404,24 @@ def test_misspelt_on_the_command_line(field):
         assert len(last) < 5
 
 
+def test_a_curriculum_of_another_policy_is_whole():
+    """Its fields take the place of all of config.sft.short_first."""
+    missing = "pretraining.sft.short_first.fraction"
+    words = "config.pretraining.sft.short_first needs steps and fraction; it has no fr"
+    assert words in _refusal(_config({}, without=missing))
+
+
 def test_batches_that_can_just_be_filled():
-    values = {"labels.first_pit.n_mc": 0, "verifier.prm.batch_size": 30}
-    values |= {"verifier.orm.batch_size": 60, "rl.rft.batch_size": 64}
-    values |= {"verifier.on_search.problems": 30}
-    assert list(contradictions(_config(values))) == []
+    short = {"sft.short_first.fraction": 0.005, "sft.batch_size": 30}
+    assert list(contradictions(_config(short))) == []
+    values = {"labels.first_pit.n_mc": 0, "verifier.prm.batch_size": 29}
+    values |= {"verifier.orm.batch_size": 58, "rl.rft.batch_size": 64}
+    for searched in (16, 20):  # of which one is held out
+        values |= {"verifier.on_search.problems": searched}
+        assert list(contradictions(_config(values))) == []
+    values = {k: v for k, v in (_full() | values).items() if "on_search" not in k}
+    values |= {"verifier.prm.batch_size": 30, "verifier.orm.batch_size": 60}
+    assert list(contradictions(config_lib.unflatten(values))) == []
 
 
 def test_a_problem_for_labels_that_is_held_out():

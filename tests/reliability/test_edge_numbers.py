@@ -141,7 +141,8 @@ def test_rewards_and_advantages(outcome, reward):
     is_step_end = np.zeros(10, bool)  # no newline: a response is one step
     ends = [labels.step_ends(r.tokens, is_step_end) for r in responses]
     assert [x.tolist() for x in ends] == [[1], [4]]
-    objective = Objective(reward, "value", kl=0.1, alpha=1.0, prover_k=4)
+    weights = {} if reward == "outcome" else dict(alpha=1.0, prover_k=4)
+    objective = Objective(reward, "value", kl=0.1, **weights)
     paid = [
         rewards.process_rewards(
             rewards.predicted_values(np.full(2, 0.5), r.correct, objective), objective

@@ -219,7 +219,7 @@ def test_what_is_sampled_is_a_function_of_seed_and_step(make):
     ):
         assert one.responses != other.responses, name
     # Methods of one seed see the same problems and the same draws.
-    outcome = dataclasses.replace(OBJECTIVE, reward="outcome", baseline="group")
+    outcome = rewards.Objective(reward="outcome", baseline="group", kl=0.01)
     theirs = make(objective=outcome).roll_out(policy, 3, Ledger())
     assert theirs.responses == one.responses
     assert theirs.q is None and not np.any(np.concatenate(theirs.process))

@@ -59,8 +59,10 @@ RESPONSES = [
 
 
 def _objective(**changes):
-    fields = dict(reward="progress", baseline="value", alpha=0.7, prover_k=1)
-    return Objective(**(fields | dict(kl=0.0) | changes))
+    fields = dict(reward="progress", baseline="value", kl=0.0) | changes
+    if fields["reward"] != "outcome":
+        fields = dict(alpha=0.7) | fields
+    return Objective(**fields)
 
 
 @functools.cache
@@ -267,7 +269,8 @@ def test_value_to_go_teaches_to_restate(reward):
     E[Rex] is v for every r, and a response has `1 + r + r² + r³` steps on average.
     """
     r, v, alpha, most = 0.6, 0.3, 2.0, 4
-    objective = _objective(alpha=alpha, reward=reward)
+    weight = dict(alpha=0.0 if reward == "outcome" else alpha)
+    objective = _objective(reward=reward, **weight)
     found = 0.0
     for restated in range(most):
         forced = restated == most - 1
@@ -503,6 +506,28 @@ def test_controls_have_no_group_baseline():
         _objective(reward="matched", baseline="group")
     with pytest.raises(UserError, match='"value_to_go".*use baseline="value"'):
         _objective(reward="value_to_go", baseline="group")
+
+
+@pytest.mark.parametrize("reward", ["progress", "value_to_go", "matched"])
+def test_process_rewards_that_weigh_nothing(reward):
+    """They would be ORM-RL by another name, as a method without alpha was."""
+    words = f'reward="{reward}" .* alpha=0, which .* write reward="outcome"'
+    with pytest.raises(UserError, match=words):
+        _objective(reward=reward, alpha=0.0)
+    with pytest.raises(UserError, match=words):
+        Objective(reward=reward, baseline="value", kl=0.0)
+
+
+@pytest.mark.parametrize("baseline", ["value", "group", "verifier"])
+@pytest.mark.parametrize(("name", "value"), [("alpha", 0.5), ("n_mc", 4)])
+def test_fields_of_process_rewards_where_there_are_none(baseline, name, value):
+    with pytest.raises(UserError, match=rf'{name}={value} .* reward="outcome", which'):
+        _objective(reward="outcome", baseline=baseline, **{name: value})
+    with pytest.raises(UserError, match=r'prover_k=4 .* reward="outcome", which'):
+        _objective(reward="outcome", baseline=baseline, prover_k=4)
+    nothing = dict(alpha=0.0, n_mc=0, prover_k=1)  # as they are by default
+    plain = _objective(reward="outcome", baseline=baseline)
+    assert _objective(reward="outcome", baseline=baseline, **nothing) == plain
 
 
 def test_the_former_control_is_refused():

@@ -117,7 +117,8 @@ def test_a_fraction_of_rows_is_one(fraction):
 
 
 def test_short_rows_fill_a_batch():
-    with pytest.raises(UserError, match="1 training rows are fewer than a batch of 2"):
+    words = "shortest 1 of 2 .*short_first.fraction=0.5. are fewer than a batch of 2"
+    with pytest.raises(UserError, match=words):
         ShortFirst(_by_length([1, 2]), batch_size=2, seed=0, steps=1, fraction=0.5)
 
 
@@ -264,6 +265,13 @@ def test_one_step():
 # Runs that stop and go on.
 
 
+# What Orbax leaves behind after a failure is not ours to tidy.
+leaves_threads = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore:coroutine:RuntimeWarning",
+)
+
+
 def _check_same(one, other):
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         assert a.dtype == b.dtype
@@ -391,6 +399,81 @@ def test_nan_stops_the_run(tmp_path, bad, steps, lines, value):
     ]
 
 
+def _bad_from(bad, name="loss"):
+    """Steps whose state and metric are NaN from step `bad` on."""
+
+    def step_fn(state, step):
+        state, metrics = _step(state, step)
+        if step >= bad:
+            spoil = lambda x: jnp.full_like(x, math.nan)  # noqa: E731
+            state = dataclasses.replace(state, params=jax.tree.map(spoil, state.params))
+            metrics = metrics | {name: jnp.float32(math.nan)}
+        return state, metrics
+
+    return step_fn
+
+
+def _saved(directory):
+    """The steps that are saved, each with whether its state is finite."""
+    found = {}
+    for path in (directory / "checkpoints").iterdir():
+        if path.name.isdigit():
+            with checkpoints._orbax().StandardCheckpointer() as checkpointer:
+                tree = checkpointer.restore(path / "default")
+            leaves = jax.tree.leaves(tree["state"]["params"])
+            found[int(path.name)] = all(np.isfinite(leaf).all() for leaf in leaves)
+    return found
+
+
+@leaves_threads
+def test_a_state_that_is_nan_is_not_saved(tmp_path, monkeypatch):
+    """Due between two lines of metrics; the run then goes on from a finite state."""
+    monkeypatch.setattr(loop, "_SAVE_EVERY", -1.0)
+    words = (
+        "test: loss stopped being finite within steps 5 to 6; the last checkpoint is of"
+        " step 5, in .*/checkpoints. Lower"
+    )
+    with pytest.raises(UserError, match=words):
+        _fit(tmp_path / "run", step_fn=_bad_from(5), log_every=4)
+    assert _saved(tmp_path / "run") == {4: True, 5: True}
+    assert [line["step"] for line in _metrics(tmp_path / "run")] == [4]
+    with pytest.raises(UserError, match="within steps 6 to 7; .* step 6,"):
+        _fit(tmp_path / "run", step_fn=_bad_from(6), log_every=4)
+    monkeypatch.setattr(loop, "_SAVE_EVERY", math.inf)
+    resumed = _fit(tmp_path / "run")  # what was bad is mended
+    _check_same(resumed, _fit(tmp_path / "whole"))
+
+
+@leaves_threads
+def test_sigterm_saves_no_state_that_is_nan(tmp_path):
+    bad = _bad_from(3)
+
+    def step_fn(state, step):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return bad(state, step)
+
+    words = "loss stopped being finite within steps 1 to 5; no checkpoint"
+    with pytest.raises(UserError, match=words), signals.terminable():
+        _fit(tmp_path / "run", step_fn=step_fn)
+    assert _saved(tmp_path / "run") == {}
+
+
+def test_metrics_are_read_for_a_line_or_a_save_only(tmp_path, monkeypatch):
+    """To read them is to wait for the steps that are dispatched ahead."""
+    clock = types.SimpleNamespace(monotonic=iter(range(1000)).__next__)
+    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(loop, "_SAVE_EVERY", 4)
+    reads, real = [], loop._Log._read
+    monkeypatch.setattr(
+        loop._Log, "_read", lambda log: reads.append(log.done) or real(log)
+    )
+    _fit(tmp_path / "run", log_every=6)
+    lines, saves = {6, 12}, set(_saved(tmp_path / "run"))
+    assert saves == {5, 10}
+    assert sorted(reads) == sorted(lines | saves)
+
+
 class _Monitor(loop.Monitor):
     """Writes down how it is called, and stops a training at a step."""
 
@@ -515,13 +598,6 @@ def test_steps_that_run_ahead(monkeypatch, ahead):
 
 
 # Stopped from outside, and checkpoints that cannot be read.
-
-
-# What Orbax leaves behind after a failure is not ours to tidy.
-leaves_threads = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-    "ignore:coroutine:RuntimeWarning",
-)
 
 
 def _terminate_after(steps):
