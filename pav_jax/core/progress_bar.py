@@ -6,7 +6,7 @@ from typing import Any
 import tqdm
 
 
-def progress(**kwargs: Any) -> tqdm.tqdm:
+def progress_bar(**kwargs: Any) -> tqdm.tqdm:
     """A bar; where stderr is no terminal, a line every half minute instead."""
     interactive = sys.stderr.isatty()
     return tqdm.tqdm(

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from pav_jax.core import config as config_lib
 from pav_jax.core import rules
 from pav_jax.core.errors import UserError
-from pav_jax.core.progress_bar import progress
+from pav_jax.core.progress_bar import progress_bar
 from pav_jax.laboratories import planted_cells, tree_cells, update_cells
 from pav_jax.storage import artifacts, buckets
 
@@ -40,7 +40,7 @@ def run(config: ConfigDict, workdir: str | Path) -> Path:
     workdir = Path(workdir)
     cells = laboratory.cells(config)
     measured = []
-    for cell in progress(iterable=cells, desc=config.name, unit="cell"):
+    for cell in progress_bar(iterable=cells, desc=config.name, unit="cell"):
         path = workdir / "cells" / f"{config_lib.digest(cell)}.json"
         if not path.is_file():
             artifacts.write_json(path, cell | laboratory.measure(cell))

@@ -18,7 +18,7 @@ from pav_jax.metrics import (
     normal_interval,
     pass_at_n,
 )
-from pav_jax.pipeline.searched import Searched
+from pav_jax.pipeline.search_files import Searched
 from pav_jax.search.pick import AGGREGATED
 
 _PAPERS = "best_of_n_orm"  # what the paper compares beam search with

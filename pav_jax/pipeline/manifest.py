@@ -1,8 +1,8 @@
 """The manifest of a finished stage: its terms, its files, and a fingerprint of both.
 
 The terms are the config fields that the stage depends on, the fingerprints of its
-inputs, prints of files that it read and no stage made (`outside.py`), and a revision of
-the stage. The same terms give the same files.
+inputs, prints of files that it read and no stage made (`external_files.py`), and a
+revision of the stage. The same terms give the same files.
 """
 
 import hashlib

@@ -21,7 +21,7 @@ from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
 from pav_jax.policy import load_policy
 from pav_jax.prover import prover_terms
-from pav_jax.rl.checks import check_count
+from pav_jax.rl.problem_counts import check_count
 from pav_jax.storage import artifacts
 from pav_jax.tasks.problems import Problems
 

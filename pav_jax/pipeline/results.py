@@ -15,7 +15,7 @@ from pav_jax.metrics import mean_interval, pass_at_n
 from pav_jax.pipeline import curves
 from pav_jax.pipeline.manifest import read_manifest
 from pav_jax.pipeline.runner import StageContext
-from pav_jax.pipeline.searched import Searched
+from pav_jax.pipeline.search_files import Searched
 from pav_jax.pipeline.shards import read_ledger
 from pav_jax.report.page import page, plain
 from pav_jax.search.pick import PICKS

@@ -16,7 +16,7 @@ import numpy as np
 from pav_jax import labels
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
-from pav_jax.core.progress_bar import progress
+from pav_jax.core.progress_bar import progress_bar
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Params, Response
 from pav_jax.metrics import best_of_n, pass_at_n, seed_interval
@@ -71,7 +71,7 @@ def _sample_all(
     samples: dict[str, Samples] = {}
     total = Ledger()
     names = [_CHOICE, *policies]
-    for name in progress(iterable=names, unit="policy", desc=context.stage):
+    for name in progress_bar(iterable=names, unit="policy", desc=context.stage):
         path = context.directory / f"{name}.npz"
         if not path.exists():
             if name == _CHOICE:

@@ -7,8 +7,8 @@ before. A stage that another run has finished, with equal terms, can be taken fr
 
 - `started.json`, in an unfinished folder: the terms of the stage, which are its config
   fields, the fingerprints of its inputs and prints of files that no stage made
-  (`outside.py`), and the seconds and devices so far. The same stage resumes from the
-  files in the folder if its terms are the same, and otherwise starts from an empty
+  (`external_files.py`), and the seconds and devices so far. The same stage resumes from
+  the files in the folder if its terms are the same, and otherwise starts from an empty
   folder (`attempts.py`).
 - `manifest.json`, written last: the terms, the size and hash of every file, and a
   fingerprint of all this, which is part of the terms of later stages.
@@ -64,7 +64,7 @@ class Stage:
       in_shards: True if every process runs it, since all its work is `in_shards`; a
         part of the experiment may then do some of them alone.
       outside: of the config fields that name files which no stage made, functions that
-        tell whether these have changed; see `outside.py`.
+        tell whether these have changed; see `external_files.py`.
       computes: False if it computes nothing on devices, which need not be free then.
       revision: raised by a change of the program, such as a fix, that changes what the
         stage makes; results of before it are then made again.

@@ -8,11 +8,11 @@ from ml_collections import ConfigDict
 
 from pav_jax import labels
 from pav_jax.core.ledger import Ledger
-from pav_jax.core.progress_bar import progress
+from pav_jax.core.progress_bar import progress_bar
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Params, Response
 from pav_jax.pipeline.runner import StageContext
-from pav_jax.pipeline.searched import Searched
+from pav_jax.pipeline.search_files import Searched
 from pav_jax.pipeline.shards import in_shards, once
 from pav_jax.policy import load_policy
 from pav_jax.scores import score_outcomes, score_responses
@@ -293,7 +293,7 @@ class _Searcher:
                 prover_scorer=prover_scorer,
                 profile=self.context.profile,
             )
-            bar = progress(
+            bar = progress_bar(
                 iterable=found, total=len(problems), unit="problem", desc=name
             )
             return self._rows(problems, list(bar))

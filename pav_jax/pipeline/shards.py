@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pav_jax.core.ledger import Ledger
-from pav_jax.core.progress_bar import progress
+from pav_jax.core.progress_bar import progress_bar
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.storage import artifacts, records
 
@@ -59,7 +59,7 @@ def in_shards(
         if context.part.has(number // siblings)
     }
     worker = context.worker
-    bar = progress(
+    bar = progress_bar(
         total=sum(map(len, shards.values())),
         unit=unit,
         desc=context.stage,

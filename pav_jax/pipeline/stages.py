@@ -14,7 +14,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
-from pav_jax.pipeline import allowed, batch_rows, outside
+from pav_jax.pipeline import batch_rows, config_rules, external_files, other_provers
 from pav_jax.pipeline.data import (
     check_splits,
     pretraining_of,
@@ -25,12 +25,6 @@ from pav_jax.pipeline.data import (
 from pav_jax.pipeline.imported import run_imported_labels
 from pav_jax.pipeline.labelling import run_labels, run_rollouts
 from pav_jax.pipeline.on_search import run_beams
-from pav_jax.pipeline.other_provers import (
-    Prover,
-    provers_of,
-    run_policy,
-    run_prover_labels,
-)
 from pav_jax.pipeline.provers import run_provers
 from pav_jax.pipeline.results import run_report, write_page
 from pav_jax.pipeline.rl import objective_of, prm_stage, run_rft, run_rl
@@ -54,10 +48,10 @@ def stages(config: ConfigDict, until: str | None = None) -> list[Stage]:
     """All stages, each after the ones it needs, of a run that ends with `until`.
 
     Raises:
-      UserError: a field of the config is wrong (`allowed.check`), or an entry of
+      UserError: a field of the config is wrong (`config_rules.check`), or an entry of
         `config.provers` or `config.rl.methods` is.
     """
-    allowed.check(config, until)
+    config_rules.check(config, until)
     improved = _rl_stages(config) if "rl" in config else []
     return [*_training_stages(config), *improved, *_comparison_stages(config, improved)]
 
@@ -75,7 +69,7 @@ def _training_stages(config: ConfigDict) -> list[Stage]:
             run_data,
             (),
             ("task", "problems", "limits", "tokenizer"),
-            outside=outside.of_problems(config),
+            outside=external_files.of_problems(config),
             computes=False,
             revision=1 if config.task.name in ("gsm8k", "math") else 0,
             check=functools.partial(check_splits, _splits(config)),
@@ -127,11 +121,12 @@ def _labels_stages(config: ConfigDict) -> list[Stage]:
         run_imported_labels,
         ("data",),
         fields,
-        outside=outside.of_labels(config.labels["from"]),
+        outside=external_files.of_labels(config.labels["from"]),
         computes=False,
         revision=1,
     )
-    return [rollouts, imported] if "rl" in config or provers_of(config) else [imported]
+    read = "rl" in config or config.get("provers")
+    return [rollouts, imported] if read else [imported]
 
 
 def _labels_own(config: ConfigDict) -> bool:
@@ -163,9 +158,9 @@ def _with_outside(stage: Stage, config: ConfigDict, own: ConfigDict) -> Stage:
       config: of the experiment.
       own: `task` and `model` of this policy.
     """
-    found = {} if "pretraining" in stage.needs else outside.of_model(own.model)
+    found = {} if "pretraining" in stage.needs else external_files.of_model(own.model)
     if own.task != config.task:  # else its problems are in stage `data`
-        found = {**found, **outside.of_task(own.task)}
+        found = {**found, **external_files.of_task(own.task)}
     revision = 1 if own.task != config.task else 0  # no problems of the test any more
     return dataclasses.replace(stage, outside=found, revision=revision)
 
@@ -183,12 +178,12 @@ def _training(
 
 def _prover_stages(config: ConfigDict) -> list[Stage]:
     """For each of `config.provers` its policy, its labels and its verifier."""
-    provers = provers_of(config)
+    provers = other_provers.provers_of(config)
     found = []
     for prover in provers:
         if not prover.policy:
             own = prover.changed(config)
-            run = functools.partial(run_policy, own=own)
+            run = functools.partial(other_provers.run_policy, own=own)
             fields = ("task", "limits", "seed", "problems.sft", *prover.fields(config))
             name, needs = f"policy-{prover.name}", ("data",)
             needs += ("pretraining",) if "pretraining" in config else ()
@@ -196,7 +191,7 @@ def _prover_stages(config: ConfigDict) -> list[Stage]:
             stage = _training(name, run, needs, fields, rows)
             found.append(_with_outside(stage, config, own))
     for prover in provers:
-        run = functools.partial(run_prover_labels, prover=prover)
+        run = functools.partial(other_provers.run_prover_labels, prover=prover)
         needs = ("data", "rollouts", *prover.needs(_policies(provers)))
         fields = (*_SAMPLED, "rollouts", "labels.shard", f"provers.{prover.name}")
         name = f"labels-{prover.name}"
@@ -210,17 +205,19 @@ def _prover_stages(config: ConfigDict) -> list[Stage]:
     return found
 
 
-def _policies(provers: Sequence[Prover]) -> tuple[str, ...]:
+def _policies(provers: Sequence[other_provers.Prover]) -> tuple[str, ...]:
     """The stages that a prover's `policy` may name."""
     return ("sft", *(f"policy-{p.name}" for p in provers if not p.policy))
 
 
-def _of_other_runs(provers: Sequence[Prover], stages: Sequence[str]) -> outside.Outside:
+def _of_other_runs(
+    provers: Sequence[other_provers.Prover], stages: Sequence[str]
+) -> external_files.Outside:
     """The policies of provers that are none of `stages`, but folders of other runs."""
-    found: outside.Outside = {}
+    found: external_files.Outside = {}
     for prover in provers:
         if not prover.needs(stages):
-            found = {**found, **outside.of_policy(prover.name, prover.policy)}
+            found = {**found, **external_files.of_policy(prover.name, prover.policy)}
     return found
 
 
@@ -328,7 +325,7 @@ def _comparison_stages(config: ConfigDict, improved: list[Stage]) -> list[Stage]
             "search",
             run_search,
             ("data", "sft", *labels, "prm", "orm")
-            + tuple(f"prm-{prover.name}" for prover in provers_of(config)),
+            + tuple(f"prm-{name}" for name in config.get("provers", ())),
             (*_MODEL, "search", *of_labels),
         ),
         Stage(
@@ -347,7 +344,7 @@ def _comparison_stages(config: ConfigDict, improved: list[Stage]) -> list[Stage]
 
 def _terms_stage(config: ConfigDict) -> Stage:
     """Theorem 3.1's terms of BoK of the SFT policy, and of other policies."""
-    provers = provers_of(config)
+    provers = other_provers.provers_of(config)
     own = {need for prover in provers for need in prover.needs(_policies(provers))}
     needs = ("data", "sft", "rft", *sorted(own - {"sft"}))
     fields = (*_SAMPLED, "rl.provers")
@@ -361,7 +358,7 @@ def _rl_stages(config: ConfigDict) -> list[Stage]:
     """RFT, the choice of a prover if the config has one, a stage `rl-METHOD-SEED` for
     each run, and their comparison."""
     refresh = ("rl.refresh",) if "refresh" in config.rl else ()
-    known = [prover.name for prover in provers_of(config)]
+    known = list(config.get("provers", ()))
     for method, settings in config.rl.methods.items():
         objective_of(config, method)  # raises UserError
         if (name := settings.get("prover")) and name not in known:

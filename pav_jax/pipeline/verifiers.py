@@ -14,7 +14,7 @@ from pav_jax import labels, metrics, verifier
 from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
-from pav_jax.core.progress_bar import progress
+from pav_jax.core.progress_bar import progress_bar
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Grade, Params, Response, StepLabels
 from pav_jax.distributed import sharding
@@ -355,7 +355,7 @@ def _near_exact(
     """Labels of so many continuations that their noise is small."""
     config = context.config
     n_mc = config.evaluation.oracle_n_mc
-    with progress(total=len(responses), unit="rollout", desc=context.stage) as bar:
+    with progress_bar(total=len(responses), unit="rollout", desc=context.stage) as bar:
         return labels.label_steps(
             policy,
             problems,

@@ -28,8 +28,8 @@ from pav_jax.distributed import collectives, mesh
 from pav_jax.gemma.sampling import SamplingConfig
 from pav_jax.rl import rewards
 from pav_jax.rl import update as rl
-from pav_jax.rl.checks import check_sizes
 from pav_jax.rl.monitor import RLMonitor
+from pav_jax.rl.problem_counts import check_sizes
 from pav_jax.rl.refresh import Refresher
 from pav_jax.rl.rewards import Objective, Scored
 from pav_jax.rl.update import RLState

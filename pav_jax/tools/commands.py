@@ -97,12 +97,12 @@ def lab(arguments: argparse.Namespace, changes: list[str]) -> None:
 
 def plan(arguments: argparse.Namespace, changes: list[str]) -> int:
     from pav_jax.core import config as config_lib
-    from pav_jax.pipeline import allowed
+    from pav_jax.pipeline import config_rules
     from pav_jax.tools.planning import topology
     from pav_jax.tools.planning.progress import Progress
 
     config = config_lib.load([f"--config={arguments.config}", *changes])
-    allowed.check(config)
+    config_rules.check(config)
     target = topology.parse(arguments.topology)
     progress = Progress()
     # A mistake in the config is told alone.

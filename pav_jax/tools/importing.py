@@ -12,7 +12,7 @@ from typing import Any
 
 from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
-from pav_jax.core.progress_bar import progress
+from pav_jax.core.progress_bar import progress_bar
 from pav_jax.storage import artifacts, imports
 from pav_jax.storage.imports import LabelledText, Meaning
 from pav_jax.tools import jsonl
@@ -111,7 +111,7 @@ class _Reader:
         try:
             rows = jsonl.rows(self._source, layout(self._name))
             self._digest = rows.digest
-            with progress(total=rows.count, unit="line", desc="import") as bar:
+            with progress_bar(total=rows.count, unit="line", desc="import") as bar:
                 for self.tally.lines, row in enumerate(rows.values, start=1):
                     yield from self._responses(row)
                     bar.update(1)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pav_jax.core.errors import UserError
-from pav_jax.core.progress_bar import progress
+from pav_jax.core.progress_bar import progress_bar
 from pav_jax.distributed.processes import Processes
 from pav_jax.pipeline.workers import Worker, join_workers
 from pav_jax.storage import artifacts, buckets
@@ -205,7 +205,7 @@ class _Job:
         """Appends to `out` all chunks that are left, those of other processes too."""
         worker = self._worker
         waiting: deque[str] = deque()  # chunks to append, of which the first is missing
-        bar = progress(total=total, initial=tally.lines, unit="line", desc="score")
+        bar = progress_bar(total=total, initial=tally.lines, unit="line", desc="score")
 
         def append(text: bytes) -> None:
             out.write(text)

@@ -29,7 +29,7 @@ import numpy as np
 import tqdm
 
 from pav_jax.core.errors import UserError
-from pav_jax.core.progress_bar import progress
+from pav_jax.core.progress_bar import progress_bar
 from pav_jax.distributed import signals
 from pav_jax.distributed.agreement import Agreement, Decision
 from pav_jax.distributed.collectives import is_primary
@@ -110,7 +110,7 @@ def fit(
         monitor.resume(state, log.scalars)
         saver = _Saver(checkpoints, log.done, ahead)
         quiet = not is_primary()
-        bar = progress(
+        bar = progress_bar(
             total=steps, initial=log.done, unit=unit, desc=description, disable=quiet
         )
 

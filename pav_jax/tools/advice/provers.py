@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pav_jax.core.progress_bar import progress
+from pav_jax.core.progress_bar import progress_bar
 from pav_jax.core.types import StepLabels
 from pav_jax.prover import Terms, prover_terms
 from pav_jax.tools.advice.estimates import Estimate, mean_of
@@ -66,7 +66,7 @@ def _candidate(
         [i for i in places if theirs[i] is not None] for places in labelled.by_problem()
     ]
     groups = [places for places in groups if len(places) > 1]
-    for places in progress(
+    for places in progress_bar(
         iterable=groups, desc=name, unit="problem", leave=False, delay=5
     ):
         terms[labelled.responses[places[0]].problem] = prover_terms(

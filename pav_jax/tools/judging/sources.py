@@ -13,7 +13,7 @@ from pav_jax.core import config as config_lib
 from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
 from pav_jax.core.ledger import Ledger
-from pav_jax.core.progress_bar import progress
+from pav_jax.core.progress_bar import progress_bar
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Problem, Response
 from pav_jax.pipeline import imported
@@ -77,7 +77,7 @@ def score(
         if row is not None and len(row.tokens) <= verifier.max_tokens
     ]
     out: list[Scores | None] = [None] * len(encoded)
-    with progress(total=len(fit), unit="response", desc="judge") as bar:
+    with progress_bar(total=len(fit), unit="response", desc="judge") as bar:
         for first in range(0, len(fit), _CHUNK):
             part = fit[first : first + _CHUNK]
             found = verifier.score_encoded([encoded[i] for i in part])
@@ -229,7 +229,7 @@ class Run:
                 " same tokenizer"
             )
         policy = load_policy(self.folder / "sft", problems.architecture, problems.dtype)
-        with progress(total=len(problems), unit="problem", desc="sample") as bar:
+        with progress_bar(total=len(problems), unit="problem", desc="sample") as bar:
             return labels.sample_responses(
                 policy,
                 problems,

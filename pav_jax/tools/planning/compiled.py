@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
 from pav_jax.distributed import mesh as mesh_lib
-from pav_jax.tools.planning import depth, kept, program, steps
+from pav_jax.tools.planning import answer_cache, depth, program, steps
 from pav_jax.tools.planning.topology import Topology, parse
 
 _SETTINGS = {
@@ -63,7 +63,7 @@ def compile_step(
         raise RuntimeError(f"{missing}: pip install 'pav_jax[plan]'")
     read = steps.read_by(name, config).to_json(sort_keys=True)
     request = dict(name=name, config=read, topology=topology, sizes=sizes)
-    if answer := kept.find(request):
+    if answer := answer_cache.find(request):
         return answer
     done = subprocess.run(
         [sys.executable, "-m", __name__],
@@ -81,7 +81,7 @@ def compile_step(
         raise UserError(answer["wrong"])
     if "unknown" in answer:
         raise RuntimeError(answer["unknown"])
-    kept.keep(request, answer)
+    answer_cache.keep(request, answer)
     return answer
 
 

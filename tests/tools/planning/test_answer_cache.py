@@ -14,7 +14,7 @@ from closed_folders import KINDS, closed
 from tiny import abstract_mesh
 
 from pav_jax.distributed.mesh import make_mesh
-from pav_jax.tools.planning import compiled, kept, steps
+from pav_jax.tools.planning import answer_cache, compiled, steps
 
 
 @pytest.fixture
@@ -52,13 +52,13 @@ def test_the_same_question_is_answered_at_once(config, asked, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=elsewhere")
     assert ask(config) == 5.0
     monkeypatch.delenv("XLA_FLAGS")
-    version = kept.version
+    version = answer_cache.version
     monkeypatch.setattr(
-        kept, "version", lambda p: "9.9" if p == "libtpu" else version(p)
+        answer_cache, "version", lambda p: "9.9" if p == "libtpu" else version(p)
     )
     assert ask(config) == 6.0
-    monkeypatch.setattr(kept, "version", version)
-    monkeypatch.setattr(kept, "_source", lambda: "a changed step function")
+    monkeypatch.setattr(answer_cache, "version", version)
+    monkeypatch.setattr(answer_cache, "_source", lambda: "a changed step function")
     assert ask(config) == 7.0
 
 
@@ -105,4 +105,4 @@ def test_programs_come_from_the_source_that_answers_depend_on(deep, name):
     files = {Path(f) for f in re.findall(r'"(/[^"]+\.py)"', text)}
     ours = {file for file in files if root in file.parents}
     assert root / "gemma" / "forward.py" in ours
-    assert ours <= set(kept.sources())
+    assert ours <= set(answer_cache.sources())

@@ -11,7 +11,7 @@ from stand_in import Bucket
 from stand_in import contents as contents_of_bucket
 
 from pav_jax.core import config as config_lib
-from pav_jax.pipeline import outside
+from pav_jax.pipeline import external_files
 from pav_jax.pipeline.manifest import MANIFEST, make_manifest, read_manifest
 from pav_jax.pipeline.runner import Stage, run_stages
 from pav_jax.pipeline.stages import stages
@@ -59,7 +59,7 @@ def run(tmp_path, source, capsys):
             ran.append("sft")
             shutil.copy(context.input("data") / "data.json", context.directory)
 
-        look = outside.of_task(config.task)
+        look = external_files.of_task(config.task)
         found = [
             Stage("data", data, (), ("task",), outside=look, computes=False),
             Stage("sft", sft, ("data",), (), computes=False),
@@ -150,32 +150,32 @@ def _look(found):
 def test_weights_are_not_read_whole(tmp_path):
     """Only some places of a large file, and its size."""
     model = ConfigDict(dict(checkpoint=str(tmp_path)))
-    assert _look(outside.of_model(model)) == {}
+    assert _look(external_files.of_model(model)) == {}
     large = tmp_path / "d" / "large"
     large.parent.mkdir()
     with large.open("wb") as file:
         file.truncate(1 << 40)
     (tmp_path / "_METADATA").write_text("{}")
-    before = _look(outside.of_model(model))
+    before = _look(external_files.of_model(model))
     assert before.keys() == {"d/large", "_METADATA"}
     with large.open("r+b") as file:
         file.seek(-3, os.SEEK_END)
         file.write(b"new")
-    after = _look(outside.of_model(model))
+    after = _look(external_files.of_model(model))
     assert after["d/large"] != before["d/large"]
     assert after["_METADATA"] == before["_METADATA"]
     for i in range(200):
         (tmp_path / "d" / f"{i}").write_text(f"{i}")
-    many = _look(outside.of_model(model))
+    many = _look(external_files.of_model(model))
     assert many.keys() == {"d", "_METADATA"}
     (tmp_path / "d" / "7").write_text("8")
-    assert _look(outside.of_model(model))["d"] != many["d"]
+    assert _look(external_files.of_model(model))["d"] != many["d"]
 
 
 def test_of_a_hugging_face_folder_what_is_read(tmp_path):
     for name in ("model.safetensors", "config.json", "README.md", "other.bin"):
         (tmp_path / name).write_text(name)
-    found = _look(outside.of_model(ConfigDict(dict(checkpoint=str(tmp_path)))))
+    found = _look(external_files.of_model(ConfigDict(dict(checkpoint=str(tmp_path)))))
     assert found.keys() == {"model.safetensors", "config.json"}
 
 
@@ -183,16 +183,18 @@ def test_a_policy_of_another_run_is_known_by_its_manifest(tmp_path):
     weights = tmp_path / "params" / "weights"
     weights.parent.mkdir()
     weights.write_text("a")
-    assert _look(outside.of_policy("mu", str(tmp_path))).keys() == {"params/weights"}
+    assert _look(external_files.of_policy("mu", str(tmp_path))).keys() == {
+        "params/weights"
+    }
     manifest = make_manifest("sft", {"fields": {}, "needs": {}}, tmp_path, 1.0)
     artifacts.write_json(tmp_path / MANIFEST, manifest)
-    found = _look(outside.of_policy("mu", str(tmp_path)))
+    found = _look(external_files.of_policy("mu", str(tmp_path)))
     assert found == {MANIFEST: manifest["fingerprint"]}
 
 
 def test_labels_in_a_bucket_are_not_downloaded(bucket, monkeypatch):
     source = "gs://bucket/labels"
-    assert _look(outside.of_labels(source)) == {}
+    assert _look(external_files.of_labels(source)) == {}
     Bucket().pipe_file(f"{source}/labels.jsonl", b"{}\n")
     Bucket().pipe_file(f"{source}/about.json", b"{}")
 
@@ -202,16 +204,19 @@ def test_labels_in_a_bucket_are_not_downloaded(bucket, monkeypatch):
     info = Bucket.info
     monkeypatch.setattr(Bucket, "_open", refuse)
     monkeypatch.setattr(Bucket, "get_file", refuse)
-    assert _look(outside.of_labels(source)) == {"labels.jsonl": "3", "about.json": "2"}
+    assert _look(external_files.of_labels(source)) == {
+        "labels.jsonl": "3",
+        "about.json": "2",
+    }
     for key in ("md5Hash", "ETag"):
         monkeypatch.setattr(Bucket, "info", lambda *x, k=key: info(*x) | {k: "a1"})
-        assert _look(outside.of_labels(source))["labels.jsonl"] == "3 a1"
+        assert _look(external_files.of_labels(source))["labels.jsonl"] == "3 a1"
 
     def fail(*_, **__):
         raise OSError("the bucket does not answer")
 
     monkeypatch.setattr(Bucket, "info", fail)
-    assert _look(outside.of_labels(source)) == {}
+    assert _look(external_files.of_labels(source)) == {}
 
 
 @pytest.mark.parametrize(
@@ -227,8 +232,8 @@ def test_the_files_of_a_task(tmp_path, name, files):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(json.dumps(file))
     task = ConfigDict(dict(name=name, path=str(tmp_path)))
-    assert sorted(_look(outside.of_task(task))) == files
-    assert outside.of_task(ConfigDict(dict(name=name))) == {}
+    assert sorted(_look(external_files.of_task(task))) == files
+    assert external_files.of_task(ConfigDict(dict(name=name))) == {}
 
 
 def test_stages_whose_results_of_before_are_not_taken():
