@@ -1,4 +1,5 @@
-"""Q of whole responses, as a verifier reads it: each token once, and prompts too."""
+"""Q of whole responses, as a verifier reads it: each token once, and a prompt once for
+as many of its responses as fit a batch."""
 
 import dataclasses
 import functools
