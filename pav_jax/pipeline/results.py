@@ -20,7 +20,7 @@ from pav_jax.pipeline.shards import read_ledger
 from pav_jax.report.page import page, plain
 from pav_jax.search.pick import PICKS
 from pav_jax.storage import artifacts
-from pav_jax.storage.records import read_all_labels, read_seed_rollouts, shards
+from pav_jax.storage.records import read_labelled_rollouts, shards
 
 _VIEWED = 12  # responses in the step viewer, at most
 _PROVER_KS = (1, 2, 4, 8, 16, 32)
@@ -187,8 +187,9 @@ def _alpha(context: StageContext, chosen: dict[str, Any]) -> dict[str, Any]:
 def _theory(context: StageContext) -> dict[str, Any]:
     """Theorem 3.1's terms of BoK(π), for each K for which labels.n_mc is enough."""
     config = context.config
-    responses = read_seed_rollouts(context.input("rollouts"), config.rollouts.n_cov)
-    labels = read_all_labels(context.input("labels"))
+    responses, labels = read_labelled_rollouts(
+        context.input("rollouts"), context.input("labels"), config.rollouts.n_cov
+    )
     rows = []
     for k in _PROVER_KS:
         if 2 * k <= config.labels.n_mc:

@@ -380,10 +380,11 @@ def _fit_oracle(context: StageContext, problems: Problems) -> Oracle | None:
     step checker."""
     if "rollouts" not in context.inputs:
         return None
-    responses = records.read_seed_rollouts(
-        context.input("rollouts"), context.config.rollouts.n_cov
+    responses, labels_of_each = records.read_labelled_rollouts(
+        context.input("rollouts"),
+        context.input("labels"),
+        context.config.rollouts.n_cov,
     )
-    labels_of_each = records.read_all_labels(context.input("labels"))
     if problems.facts(responses[0].problem, ()) is None:
         return None
     return Oracle(

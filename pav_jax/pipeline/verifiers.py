@@ -70,11 +70,9 @@ def run_prm(
     """
     config = context.config
     if "rollouts" in context.inputs:
-        responses = records.read_seed_rollouts(
-            context.input("rollouts"), config.rollouts.n_cov
+        responses, found = records.read_labelled_rollouts(
+            context.input("rollouts"), context.input("labels"), config.rollouts.n_cov
         )
-        found = records.read_all_labels(context.input("labels"))
-        _check_pairs("rollouts", responses, "labels", found)
         to_pits, of_pits = first_pit.read_pits(context.input("labels"))
         data = [Labelled.of_steps([*responses, *to_pits], [*found, *of_pits])]
     else:  # config.labels.from
@@ -82,8 +80,9 @@ def run_prm(
         data = [Labelled.of_steps(*found)]
     if beams:
         settings = config.verifier.on_search
-        found = on_search.read_labels(context.input(beams), settings)
-        _check_pairs(beams, found[0], beams, found[1])
+        folder = context.input(beams)
+        found = on_search.read_labels(folder, settings)
+        records.check_pairs(folder, found[0], folder, found[1])
         data.append(Labelled.of_steps(*found))
     _train_verifier(context, data, config.verifier.prm, start, beams)
 
@@ -91,36 +90,11 @@ def run_prm(
 @together
 def run_prover_prm(context: StageContext, *, name: str) -> None:
     """The verifier of `Q^μ` of a prover that is another policy, as `run_prm`."""
-    stage = f"labels-{name}"
-    found = records.read_labelled(context.input(stage))
-    _check_pairs(stage, found[0], stage, found[1])
+    folder = context.input(f"labels-{name}")
+    found = records.read_labelled(folder)
+    records.check_pairs(folder, found[0], folder, found[1])
     optimizer = context.config.verifier.prm
     _train_verifier(context, [Labelled.of_steps(*found)], optimizer)
-
-
-def _check_pairs(
-    stage: str,
-    responses: Sequence[Response],
-    of_labels: str,
-    found: Sequence[StepLabels],
-) -> None:
-    """Raises UserError if labels are not of the responses that they are paired with.
-
-    They are so by their order alone. Of one's own labels (but for those up to first
-    pits) the last is of the whole response.
-
-    Args:
-      stage: that the responses are of.
-      responses: in order.
-      of_labels: the stage that the labels are of.
-      found: in order.
-    """
-    sizes = [len(response.tokens) for response in responses]
-    if sizes != [int(each.ends[-1]) for each in found]:
-        raise UserError(
-            f"labels of stage {of_labels} are not of the responses of stage {stage};"
-            f" remove the folder {of_labels}, and run again"
-        )
 
 
 @together

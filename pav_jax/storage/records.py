@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pav_jax.core.errors import UserError
 from pav_jax.core.types import Problem, Response, StepLabels
 from pav_jax.storage import artifacts
 
@@ -159,6 +160,49 @@ def first_of_each(responses: Iterable[Response], count: int) -> Iterator[Respons
 def read_all_labels(directory: Path) -> list[StepLabels]:
     """The labels of all shards, in the order of `read_seed_rollouts`."""
     return [x for path in shards(directory) for x in read_labels(path)]
+
+
+def read_labelled_rollouts(
+    rollouts: Path, labels: Path, n_cov: int
+) -> tuple[list[Response], list[StepLabels]]:
+    """The seed rollouts of a run, and their labels.
+
+    Args:
+      rollouts: the folder of the stage.
+      labels: the folder of the stage that labelled them.
+      n_cov: responses of each problem that are labelled, `config.rollouts.n_cov`.
+
+    Raises:
+      UserError: the labels are of other rollouts, or a file is damaged.
+    """
+    responses, found = read_seed_rollouts(rollouts, n_cov), read_all_labels(labels)
+    check_pairs(rollouts, responses, labels, found)
+    return responses, found
+
+
+def check_pairs(
+    directory: Path,
+    responses: Sequence[Response],
+    of_labels: Path,
+    labels: Sequence[StepLabels],
+) -> None:
+    """Raises UserError if labels are not of the responses that they are paired with.
+
+    They are so by their order alone. Of one's own labels (but for those up to first
+    pits) the last is of the whole response.
+
+    Args:
+      directory: the folder of the stage that the responses are of.
+      responses: in order.
+      of_labels: the folder of the stage that the labels are of.
+      labels: in order.
+    """
+    sizes = [len(response.tokens) for response in responses]
+    if sizes != [int(each.ends[-1]) for each in labels]:
+        raise UserError(
+            f"labels of stage {of_labels.name} are not of the responses of stage"
+            f" {directory.name}; remove the folder {of_labels}, and run again"
+        )
 
 
 def read_labelled(directory: Path) -> tuple[list[Response], list[StepLabels]]:

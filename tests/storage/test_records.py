@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pav_jax.core.errors import UserError
 from pav_jax.core.types import Problem, Response, StepLabels
 from pav_jax.storage import records
 
@@ -70,3 +71,22 @@ def test_shards_are_read_in_order(tmp_path):
     seeds = records.read_seed_rollouts(tmp_path, 2)
     assert seeds == [kept[i] for i in (0, 1, 2, 3, 4, 5)]
     assert records.read_seed_rollouts(tmp_path, 1) == [kept[i] for i in (0, 2, 4)]
+
+
+def test_labels_of_other_responses_are_refused(tmp_path):
+    """They are paired by order alone, so nothing else would show it."""
+    rollouts, of_labels = tmp_path / "rollouts", tmp_path / "labels"
+    for folder in (rollouts, of_labels):
+        folder.mkdir()
+    records.write_responses(records.shard_path(rollouts, 0), RESPONSES)
+    labels = [_labels([0, len(r.tokens)], [1, 0], [2, 1]) for r in RESPONSES]
+    path = records.shard_path(of_labels, 0)
+    records.write_labels(path, labels)
+    responses, found = records.read_labelled_rollouts(rollouts, of_labels, 2)
+    assert responses == RESPONSES
+    assert [x.ends[-1] for x in found] == [3, 0, 1, 0]
+    # As many, another order; fewer; more of each problem than were labelled.
+    for others, n_cov in ((labels[::-1], 2), (labels[:3], 2), (labels, 1)):
+        records.write_labels(path, others)
+        with pytest.raises(UserError, match="labels are not of the .* of stage rollo"):
+            records.read_labelled_rollouts(rollouts, of_labels, n_cov)

@@ -215,7 +215,11 @@ def _old_evaluation(workdir):
         (None, ["--labels=WORKDIR/no"], "no finished stage rollouts"),
         (_unfinished, ["--labels=WORKDIR"], "no finished stage labels"),
         (_cut, ["--labels=WORKDIR"], "is damaged"),
-        (_of_others, ["--labels=WORKDIR"], "are not of its rollouts"),
+        (
+            _of_others,
+            ["--labels=WORKDIR"],
+            "are not of the responses of stage rollouts",
+        ),
         (_imported, ["--labels=WORKDIR"], "needs labels of the run's own policy"),
         (
             _imported_alone,

@@ -65,15 +65,11 @@ class Labelled:
                 )
         n_cov = read_manifest(workdir / "labels")["fields"]["rollouts.n_cov"]
         rollouts = records.read_all_responses(workdir / "rollouts")
-        responses = records.read_seed_rollouts(workdir / "rollouts", n_cov)
-        labels = records.read_all_labels(workdir / "labels")
+        responses, labels = records.read_labelled_rollouts(
+            workdir / "rollouts", workdir / "labels", n_cov
+        )
         if not labels:
             raise UserError(f"{place}/labels is empty; label some problems")
-        if [len(r.tokens) for r in responses] != [x.ends[-1] for x in labels]:
-            raise UserError(
-                f"the labels in {place} are not of its rollouts; run again what makes"
-                " them: pav run --until=labels"
-            )
         others = {
             folder.name.removeprefix("labels-"): _beside(responses, folder)
             for folder in sorted(workdir.glob("labels-*"))
