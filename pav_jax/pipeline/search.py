@@ -26,7 +26,6 @@ from pav_jax.tasks.problems import Problems
 from pav_jax.verifier import load_verifier
 
 _SHARD = 80  # problems
-ORACLE_SIZES = 3  # the oracle searches with the smallest of `config.search.beams`
 
 
 def run_samples(context: StageContext) -> None:
@@ -148,7 +147,7 @@ def run_search(context: StageContext) -> None:
         by = OracleScorer(
             lambda i, tokens: oracle.value(searcher.test.facts(i, tokens))
         )
-        for beams in sorted(search.beams)[:ORACLE_SIZES]:
+        for beams in search.beams:
             searcher.run(searcher.test, f"beam_oracle-{beams}", beams=beams, scorer=by)
     chosen_on_validation = {**best, "pick": picks, "provers": provers}
     artifacts.write_json(context.directory / "search.json", chosen_on_validation)

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
 from pav_jax.pipeline.other_provers import Prover, provers_of
-from pav_jax.pipeline.search import ORACLE_SIZES
 from pav_jax.tasks import make_task
 from pav_jax.tasks.stored import StoredTask
 
@@ -75,7 +74,7 @@ def searched(config: ConfigDict) -> int:
     if "bok" in search:
         widths += len(search.bok.ks) * sum(search.beams)
     if _has_oracle(config):
-        widths += sum(sorted(search.beams)[:ORACLE_SIZES])
+        widths += sum(search.beams)
     return (beams + test * widths) * search.candidates
 
 
