@@ -238,7 +238,8 @@ def efficiency(points: Sequence[Point]) -> dict[str, Any]:
     The reference is the strongest of best-of-N and of weighted votes, by either
     verifier: at each N the method of highest accuracy on these same problems, which
     favours it. `paper` has the same figures against best-of-N by the ORM, the paper's
-    reference.
+    reference, and `most_samples` how many times fewer tokens each beam search needs for
+    the accuracy that it has at its largest N, which may be less than its best (Fig. 4).
 
     Equal accuracy is the best that the reference reaches: its tokens there, over those
     of the smallest beam that is shown to reach it, which is one for which no part of
@@ -263,11 +264,20 @@ def efficiency(points: Sequence[Point]) -> dict[str, Any]:
         for n in ns
     ]
     papers = [point for point in points if point.method == _PAPERS]
+    most = max(papers, key=lambda point: point.n)
+    most_samples = {
+        method: _times_fewer(_of_method(points, method), most)
+        for method in _beam_methods(points)
+    }
     return {
         "reference": "the strongest of best-of-N and weighted votes",
         "reference_methods": {str(point.n): point.method for point in strongest},
         **_against(points, strongest),
-        "paper": {"reference": _PAPERS, **_against(points, papers)},
+        "paper": {
+            "reference": _PAPERS,
+            **_against(points, papers),
+            "most_samples": {"n": most.n, **most_samples},
+        },
     }
 
 
@@ -283,11 +293,8 @@ def _against(points: Sequence[Point], reference: Sequence[Point]) -> dict[str, A
         "by_point": [],
     }
     for method in _beam_methods(points):
-        beams = [point for point in points if point.method == method]
-        beams.sort(key=lambda point: point.mean_tokens)
-        reached = [beam for beam in beams if _reaches(beam.correct, best.correct)]
-        saved = best.mean_tokens / reached[0].mean_tokens if reached else None
-        out[method] = None if saved is None else float(saved)
+        beams = _of_method(points, method)
+        out[method] = _times_fewer(beams, best)
         pairs = _at_equal_tokens(beams, reference)
         for beam, expected in pairs:
             mean, interval = _difference(beam.correct, expected)
@@ -303,6 +310,20 @@ def _against(points: Sequence[Point], reference: Sequence[Point]) -> dict[str, A
             out["points_at_equal_tokens"][method] = mean
             out["points_ci"][method] = interval
     return out
+
+
+def _of_method(points: Sequence[Point], method: str) -> list[Point]:
+    """Those of a method, cheapest first."""
+    mine = (point for point in points if point.method == method)
+    return sorted(mine, key=lambda point: point.mean_tokens)
+
+
+def _times_fewer(beams: Sequence[Point], target: Point) -> float | None:
+    """The target's tokens over those of the cheapest beam that is shown to reach it."""
+    for beam in beams:
+        if _reaches(beam.correct, target.correct):
+            return float(target.mean_tokens / beam.mean_tokens)
+    return None
 
 
 def _beam_methods(points: Sequence[Point]) -> list[str]:

@@ -144,6 +144,22 @@ def test_equal_accuracy_is_of_the_smallest_beam_that_reaches_it():
         assert found["beam_q"] is None
 
 
+def test_the_accuracy_with_the_most_samples_may_be_less_than_the_best():
+    """Fig. 4: best-of-N by a verifier may fall, and is then reached by fewer tokens."""
+    reference = [
+        _eight("best_of_n_orm", 4, 6, 400.0),
+        _eight("best_of_n_orm", 16, 2, 1600.0),
+    ]
+    beams = [
+        _eight("beam_pav", 1, 4, 150.0),  # two more, 1/4, and half of it 0.32
+        _eight("beam_pav", 2, 5, 320.0),  # three more: 3/8, and half of it 0.36
+        _eight("beam_q", 1, 4, 150.0),
+    ]
+    found = curves.efficiency(reference + beams)["paper"]
+    assert found["most_samples"] == {"n": 16, "beam_pav": 1600 / 320, "beam_q": None}
+    assert found["accuracy"] == 0.75 and found["beam_pav"] is None
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0, 0.3])
 def test_an_interval_without_width_shows_nothing(share):
     """Of a policy that is never right, or always, and of problems that are alike."""
