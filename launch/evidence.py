@@ -279,8 +279,7 @@ def _of_laboratory(one: Evidence, page: Path, tables: Path) -> list[str]:
         (fields, dict(zip(by_seed, map(float, row), strict=True)))
         for fields, row in zip(wanted, rows, strict=False)
     ]
-    figure = folder / "figure.svg" if done else None
-    return _shown(one, found, wanted, page, tables, figure)
+    return _shown(one, found, wanted, page, tables)
 
 
 def _shown(
@@ -289,14 +288,12 @@ def _shown(
     wanted: Sequence[sweeps.Point],
     page: Path,
     tables: Path,
-    otherwise: Path | None = None,
 ) -> list[str]:
     """Claims and a figure on the page, and all measures beside it; or all on it.
 
     Args:
       found: by the runs that are finished here.
       wanted: the fields of all runs, with their seeds.
-      otherwise: a figure for where `verdicts.figure` has nothing to draw.
     """
     kept_in = tables / f"{one.name}.json"
     kept = kept_measures.read(kept_in, _config(one))
@@ -322,9 +319,7 @@ def _shown(
         return [*parts, table]
     parts.append(verdicts.claims_table(claims, found))
     drawing, beside = tables / f"{one.name}.svg", os.path.relpath(tables, page.parent)
-    drawn = verdicts.figure(measured)
-    if not drawn and otherwise is not None and otherwise.exists():
-        drawn = otherwise.read_bytes()
+    drawn = verdicts.figure(measured) or verdicts.claims_figure(claims, found)
     if drawn:
         _write(drawing, drawn)
     if drawing.exists():

@@ -16,13 +16,18 @@ Written before the first run (2026-11-27). Expected: coverage wins at both budge
 verifier of this size averages over prefixes that are alike. Selection: nothing; of each
 verifier the parameters of least loss on held-out problems are kept, as everywhere.
 The verdict is by the intervals of the arms, at each budget the highest AUC "no error so
-far, same step"; there is none by rule.
+far, same step": nothing is told apart so. The claims below, which pair arms by seed,
+were added after the run, on the same day.
 """
 
 import demo
 from ml_collections import ConfigDict
 
 from pav_jax.tools.sweeps import product, zipped
+from pav_jax.tools.verdicts import Claim
+
+SIBLINGS = "AUC, no error so far, same step"
+BEAMS = "4 beams by Q^π"
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -54,7 +59,35 @@ def measures(results: dict) -> dict[str, float]:
     rows = {(row["method"], row["n"]): row["accuracy"] for row in results["search"]}
     return {
         "AUC, middle": auc["middle"],
-        "AUC, no error so far, same step": auc["error_so_far_same_step"],
+        SIBLINGS: auc["error_so_far_same_step"],
         "Brier score": verifier["brier"],
-        "4 beams by Q^π": 100 * rows["beam_q", 4],
+        BEAMS: 100 * rows["beam_q", 4],
     }
+
+
+def claims() -> list[Claim]:
+    """What the paper says of the two ends of each budget, paired by seed."""
+    ends = (("a small budget", (8, 1), (1, 8)), ("a large budget", (2, 16), (16, 2)))
+    return [
+        Claim(
+            f"{budget}: {_times(*better)} is above {_times(*worse)}, {words}",
+            "(more at the same budget)",
+            measure,
+            least=least,
+            arm=_arm(*better),
+            less=_arm(*worse),
+        )
+        for budget, better, worse in ends
+        for words, measure, least in (
+            ("AUC among prefixes of as many steps", SIBLINGS, 0.01),
+            ("4 beams, points", BEAMS, 1.0),
+        )
+    ]
+
+
+def _times(n_cov: int, n_mc: int) -> str:
+    return f"n_cov x n_mc = {n_cov} x {n_mc}"
+
+
+def _arm(n_cov: int, n_mc: int) -> dict[str, int]:
+    return {"rollouts.n_cov": n_cov, "labels.n_mc": n_mc}

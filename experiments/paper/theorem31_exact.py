@@ -72,11 +72,20 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def measures(results: dict) -> dict[str, list[float]]:
-    """Of each seed: rank correlations, and the small step's gain over its bound."""
+    """Of each seed: rank correlations, the gain with each BoK(π) over outcomes alone in
+    points, and the small step's gain over its bound."""
     out = {}
     for cell, ranks in zip(results["cells"], results["ranks"], strict=True):
         for name, of in ranks.items():
             out[f"rank correlation of {name} and gain, {cell['update']}"] = of
+    for cell in results["cells"]:
+        gain = 100 * (np.array(cell["after"]) - np.array(cell["outcome"]))
+        by_k = {k: gain[:, cell["provers"].index(f"Bo{k}(π)")] for k in cell["best_of"]}
+        for k, points in by_k.items():
+            out[f"gain with BoK, {cell['update']}, K = {k}"] = list(points)
+        for k, less in ((8, 4), (16, 8)):
+            name = f"gain with Bo{k} over Bo{less}, {cell['update']}"
+            out[name] = list(by_k[k] - by_k[less])
     (cell,) = (one for one in results["cells"] if one["update"] == "natural_small")
     apart, aligned, before, after, own = (
         np.asarray(cell[name])

@@ -1,9 +1,11 @@
 """The configs of experiments/paper/: fields that go together, measures, verdicts.
 
-They are run, at their smallest, in tests/pipeline: test_stages.py those with search,
-and test_rl_comparison.py those with RL.
+Their stages are run, at their smallest, in tests/pipeline: in test_stages.py those of
+search, the first run of a sweep for each set of stages, and in test_rl_comparison.py
+those of RL. `launch/evidence.py --configs=experiments/paper --smoke` runs each config.
 """
 
+import math
 from pathlib import Path
 
 import pytest
@@ -67,14 +69,16 @@ def test_planted():
     """By a stand-in for the laboratory, of which two seeds are never right."""
     cells = [
         dict(
-            variant="paper",
+            variant=variant,
             gamma=gamma,
             mean=[level, level + 0.1],
+            curve=[[i / 100 for i in range(100)], [level] * 100],
             half=[half, None],
             iterations=500,
-            after=[8, 4],
+            after=[8, 4] if gamma else [2, 0],
             measured=8,
         )
+        for variant in ("paper", "short")
         for gamma, level, half in (
             (None, 0.1, 400),
             (5.0, 0.5, 80),
@@ -87,6 +91,15 @@ def test_planted():
     assert found["iterations to one half, outcome alone over γ = 10"] == [8.0, 1.0]
     assert found["γ = 10 over γ = 5, accuracy over the run"] == pytest.approx([10, 10])
     assert found["accuracy after the run with γ = 10"] == [100, 50]
+    # Of a hundred entries the 70th is of iterations 346 to 350.
+    assert found["progress, γ = 10, iteration = 350"] == pytest.approx([69, 60])
+    # Of 8 responses 2 are right, or it is counted as if one were: 3/4 and 7/8 are not.
+    assert found["Pass@N, outcome alone, N = 4"] == pytest.approx(
+        [100 * (1 - 0.75**4), 0]
+    )
+    samples = [math.log(0.5) / math.log(share) for share in (0.75, 0.875)]
+    fewer = found["times fewer samples to Pass@N of one half after 100 iterations"]
+    assert fewer == pytest.approx(samples)  # by the other every first one is enough
     runs = [
         ({"seed": seed}, dict(zip(found, row, strict=True)))
         for seed, row in enumerate(zip(*found.values(), strict=True))

@@ -75,8 +75,33 @@ def test_a_claim_about_a_number_that_no_run_has_yet():
     assert table.splitlines()[2].endswith("| 9 | 0; 8 | 1 | one seed |")
 
 
-def test_a_figure_has_a_line_for_each_name_and_arm():
-    """And in the legend. Points are in the order of the axis; no ids change."""
+def test_a_claim_about_the_difference_of_two_arms():
+    """Of the same seeds: what one arm lacks is left out, not paired with another."""
+    claim = dataclasses.replace(CLAIM, arm={"n": 8}, less={"n": 1})
+    found = [
+        ({"n": n, "seed": seed}, {"gain": value})
+        for n, values in ((8, (20.0, 30.0, None, 0.0)), (1, (10.0, 22.0, 5.0)))
+        for seed, value in enumerate(values)
+    ]
+    ours = verdicts.of_claim(claim, found)
+    assert ours.values == {0: 10.0, 1: 8.0} and ours.mean == 9.0
+    (row,) = verdicts.claims_table([claim], found).splitlines()[2:]
+    assert row == "| It is better | 8 points | 9 [-3.71, 21.7] | 0; 8 | 2 | not shown |"
+    alone = dataclasses.replace(claim, less={"n": 4})
+    assert verdicts.of_claim(alone, found) is None
+    found[-1][1]["loss"] = found[-1][1].pop("gain")
+    with pytest.raises(UserError, match="about 'gain'"):
+        verdicts.of_claim(claim, [*found[:4], found[-1]])
+
+
+def _xs(drawn):
+    """The numbers along x of each drawn path of its figure, in points of the page."""
+    paths = re.findall(r'id="line2d_\d+">\s*<path d="([^"]*)"', drawn.decode())
+    return [[float(x) for x in re.findall(r"[ML] (\S+) \S+", path)] for path in paths]
+
+
+def test_a_figure_has_a_line_for_each_name_and_a_panel_for_each_arm():
+    """Points are in the order of the axis; no ids change from run to run."""
     rows = [
         _measured(
             (y, y + 1.0), f"beam, N = {n}", **{"same": 3, "of.size": size, "also": size}
@@ -87,17 +112,49 @@ def test_a_figure_has_a_line_for_each_name_and_arm():
     drawn = verdicts.figure([*rows, _measured((1.0,), name="alone, N = 1")])
     assert drawn == verdicts.figure(rows)
     text = drawn.decode()
-    for words in ("beam (size = 1)", "beam (size = 2)", ">N<", ">4<"):
+    assert text.count(">N<") == 2 and text.count(">beam<") == 1
+    for words in (">size = 1<", ">size = 2<", ">4<"):
         assert words in text
-    lines = [
-        [float(x) for x in re.findall(r"[ML] (\S+) \S+", path)]
-        for path in re.findall(r'id="line2d_\d+">\s*<path d="([^"]*)"', text)
+    curves = [xs for xs in _xs(drawn) if len(xs) == 3]
+    assert all(xs == sorted(xs) for xs in curves)
+    spans = {(xs[0], xs[-1]) for xs in curves if xs[-1] > xs[0] + 40}
+    assert len(spans) == 2  # side by side; the other is the key's
+
+
+def test_a_figure_has_a_panel_for_each_axis():
+    """A measure whose name only looks like a point gives no axis its name."""
+    rows = [
+        *(_measured((n, n), f"beam, N = {n}") for n in (1, 2)),
+        *(_measured((g, g), f"progress, γ = {g}") for g in (2, 5, 1000)),
+        _measured((3.0, 4.0), "iterations, alone over γ = 10"),
     ]
-    curves = [xs for xs in lines if len(xs) == 3]
-    assert len(curves) == 2 + 2 and all(xs == sorted(xs) for xs in curves)
+    text = verdicts.figure(rows).decode()
+    assert text.count(">N<") == text.count(">γ<") == 1
+    assert "alone over" not in text
+    # From 2 to 1,000 by logarithm, so 5 is not where 2 is.
+    (line,) = (xs for xs in _xs(text.encode()) if len(xs) == 3 and xs[-1] > xs[0] + 40)
+    assert line[1] - line[0] > 0.1 * (line[2] - line[0])
 
 
 def test_no_figure_of_single_points():
-    assert (
-        verdicts.figure([_measured((1.0, 2.0)), _measured((1.0,), "a, N = 1")]) is None
-    )
+    rows = [_measured((1.0, 2.0)), _measured((1.0,), "a, N = 1")]
+    assert verdicts.figure(rows) is None
+    assert verdicts.figure([]) is None
+
+
+def test_a_figure_of_claims_has_one_scale():
+    """Twice the effect of a claim is at 2, whatever the unit."""
+    claims = [
+        CLAIM,
+        verdicts.Claim(
+            "A ratio", "3 times", "gain", least=3.0, nothing=1.0, arm={"k": 1}
+        ),
+        dataclasses.replace(CLAIM, says="No such effect", least=0.0),
+    ]
+    found = [*_runs((15.0, 17.0)), *_runs((4.9, 5.1), k=1)]
+    text = verdicts.claims_figure(claims, found).decode()
+    assert "It is better" in text and "A ratio" in text and "No such" not in text
+    lines = [xs for xs in _xs(text.encode()) if len(xs) == 2 and xs[0] != xs[1]]
+    middles = [sum(xs) / 2 for xs in lines]
+    assert len(middles) == 2 and middles[0] == pytest.approx(middles[1], abs=1e-3)
+    assert verdicts.claims_figure(claims, _runs((1.0,))) is None  # no interval
