@@ -43,7 +43,7 @@ def _numbers(results: Results) -> str:
     difference = (efficiency.get("points_at_equal_tokens") or {}).get("beam_pav")
     if difference is not None:
         doubt = summary.uncertainty(results, "beam_pav")
-        doubt = doubt.removeprefix("95% interval ")
+        doubt = doubt.removeprefix("95% interval over problems ")
         note = _joined("points over the strongest selection", doubt)
         cells.append(("At equal tokens", text.points(difference), note, "--beam-pav"))
     if "beam_pav" in efficiency:

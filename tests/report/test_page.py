@@ -322,6 +322,7 @@ def test_every_number_is_on_the_page(results, responses, markup):
         *(text.count(count) for count in base["grades"].values()),
         *(text.percent(count / 4000) for count in base["grades"].values()),
         "Timed out",
+        "Intervals are over the problems of this one run",
         *(text.decimal(auc[key], 3) for key in ("last", "middle", "error_so_far")),
         *(text.decimal(value, 3) for value in auc["by_step"]),
         text.decimal(verifier["brier"], 4),
