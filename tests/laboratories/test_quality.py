@@ -1,5 +1,7 @@
 """What a verifier's estimate is worth on the tree, where it is known by hand."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +10,11 @@ from ml_collections import FrozenConfigDict
 from scipy.special import logit, ndtr, ndtri
 
 from pav_jax import metrics
+from pav_jax.core import config as config_lib
 from pav_jax.core.types import Response
 from pav_jax.laboratories import quality_cells, tree
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 ROOT, STEPS, PROBLEMS = 0.3, 8, 1_000
 START = ndtri(ROOT) * STEPS**0.5
 GRID = np.linspace(-6, 6, 241)
@@ -185,3 +189,16 @@ def test_thresholds_by_the_rule():
     assert (drift["shown"], drift["not_shown"]) == (1.0, 2.0)
     assert mild["half"]["auc_middle"] is mild["compared"][0] is None
     assert (mild["shown"], mild["not_shown"]) == (1.0, None)
+
+
+def test_every_cell_is_on_the_page_in_the_documents():
+    file = REPOSITORY / "experiments" / "evidence" / "verifier_quality.py"
+    wanted = [
+        (f"{one['error']} {one['size']:g}" if one["size"] else "exact", str(beams))
+        for one in quality_cells.cells(config_lib.call(str(file), "get_config"))
+        for beams in one["beams"]
+    ]
+    page = REPOSITORY / "docs" / "evidence" / "verifier_quality.md"
+    rows = page.read_text().partition("Every cell")[2].splitlines()
+    columns = [row.split(" | ") for row in rows if row.startswith("| ")][2:]
+    assert [(row[0].removeprefix("| "), row[4]) for row in columns] == wanted
