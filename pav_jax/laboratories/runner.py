@@ -14,11 +14,17 @@ from pav_jax.core import config as config_lib
 from pav_jax.core import rules
 from pav_jax.core.errors import UserError
 from pav_jax.core.progress_bar import progress_bar
-from pav_jax.laboratories import planted_cells, tree_cells, update_cells
+from pav_jax.laboratories import (
+    planted_cells,
+    quality_cells,
+    tree_cells,
+    update_cells,
+)
 from pav_jax.storage import artifacts, buckets
 
 LABORATORIES: dict[str, ModuleType] = {
     "planted": planted_cells,
+    "quality": quality_cells,
     "tree": tree_cells,
     "update": update_cells,
 }

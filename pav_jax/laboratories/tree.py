@@ -42,6 +42,12 @@ def value(total: jax.Array, left: float | jax.Array) -> jax.Array:
     return ndtr(total / jnp.sqrt(left))
 
 
+def draw_roots(key: jax.Array, problems: int, bounds: tuple[float, float]) -> jax.Array:
+    """Values of bare problems, log-uniform between two; float32 `[P]`."""
+    lowest, highest = jnp.log(jnp.asarray(bounds))
+    return jnp.exp(jax.random.uniform(key, (problems,), minval=lowest, maxval=highest))
+
+
 def root_totals(roots: jax.Array, steps: int) -> jax.Array:
     """The sums to start from, so that the roots have the values `roots`."""
     return ndtri(roots) * steps**0.5
@@ -97,11 +103,16 @@ def search(
       Whether the response with the highest estimate is right, and whether any of the
       last N is (Pass@N); bool `[P]` each.
     """
-    count, steps = len(roots), config.steps
+    steps = config.steps
 
     def step(beam, h):
         candidates, tie = _candidates(
-            beam, jax.random.fold_in(key, h), size, steps - 1.0 - h, config=config
+            beam,
+            jax.random.fold_in(key, h),
+            size,
+            steps - 1.0 - h,
+            each=config.candidates,
+            config=config,
         )
         before = jnp.repeat(beam[-1], config.candidates, axis=1)
         after = candidates[-1]
@@ -114,14 +125,59 @@ def search(
         _, kept = jax.lax.top_k(reward, beams)
         return [jnp.take_along_axis(a, kept, axis=1) for a in candidates], None
 
-    total = jnp.broadcast_to(root_totals(roots, steps)[:, None], (count, beams))
-    error, over_rated = jnp.zeros_like(total), jnp.zeros(total.shape, bool)
-    q = estimate(value(total, steps), error, over_rated, config=config)
-    start = [total, error, over_rated, q]
+    start = _start(roots, beams, config=config)
     (total, _, _, q), _ = jax.lax.scan(step, start, jnp.arange(steps))
     right = total > 0
     picked = jnp.argmax(q, axis=1)[:, None]
     return jnp.take_along_axis(right, picked, axis=1)[:, 0], right.any(axis=1)
+
+
+@functools.partial(jax.jit, static_argnames=("responses", "config"))
+def sample(
+    key: jax.Array,
+    roots: jax.Array,
+    size: jax.Array,
+    *,
+    responses: int,
+    config: ConfigDict,
+) -> tuple[jax.Array, jax.Array]:
+    """I.i.d. responses with their values, and of each prefix a sibling.
+
+    Args:
+      roots: the problems' values, float32 `[P]`.
+      size: scalar, how large or how frequent errors are.
+      responses: M, of each problem.
+      config: as of `search`, but for `candidates` and `ties`.
+
+    Returns:
+      Exact values and estimates after each step, float32 `[H, P, M, 2]` each: of the
+      response's prefix, then of a sibling, another step from the same parent.
+    """
+
+    def step(prefixes, h):
+        pairs, _ = _candidates(
+            prefixes,
+            jax.random.fold_in(key, h),
+            size,
+            config.steps - 1.0 - h,
+            each=2,
+            config=config,
+        )
+        total, *_, q = pairs = [a.reshape(len(roots), responses, 2) for a in pairs]
+        exact = value(total, config.steps - 1.0 - h)
+        return [a[..., 0] for a in pairs], (exact, q)
+
+    start = _start(roots, responses, config=config)
+    return jax.lax.scan(step, start, jnp.arange(config.steps))[1]
+
+
+def _start(roots: jax.Array, count: int, *, config: ConfigDict) -> list[jax.Array]:
+    """The bare prompt so often, as `_candidates` takes it."""
+    total = root_totals(roots, config.steps)[:, None]
+    total = jnp.broadcast_to(total, (len(roots), count))
+    error, over_rated = jnp.zeros_like(total), jnp.zeros(total.shape, bool)
+    q = estimate(value(total, config.steps), error, over_rated, config=config)
+    return [total, error, over_rated, q]
 
 
 def _candidates(
@@ -130,6 +186,7 @@ def _candidates(
     size: jax.Array,
     left: jax.Array,
     *,
+    each: int,
     config: ConfigDict,
 ) -> tuple[list[jax.Array], jax.Array]:
     """The next steps of a beam, and a key to break ties by.
@@ -138,13 +195,12 @@ def _candidates(
       beam: of each prefix the sum, the error that persists, whether it is over-rated,
         and the estimate, `[P, N]` each.
       left: scalar, the steps to come after these.
+      each: C, candidates of a prefix.
 
     Returns:
       The same of each candidate, `[P, N * C]` each; and the key.
     """
-    total, lasting, over_rated, _ = (
-        jnp.repeat(array, config.candidates, axis=1) for array in beam
-    )
+    total, lasting, over_rated, _ = (jnp.repeat(array, each, axis=1) for array in beam)
     move, new, rare, fresh, tie = jax.random.split(key, 5)
     scale = {"independent": 1.0, "persistent": config.steps**-0.5}
     total = total + jax.random.normal(move, total.shape)

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -143,10 +142,7 @@ def measure(cell: Cell) -> Cell:
 def _rates(key, alpha, k, size, *, problems, bounds, beams, config):
     """Accuracy and Pass@N over problems whose values are log-uniform."""
     draw, key = jax.random.split(key)
-    lowest, highest = jnp.log(jnp.asarray(bounds))
-    roots = jnp.exp(
-        jax.random.uniform(draw, (problems,), minval=lowest, maxval=highest)
-    )
+    roots = tree.draw_roots(draw, problems, bounds)
     picked, held = tree.search(key, roots, alpha, k, size, beams=beams, config=config)
     return picked.mean(), held.mean()
 

@@ -20,6 +20,7 @@ from pav_jax.main import main
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 CONFIGS = {
     "planted": EXPERIMENTS / "evidence" / "planted.py",
+    "quality": EXPERIMENTS / "evidence" / "verifier_quality.py",
     "tree": EXPERIMENTS / "evidence" / "tree.py",
     "update": EXPERIMENTS / "paper" / "theorem31_exact.py",
 }
@@ -151,6 +152,10 @@ def test_out_of_range(laboratory, field):
         ),
         ("tree", {"errors.rare.size": 2.0}, "of kind='rare' it is at most 1"),
         ("tree", {"errors": 3}, "config.errors must be a section"),
+        ("quality", {"lowest": 0.7}, "lowest=0.7 must be below config.highest=0.6"),
+        ("quality", {"errors.rare.sizes": (0.3, 0.1)}, "(0.3, 0.1), which must rise"),
+        ("quality", {"errors.rare.sizes": (0.3, 2.0)}, "of kind='rare' they are at"),
+        ("quality", {"errors.rare.kind": "persistent"}, "rare has level=0.9, which"),
         (
             "update",
             {"best_of": (1,), "near": (0.5,), "far": ()},

@@ -18,6 +18,7 @@ EVIDENCE = EXPERIMENTS / "evidence"
     "name, config, cells",
     [
         ("tree", "evidence/tree", 1),
+        ("quality", "evidence/verifier_quality", 3),
         ("planted", "evidence/planted", 3),
         ("update", "paper/theorem31_exact", 6),
     ],
@@ -47,7 +48,10 @@ def test_smoke(name, config, cells, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        (["--config.laboratory=chemistry"], "must be one of 'planted', 'tree'"),
+        (
+            ["--config.laboratory=chemistry"],
+            "must be one of 'planted', 'quality', 'tree'",
+        ),
         (["--config.seeds=(0,)"], "config.seeds has no two seeds"),
         (["--workdir=gs://bucket/lab"], "to this machine only"),
     ],
