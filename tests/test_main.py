@@ -79,11 +79,17 @@ def test_report_in_a_bucket(pipeline, bucket):
         page = workdir / "report" / "index.html"
         page.write_bytes(page.with_name("results.json").read_bytes())
         assert [path.name for path in workdir.iterdir()] == ["report"]
+        if (page.parent / "manifest.json").exists():
+            (page.parent / "manifest.json").write_text("of the new page")
         return page
 
     pipeline.report = report
     assert main(["report", "--workdir=gs://bucket/run"]) == 0
     assert bucket()["report/index.html"] == b"found"
+    assert "report/manifest.json" not in bucket()
+    Bucket().pipe_file("gs://bucket/run/report/manifest.json", b"of the old page")
+    assert main(["report", "--workdir=gs://bucket/run"]) == 0
+    assert bucket()["report/manifest.json"] == b"of the new page"
 
 
 bucket = pytest.fixture(contents)
