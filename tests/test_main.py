@@ -120,6 +120,13 @@ def test_a_bucket_that_does_not_answer_is_tried_again_by_launchers(capsys, bucke
         ([*RUN, "extra"], "'extra' is not understood"),
         (["run", "--config=demu.py", "--workdir=out"], "demu.py does not exist"),
         (["report", "--workdir=out", "--config.seed=3"], "--config.seed=3"),
+        (
+            [*RUN, "--config=other.py"],
+            "give --config once; it is demo.py:small and other.py; see pav run --help",
+        ),
+        (["plan", *RUN[1:2], "--topology=v5p-8", RUN[1]], "give --config once"),
+        (["lab", *RUN[1:], "--config", "demo.py"], "give --config once"),
+        (["merge", *RUN[1:], "--until=x", "--parts=2", RUN[1]], "give --config once"),
     ],
 )
 def test_mistakes_are_one_paragraph(pipeline, capsys, argv, words):
