@@ -80,11 +80,16 @@ class StepCreditTrainer(GRPOTrainer):
 
 
 def last_line_is_right(completions, answer, **_):
-    """The outcome of each completion; put the grader of your own task here."""
-    return [
-        float(text.strip().rpartition("\n")[2].endswith(str(right)))
-        for text, right in zip(completions, answer, strict=True)
-    ]
+    """The outcome of each completion; put the grader of your own task here.
+
+    The last words of the last line are the answer: not its last characters, by which
+    "Answer: 12" would be right for 2.
+    """
+    outcomes = []
+    for text, right in zip(completions, answer, strict=True):
+        words, wanted = text.strip().rpartition("\n")[2].split(), str(right).split()
+        outcomes.append(float(words[-len(wanted) :] == wanted))
+    return outcomes
 
 
 def main():

@@ -89,7 +89,13 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--service_account", help="of Kubernetes, which may use the buckets")
     add("--spot", action="store_true", help="take capacity that may be preempted")
     add("--queue", help="a LocalQueue, where the cluster has Kueue")
-    add("--restarts", type=int, default=20, help="at most (a part); default: 20")
+    add(
+        "--restarts",
+        type=int,
+        default=20,
+        help="at most (a part); default: 20. One after a preemption does not count,"
+        " unless another pod of the run ended first",
+    )
     add("--timeout", type=int, default=600, help="seconds that devices may take")
     add("--context", help="of kubectl; default: its current one")
     add("--namespace", default="default")

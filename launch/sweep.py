@@ -36,7 +36,7 @@ from pav_jax.distributed.signals import (  # noqa: E402
     terminable,
 )
 from pav_jax.storage import artifacts, buckets  # noqa: E402
-from pav_jax.tools import sweeps  # noqa: E402
+from pav_jax.tools import run_arguments, sweeps  # noqa: E402
 
 METHODS = ("majority", "best_of_n_orm", "best_of_n_pav", "beam_q", "beam_pav")
 _LAUNCHERS = {"local": "local.sh", "tpu_vm": "tpu_vm.sh", "gke": "gke.py"}
@@ -72,7 +72,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
+    run_arguments.add_config(parser)
     parser.add_argument(
         "--root", required=True, metavar="DIR", help="where results go; may be gs://..."
     )
@@ -99,6 +99,8 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _sweep(arguments: argparse.Namespace, launcher: list[str]) -> int:
+    if arguments.jobs < 1:
+        raise UserError(f"--jobs={arguments.jobs} must be at least 1")
     runs = sweeps.load(arguments.config)
     codes: dict[str, int] = {}
     if not arguments.collect:

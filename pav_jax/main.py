@@ -141,8 +141,11 @@ def _with_way_out(error: Exception) -> str:
 
 # What takes the memory, of commands that have a config.
 _SMALLER = {
-    "run": "config.sampling.trunks and config.sampling.rows (a stage that samples or"
-    " searches) or its batch_size (one that trains)",
+    "run": "config.sampling.trunks and config.sampling.rows (of a stage that samples;"
+    " rollouts and the others that sample are then made again, with what follows),"
+    " batch_size (of one that trains), or config.search.beams, alpha_beams and"
+    " candidates (of search, which has about 256 rows at a time: only beams x"
+    " candidates above that count)",
     "lab": "problems (tree), or base.batch_size and base.measured (planted), of config",
 }
 

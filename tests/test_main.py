@@ -79,11 +79,17 @@ def test_report_in_a_bucket(pipeline, bucket):
         page = workdir / "report" / "index.html"
         page.write_bytes(page.with_name("results.json").read_bytes())
         assert [path.name for path in workdir.iterdir()] == ["report"]
+        if (page.parent / "manifest.json").exists():
+            (page.parent / "manifest.json").write_text("of the new page")
         return page
 
     pipeline.report = report
     assert main(["report", "--workdir=gs://bucket/run"]) == 0
     assert bucket()["report/index.html"] == b"found"
+    assert "report/manifest.json" not in bucket()
+    Bucket().pipe_file("gs://bucket/run/report/manifest.json", b"of the old page")
+    assert main(["report", "--workdir=gs://bucket/run"]) == 0
+    assert bucket()["report/manifest.json"] == b"of the new page"
 
 
 bucket = pytest.fixture(contents)
@@ -114,6 +120,13 @@ def test_a_bucket_that_does_not_answer_is_tried_again_by_launchers(capsys, bucke
         ([*RUN, "extra"], "'extra' is not understood"),
         (["run", "--config=demu.py", "--workdir=out"], "demu.py does not exist"),
         (["report", "--workdir=out", "--config.seed=3"], "--config.seed=3"),
+        (
+            [*RUN, "--config=other.py"],
+            "give --config once; it is demo.py:small and other.py; see pav run --help",
+        ),
+        (["plan", *RUN[1:2], "--topology=v5p-8", RUN[1]], "give --config once"),
+        (["lab", *RUN[1:], "--config", "demo.py"], "give --config once"),
+        (["merge", *RUN[1:], "--until=x", "--parts=2", RUN[1]], "give --config once"),
     ],
 )
 def test_mistakes_are_one_paragraph(pipeline, capsys, argv, words):

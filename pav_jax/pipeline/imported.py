@@ -100,6 +100,7 @@ class _Reader:
         self._context, self._tokenizer, self._meaning = context, tokenizer, meaning
         self._shards = self._kept = self._labels = self._long = self._changed = 0
         self._lines = self._unlabelled = self._foreign = self._prompts = 0
+        self._unknown = 0
         self._first_foreign = ""
         self.held_out = 0
 
@@ -124,8 +125,12 @@ class _Reader:
                 self._long += 1
                 continue
             correct, count = of_prefixes(row, self._meaning)
-            self._changed += correct[1:] != row.correct
-            chosen = (np.array(count) > 0) & (np.arange(len(count)) > row.first)
+            own = np.arange(len(count)) > row.first
+            chosen = (np.array(count) > 0) & own
+            rated = (np.array(row.count) > 0) & own[1:]
+            self._unknown += int(np.sum(rated & ~chosen[1:]))
+            turned = np.array(row.correct) > np.array(correct[1:])
+            self._changed += bool(np.any(rated & chosen[1:] & turned))
             chosen[0] = count[0] > 0 and row.first == 0
             found = StepLabels(
                 ends[chosen],
@@ -194,6 +199,12 @@ class _Reader:
             log(
                 f"in {counted(self._changed, 'response')} a right step follows a wrong"
                 " one: its prefix is wrong"
+            )
+        if self._unknown:
+            log(
+                f"{counted(self._unknown, 'label')} of right steps that follow one"
+                " without a label: left out, since whether that one is right is not"
+                " known"
             )
         if self._lines:
             log(

@@ -61,6 +61,23 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def renew(path: Path) -> None:
+    """Notes that a file of a finished stage was written again by this program.
+
+    Of a stage without a manifest, or with a damaged one, nothing is noted.
+    """
+    folder = path.parent
+    if not (folder / MANIFEST).exists():
+        return
+    try:
+        manifest = read_manifest(folder)
+    except UserError:
+        return
+    manifest["files"] |= {path.name: _entry(path)}
+    manifest["fingerprint"] = _fingerprint(manifest)
+    artifacts.write_json(folder / MANIFEST, manifest)
+
+
 def _is_manifest(manifest: Mapping[str, Any]) -> bool:
     """Whether the parts are of the types that they have, and files are in the folder.
 
@@ -150,13 +167,14 @@ def damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _inventory(folder: Path) -> dict[str, dict[str, Any]]:
     return {
-        path.relative_to(folder).as_posix(): {
-            "bytes": path.stat().st_size,
-            "sha256": _sha256(path),
-        }
+        path.relative_to(folder).as_posix(): _entry(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path != folder / STARTED
     }
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
 
 
 def _fingerprint(manifest: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from pav_jax.core.counts import counted
 from pav_jax.core.versions import version
 from pav_jax.metrics import mean_interval, pass_at_n
 from pav_jax.pipeline import curves
-from pav_jax.pipeline.manifest import read_manifest
+from pav_jax.pipeline.manifest import read_manifest, renew
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.search_files import Searched
 from pav_jax.pipeline.shards import read_ledger
@@ -47,6 +47,13 @@ def write_page(directory: Path) -> Path:
         html = page(results, responses)
     path = directory / "index.html"
     artifacts.write_text(path, html)
+    return path
+
+
+def draw_again(directory: Path) -> Path:
+    """`write_page` of a finished stage, which then is finished with this page."""
+    path = write_page(directory)
+    renew(path)
     return path
 
 

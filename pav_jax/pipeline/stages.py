@@ -26,7 +26,7 @@ from pav_jax.pipeline.imported import run_imported_labels
 from pav_jax.pipeline.labelling import run_labels, run_rollouts
 from pav_jax.pipeline.on_search import run_beams
 from pav_jax.pipeline.provers import run_provers
-from pav_jax.pipeline.results import run_report, write_page
+from pav_jax.pipeline.results import draw_again, run_report
 from pav_jax.pipeline.rl import objective_of, prm_stage, run_rft, run_rl
 from pav_jax.pipeline.rl_comparison import run_improvement
 from pav_jax.pipeline.runner import Stage
@@ -58,7 +58,7 @@ def stages(config: ConfigDict, until: str | None = None) -> list[Stage]:
 
 def report(workdir: str | os.PathLike[str]) -> Path:
     """Draws the page of a finished run again; returns its path."""
-    return write_page(Path(workdir) / "report")
+    return draw_again(Path(workdir) / "report")
 
 
 def _training_stages(config: ConfigDict) -> list[Stage]:

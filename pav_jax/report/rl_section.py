@@ -29,8 +29,8 @@ def section(results: Results) -> str:
     return parts.section(
         "improvement",
         "RL with process rewards",
-        "All runs start from the same RFT policy and the same verifier: seeds differ "
-        "in RL alone. Methods of one seed have the same problems and the same "
+        f"All runs start from the same RFT policy and {_verifiers(improvement)}: seeds "
+        "differ in RL alone. Methods of one seed have the same problems and the same "
         f"random streams. PAV-RL is rewarded with {_EFFECTIVE} at every step, "
         "ORM-RL with outcomes alone.",
         f'<div class="grid">{grid}</div>' if grid else "",
@@ -43,6 +43,18 @@ def _problems(improvement: Results, key: str) -> str:
     """How many problems an entry is of: "320 test problems"."""
     split = (improvement.get("config") or {}).get("measured") or "test"
     return text.problems(improvement.get(key), split)
+
+
+def _verifiers(improvement: Results) -> str:
+    """What verifiers the runs start from: one, but for methods with another prover."""
+    settings = (improvement.get("config") or {}).get("methods") or {}
+    provers = {key: of["prover"] for key, of in settings.items() if of.get("prover")}
+    named = [
+        f"{text.markup(method.label)} (that of prover"
+        f" {text.escape(provers[method.key])})"
+        for method in methods.ordered(provers)
+    ]
+    return "the same verifier" + (f", but for {', '.join(named)}" if named else "")
 
 
 def _intervals(improvement: Results, single: str) -> str:

@@ -43,7 +43,7 @@ class StoredTask(Task):
                 f"validation_fraction is {validation_fraction}; it must be at least "
                 "0 and below 1"
             )
-        self._fraction = validation_fraction
+        self.validation_fraction = validation_fraction
 
     def _read(self) -> tuple[list[Problem], list[Problem]]:
         """The problems for training and for the test, which may have some in common;
@@ -62,7 +62,7 @@ class StoredTask(Task):
                 counted(both, "problem"),
             )
         splits = {"train": [], "validation": [], "test": test}
-        limit = self._fraction * 2**31
+        limit = self.validation_fraction * 2**31
         for problem in train:
             splits["validation" if problem.id < limit else "train"].append(problem)
         return splits

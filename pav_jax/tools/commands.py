@@ -132,13 +132,16 @@ def devices(arguments: argparse.Namespace, _: list[str]) -> None:
 
 def report(arguments: argparse.Namespace, _: list[str]) -> None:
     from pav_jax.pipeline import stages
+    from pav_jax.pipeline.manifest import MANIFEST
     from pav_jax.storage import buckets
 
     with buckets.to_read(arguments.workdir, parts=("report",)) as workdir:
         page = stages.report(workdir)
         if buckets.is_remote(arguments.workdir):
-            place = f"{arguments.workdir.rstrip('/')}/report/{page.name}"
-            buckets.upload(page, place)
+            place = f"{arguments.workdir.rstrip('/')}/report"
+            for path in (page, page.with_name(MANIFEST)):
+                if path.exists():
+                    buckets.upload(path, f"{place}/{path.name}")
 
 
 def _verifier(arguments: argparse.Namespace, prover_k: int | None = None):

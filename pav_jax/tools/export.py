@@ -7,6 +7,7 @@ verifier; or it is a Hugging Face folder (`hugging_face_folder.py`). Both have
 """
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from pav_jax.verifier import load_verifier
 
 ABOUT = "about.json"
 BESIDE = (workdir.SETTINGS, "data")  # what is read of a run beside a stage's folder
+_PROVER_POLICY = "policy-"  # and the name of an entry of config.provers
 _VERIFIERS = ("prm", "orm")  # stages; the others with parameters are policies
 _SECTIONS = ("model", "limits")  # of the config, as far as `pav score` needs it
 
@@ -53,11 +55,12 @@ def export_stage(folder: Path, output: Path, form: str = "gemma") -> None:
             " runs/demo/prm or runs/demo/sft"
         )
     manifest = read_manifest(folder)
-    config = config_lib.unflatten(manifest["fields"])
+    fields = _own_fields(manifest)
     root = folder.absolute().parent
-    load = load_verifier if _is_verifier(manifest["stage"]) else load_policy
+    load = load_verifier if is_verifier(manifest["stage"]) else load_policy
     with artifacts.as_written(folder, "pav run"):
         tokenizer = Tokenizer.load(root / "data" / "tokenizer.model")
+        config = config_lib.unflatten(fields)
         architecture = sizes.from_config(config.model, tokenizer.vocab_size)
         dtype = sizes.dtype_of(config.model)
         settings = artifacts.read_json(root / workdir.SETTINGS)["config"]
@@ -66,11 +69,7 @@ def export_stage(folder: Path, output: Path, form: str = "gemma") -> None:
         "stage": manifest["stage"],
         "fingerprint": manifest["fingerprint"],
         "prover_k": prover_k,
-        "fields": {
-            name: value
-            for name, value in manifest["fields"].items()
-            if any(config_lib.within(name, section) for section in _SECTIONS)
-        },
+        "fields": fields,
     }
     with artifacts.making(output) as new:
         params = load(folder, architecture, dtype)
@@ -80,6 +79,27 @@ def export_stage(folder: Path, output: Path, form: str = "gemma") -> None:
             _write_gemma(new, params, architecture, config.model)
         tokenizer.save(new / "tokenizer.model")
         artifacts.write_json(new / ABOUT, about)
+
+
+def _own_fields(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `_SECTIONS` that a stage was trained with, flattened.
+
+    For the policy of an entry of `config.provers` those that the entry changes are in
+    `provers.NAME.model`, as `Prover.fields` has them.
+    """
+    fields, stage = manifest["fields"], manifest["stage"]
+    if stage.startswith(_PROVER_POLICY):
+        own = f"provers.{stage.removeprefix(_PROVER_POLICY)}."
+        fields = fields | {
+            name.removeprefix(own): value
+            for name, value in fields.items()
+            if name.startswith(own)
+        }
+    return {
+        name: value
+        for name, value in fields.items()
+        if any(config_lib.within(name, section) for section in _SECTIONS)
+    }
 
 
 def _write_gemma(
@@ -94,7 +114,7 @@ def _write_gemma(
         checkpoint.write(path / "policy", params, architecture=architecture)
 
 
-def _is_verifier(stage: str) -> bool:
+def is_verifier(stage: str) -> bool:
     """Whether a stage trains a verifier, perhaps of a round or another prover."""
     return stage.split("-")[0] in _VERIFIERS
 
@@ -106,7 +126,7 @@ def read_about(folder: Path) -> dict[str, Any]:
       UserError: if it is damaged, or a policy was exported.
     """
     about = artifacts.read_json(folder / ABOUT)
-    if not isinstance(about, dict) or not _is_verifier(about.get("stage", "")):
+    if not isinstance(about, dict) or not is_verifier(about.get("stage", "")):
         raise UserError(f"{folder} holds no verifier; export the stage prm of a run")
     return about
 

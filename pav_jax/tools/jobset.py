@@ -24,6 +24,8 @@ BUCKET_MOUNT = "/mnt/bucket"
 JOB_INDEX = "jobset.sigs.k8s.io/job-index"
 
 _PORT = 8476
+# A pod that was preempted, evicted, or lost with its node; not one that failed.
+_DISRUPTED = {"type": "DisruptionTarget", "status": "True"}
 # JobSet makes the name of a pod of this name, "-slice-", two indices and a suffix of
 # six characters; it may have 63.
 _LONGEST_NAME = 40
@@ -45,7 +47,9 @@ class Options:
       service_account: of Kubernetes, or None.
       spot: whether to take capacity that may be preempted.
       queue: a LocalQueue of Kueue, or None.
-      restarts: at most; of parts, of each. A preemption is none.
+      restarts: at most; of parts, of each. A preemption, or another disruption by the
+        cluster, is none; of a run on several hosts it is one if another pod, which has
+        lost its peer, ends first.
       timeout: seconds that devices may take to answer.
       namespace: of the cluster.
     """
@@ -89,23 +93,21 @@ def render(options: Options, arguments: list[str]) -> dict[str, Any]:
         # Pods of a slice go to one node pool, which is one slice, and have it alone.
         alone = "alpha.jobset.sigs.k8s.io/exclusive-topology"
         metadata["annotations"] = {alone: "cloud.google.com/gke-nodepool"}
+    # The first rule that fits counts.
+    disrupted = {"action": "FailJob", "onPodConditions": [_DISRUPTED]}
+    mistaken = {"action": "FailJob", "onExitCodes": wrong}
     job = {
         "completionMode": "Indexed",
         "parallelism": target.hosts,
         "completions": target.hosts,
         "backoffLimit": 0,  # when one stops all do, and the JobSet starts all again
-        "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": wrong}]},
+        "podFailurePolicy": {"rules": [disrupted, mistaken]},
         "template": pod,
-    }
-    stop = {
-        "name": "mistakes",
-        "action": "FailJobSet",
-        "onJobFailureReasons": ["PodFailurePolicy"],
     }
     failure = {
         "maxRestarts": options.restarts,
         "restartStrategy": "BlockingRecreate",  # no pod meets one of the last attempt
-        "rules": [stop],
+        "rules": _rules_of_jobs(),
     }
     slices = {"name": "slice", "replicas": options.slices, "template": {"spec": job}}
     return {
@@ -120,6 +122,25 @@ def render(options: Options, arguments: list[str]) -> dict[str, Any]:
     }
 
 
+def _rules_of_jobs() -> list[dict[str, Any]]:
+    """What a JobSet does when a job has failed by its `podFailurePolicy`.
+
+    Which of the job's rules it was by is in the message of the failure alone (JobSet
+    0.10 and later look there).
+    """
+    reasons = {"onJobFailureReasons": ["PodFailurePolicy"]}
+    disrupted = f"has condition {_DISRUPTED['type']} matching FailJob rule"
+    return [
+        {
+            "name": "disruptions",
+            "action": "RestartJobSetAndIgnoreMaxRestarts",
+            **reasons,
+            "onJobFailureMessagePatterns": [disrupted],
+        },
+        {"name": "mistakes", "action": "FailJobSet", **reasons},
+    ]
+
+
 def _parts(
     options: Options, pod: dict[str, Any], wrong: dict[str, Any]
 ) -> dict[str, Any]:
@@ -130,7 +151,6 @@ def _parts(
       pod: the template of a pod.
       wrong: exit codes after which a part is not tried again.
     """
-    preempted = [{"type": "DisruptionTarget", "status": "True"}]
     return {
         "completionMode": "Indexed",
         "parallelism": options.parts,
@@ -139,7 +159,7 @@ def _parts(
         # The first rule that fits counts.
         "podFailurePolicy": {
             "rules": [
-                {"action": "Ignore", "onPodConditions": preempted},
+                {"action": "Ignore", "onPodConditions": [_DISRUPTED]},
                 {"action": "FailIndex", "onExitCodes": wrong},
             ]
         },

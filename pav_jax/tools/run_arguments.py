@@ -13,7 +13,7 @@ def add_run(commands) -> None:
         " --config.seed=1.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
+    add_config(parser)
     parser.add_argument(
         "--workdir", required=True, metavar="DIR", help="where results go"
     )
@@ -61,7 +61,7 @@ def add_merge(commands) -> None:
         " policy. Give the config, and changes of its fields, as to pav run.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
+    add_config(parser)
     parser.add_argument("--workdir", required=True, metavar="DIR")
     parser.add_argument("--until", required=True, metavar="STAGE")
     parser.add_argument("--parts", required=True, type=int, metavar="N", help="of all")
@@ -89,7 +89,7 @@ def add_lab(commands) -> None:
         epilog="Any field of the config can be changed: --config.FIELD=VALUE.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
+    add_config(parser)
     parser.add_argument(
         "--workdir",
         required=True,
@@ -110,7 +110,7 @@ def add_plan(commands) -> None:
         epilog="Any field of the config can be changed: --config.FIELD=VALUE.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
+    add_config(parser)
     parser.add_argument(
         "--topology", required=True, metavar="NAME", help="such as v5p:4x4x4 or v5p-128"
     )
@@ -138,6 +138,21 @@ def add_devices(commands) -> None:
     )
     add_coordinator(parser)
     parser.set_defaults(command="devices", takes_changes=False)
+
+
+class _Once(argparse.Action):
+    """Refuses an option that is given twice; argparse would take the last one."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if (first := getattr(namespace, self.dest)) is not None:
+            parser.error(f"give {option_string} once; it is {first} and {values}")
+        setattr(namespace, self.dest, values)
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", required=True, action=_Once, metavar="FILE[:VARIANT]"
+    )
 
 
 def add_coordinator(parser: argparse.ArgumentParser) -> None:

@@ -269,6 +269,13 @@ def _exported(directory: Path) -> _Source:
 
 def _trained(directory: Path) -> _Source:
     """What a run has trained: its workdir, or the folder of one stage."""
+    if _is_stage(directory):
+        stage = read_manifest(directory)["stage"]
+        if not export.is_verifier(stage):
+            raise UserError(
+                f"{directory} holds no verifier: it is of stage {stage}; give the"
+                " workdir of a run, or the folder of its stage prm or orm"
+            )
     root = _root(directory)
     data = root / "data"
     folders = [directory] if _is_stage(directory) else _stages(directory)

@@ -8,6 +8,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from pav_jax.core import config as config_lib
+from pav_jax.pipeline.stages import stages
 
 ROOT = Path(__file__).resolve().parents[2]
 # Between them they have every field that the code reads.
@@ -99,3 +100,22 @@ def test_every_field_that_a_message_names_is_there():
 def test_what_a_message_names_is_seen():
     text = "a prompt is longer than task.max_prompt_tokens; see config.limits.nothing"
     assert named(text, {"task"}) == {"task.max_prompt_tokens", "limits.nothing"}
+
+
+def test_the_guide_names_what_beams_of_the_oracle_depend_on():
+    """Fields of stage `search`, or of the stages before it."""
+    guide = (ROOT / "docs" / "guide.md").read_text()
+    (bullet,) = [part for part in guide.split("\n- ") if "`beam_oracle`" in part]
+    named = re.findall(r"`(\w+\.[\w.]+)`", bullet)
+    assert named
+    demo = f"--config={ROOT / 'experiments' / 'demo.py'}"
+    config = config_lib.load([demo, "--config.labels.from=DIR"])
+    found = {stage.name: stage for stage in stages(config)}
+    assert "rollouts" not in found["search"].needs  # so there is no oracle
+    left, fields = ["search"], set()
+    while left:
+        stage = found[left.pop()]
+        left += stage.needs
+        fields |= set(stage.fields)
+    for name in named:
+        assert any(config_lib.within(name, field) for field in fields), name

@@ -41,6 +41,7 @@ def test_the_smoke_run_is_of_eight_problems():
     problems = config_lib.load([f"--config={CONFIG}:smoke"]).problems
     assert not problems.disjoint and problems.labels == problems.sft
     assert problems.sft + problems.validation + problems.test == 8
+    assert "`:smoke` is eight problems in all" in (ROOT / "README.md").read_text()
 
 
 def test_an_unknown_variant_is_refused():

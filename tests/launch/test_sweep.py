@@ -212,6 +212,20 @@ def sweep(config, tmp_path, monkeypatch, capfd):
     return run
 
 
+@pytest.mark.parametrize("jobs", [0, -1])
+def test_no_runs_at_a_time_is_a_mistake(sweep, tmp_path, jobs):
+    code, ran, said = sweep(f"--jobs={jobs}")
+    assert (code, ran) == (2, [])
+    assert said.err == f"sweep: --jobs={jobs} must be at least 1\n"
+    assert not (tmp_path / "root").exists()
+
+
+def test_two_configs_are_a_mistake(sweep, capfd):
+    with pytest.raises(SystemExit, match="2"):
+        sweep("--config=other.py")
+    assert "give --config once" in capfd.readouterr().err
+
+
 def test_sweep_goes_on_and_collects(sweep, config, tmp_path):
     root = tmp_path / "root"
     names = [run.name for run in sweeps.load(str(config))]

@@ -158,6 +158,31 @@ def test_what_is_done_with_verdicts_is_said(tmp_path):
     assert "no bare prompt has a label" in said[1]
 
 
+def test_a_step_after_one_that_nobody_rated_is_left_out_and_told(tmp_path):
+    """It is not one that follows a wrong step."""
+    unrated = _row("abcd", correct=(1, 0, 1, 1), count=(1, 0, 1, 1))
+    out, said = _stage(tmp_path, [unrated], Meaning.STEP)
+    _, (found,) = records.read_labelled(out)
+    assert (found.ends.tolist(), found.q.tolist()) == ([0, 2], [1, 1])
+    assert said[1:] == [
+        "2 labels of right steps that follow one without a label: left out, since"
+        " whether that one is right is not known"
+    ]
+    # Then a wrong one: from there on every prefix is, and what is right is turned.
+    rows = [
+        _row("abcd", correct=(0, 1, 0, 1), count=(0, 1, 1, 1)),
+        _row("abcd", correct=(0, 1, 0, 0), count=(0, 1, 1, 1), prompt="Who?"),
+        # Only the labels of a response's own steps, behind the ones it shares.
+        _row("abcd", correct=(0, 1, 0, 1), count=(0, 1, 1, 1), prompt="How?", first=4),
+        _row("abcd", prompt="Who?"),
+    ]
+    _, said = _stage(tmp_path / "wrong", rows, Meaning.STEP)
+    assert "1 response without a label" in said[0]
+    assert "in 1 response a right step follows a wrong one" in said[2]
+    assert said[3].startswith("2 labels of right steps that follow one without")
+    assert len(said) == 4
+
+
 _LISTED = ["Step 1: 1+1=3", "Step 2: so\n4", "Step 3: 4"]  # the second is wrong
 _TAGGED = "Why? Step 1: 1+1=3 ки\nStep 2: so\n4 ки\nStep 3: 4 ки"
 _SIGNED = "Why? Step 1: 1+1=3 +\nStep 2: so\n4 -\nStep 3: 4 -"

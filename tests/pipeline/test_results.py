@@ -4,7 +4,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from pav_jax.core.errors import UserError
-from pav_jax.pipeline import results
+from pav_jax.pipeline import results, runner, stages
+from pav_jax.pipeline.manifest import read_manifest
+from pav_jax.pipeline.runner import run_stages
 from pav_jax.storage import artifacts
 
 
@@ -22,6 +24,47 @@ def test_the_page_needs_the_results(tmp_path):
     artifacts.write_json(tmp_path / "responses.json", [])
     with pytest.raises(UserError, match=r"results\.json is missing"):
         results.write_page(tmp_path)
+
+
+def test_a_page_that_is_drawn_again_leaves_the_stage_finished(
+    tmp_path, monkeypatch, capsys
+):
+    """As by a later version; the same run, and one that takes its stages."""
+
+    def write(context):
+        artifacts.write_json(context.directory / "results.json", {"task": "relations"})
+        artifacts.write_json(context.directory / "responses.json", [])
+        results.write_page(context.directory)
+
+    def run(name, **reused):
+        run_stages([stage], ConfigDict({"name": "x"}), tmp_path / name, **reused)
+        return capsys.readouterr().err
+
+    stage = runner.Stage("report", write, (), ("name",))
+    run("ours")
+    later = results.page
+    monkeypatch.setattr(results, "page", lambda *given: f"{later(*given)}<!-- new -->")
+    before = read_manifest(tmp_path / "ours" / "report")
+    page = stages.report(tmp_path / "ours")
+    assert page.read_text().endswith("<!-- new -->")
+    assert "done already" in run("ours")
+    assert page.read_text().endswith("<!-- new -->")
+    assert "taken from" in run("theirs", reuse_from=[tmp_path / "ours"])
+    after = read_manifest(tmp_path / "ours" / "report")
+    assert {name for name in before if before[name] != after[name]} == {
+        "files",
+        "fingerprint",
+    }
+    # What else is in the folder is looked at as ever.
+    artifacts.write_json(page.with_name("responses.json"), [1])
+    with pytest.raises(UserError):
+        stages.report(tmp_path / "ours")
+    assert "since responses.json is damaged" in run("ours")
+    # Without a manifest, or with a damaged one, a page is drawn all the same.
+    manifest = page.with_name("manifest.json")
+    manifest.write_text("{}")
+    assert stages.report(tmp_path / "ours") == page
+    assert manifest.read_text() == "{}"
 
 
 def _config(number):

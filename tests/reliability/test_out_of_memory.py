@@ -4,18 +4,25 @@ A real limit on a whole run is in `test_kills.py`.
 """
 
 import errno
+import functools
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError, exhausted
 from pav_jax.main import main
+from pav_jax.pipeline.search import beam_config
+from pav_jax.pipeline.stages import stages
+from pav_jax.search.beam import groups_per_batch
 from pav_jax.storage import artifacts, checkpoints
 from pav_jax.tools import commands
 
+DEMO = str(Path(__file__).resolve().parents[2] / "experiments" / "demo.py")
 DEVICE = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 B")
 
 
@@ -68,6 +75,27 @@ def test_it_is_one_paragraph(fails, words, monkeypatch, capsys):
     assert main(["devices"]) == 2
     err = capsys.readouterr().err
     assert "give it more memory" in err and "config." not in err
+
+
+def test_what_it_says_to_make_smaller_is_so(monkeypatch, capsys):
+    """Of a search, which has no grid; and what is made again by another grid."""
+    config = config_lib.call(DEMO, "get_config")
+    found = {stage.name: stage for stage in stages(config)}
+    assert all("sampling" in found[name].fields for name in ("rollouts", "evaluation"))
+    assert "rollouts" in found["labels"].needs and "labels" in found["prm"].needs
+    assert "sampling" not in found["search"].fields
+    search = functools.partial(beam_config, config, end_ids=(1,), step_end_ids=(2,))
+    for beams in (1, 4, 16, 64):  # 3 candidates of each
+        rows = groups_per_batch(search(beams)) * 3 * beams
+        assert 192 <= rows <= 256 and config.search.candidates == 3
+    assert groups_per_batch(search(128)) == 1  # 384 rows
+
+    monkeypatch.setattr(commands, "run", lambda arguments, changes: _huge_array())
+    assert main(["run", "--config=x.py", "--workdir=out"]) == 2
+    err = capsys.readouterr().err
+    assert "rollouts and the others that sample are then made again" in err
+    assert "config.search.beams, alpha_beams and candidates (of search, " in err
+    assert f"about {search(1).rows} rows at a time" in err
 
 
 @pytest.mark.parametrize(

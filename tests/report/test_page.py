@@ -590,6 +590,25 @@ def test_the_problems_of_rl_are_named(results):
     assert "192 validation problems" in words and "320 validation problems" in words
 
 
+def test_methods_with_a_verifier_of_their_own_are_named(results, markup):
+    one = "start from the same RFT policy and the same verifier: seeds differ"
+    assert one in _words(markup)
+    methods = {
+        "orm_rl": {"reward": "outcome", "baseline": "value"},
+        "pav_rl": {"reward": "progress", "baseline": "value", "prover": ""},
+    }
+    results["improvement"]["config"] = {"methods": methods}
+    assert one in _words(_page(results, []))
+    methods["pav_rl"]["prover"] = "mu"
+    methods["restating"] = {"reward": "value", "prover": _HOSTILE}
+    page = _page(results, [])
+    assert "<script>alert" not in page
+    assert (
+        "and the same verifier, but for PAV-RL (that of prover mu), Restating (that of"
+        " prover "
+    ) in _words(page)
+
+
 def test_the_page_speaks_of_an_arrow_only_where_there_is_one(results, markup):
     efficiency = results["compute_efficiency"] | {"beam_pav": None}
     without = {"search": results["search"], "compute_efficiency": efficiency}

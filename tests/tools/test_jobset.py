@@ -161,28 +161,64 @@ def test_what_is_asked_for_is_there():
     assert "--expect=48 " in container_of(manifest)["command"][-1]
 
 
+def message_of(rules, code, preempted):
+    """Of the failure of a job whose pod has failed; None if no rule of it fits.
+
+    The words are those of Kubernetes, pkg/controller/job/pod_failure_policy.go.
+    """
+    for index, rule in enumerate(rules):
+        assert rule["action"] == "FailJob"
+        if conditions := rule.get("onPodConditions"):
+            assert conditions == [{"type": "DisruptionTarget", "status": "True"}]
+            if preempted:
+                return (
+                    "Pod default/demo-1-slice-0-0-x has condition DisruptionTarget"
+                    f" matching FailJob rule at index {index}"
+                )
+        else:
+            assert rule["onExitCodes"]["operator"] == "NotIn"
+            values = rule["onExitCodes"]["values"]
+            assert values == sorted(values)
+            if code not in values:
+                return (
+                    "Container pav for pod default/demo-1-slice-0-0-x failed with exit"
+                    f" code {code} matching FailJob rule at index {index}"
+                )
+    return None
+
+
+@pytest.mark.parametrize("options", [ONE, MANY])
 @pytest.mark.parametrize(
-    "code, then",
+    "code, preempted, then",
     [
-        *((code, "ends") for code in (1, 2, 127, 139)),
-        *((code, "again") for code in (75, 134, 137, 143)),
+        *((code, False, "FailJobSet") for code in (1, 2, 127, 139)),
+        *((code, False, "RestartJobSet") for code in (75, 134, 137, 143)),
+        *(
+            (code, True, "RestartJobSetAndIgnoreMaxRestarts")
+            for code in (1, 2, 75, 137, 143)
+        ),
     ],
 )
-def test_what_an_exit_code_does(code, then):
+def test_what_an_exit_code_does(check, options, code, preempted, then):
     """By the rules of Kubernetes for a pod and of JobSet for a job that failed."""
-    manifest = jobset.render(MANY, RUN)
-    (rule,) = job_of(manifest)["podFailurePolicy"]["rules"]
-    assert rule["onExitCodes"]["operator"] == "NotIn" and rule["action"] == "FailJob"
-    assert rule["onExitCodes"]["values"] == sorted(rule["onExitCodes"]["values"])
-    failed = code not in rule["onExitCodes"]["values"]
-    reason = "PodFailurePolicy" if failed else "BackoffLimitExceeded"
+    manifest = jobset.render(options, RUN)
+    check(manifest)
+    message = message_of(job_of(manifest)["podFailurePolicy"]["rules"], code, preempted)
+    reason = "PodFailurePolicy" if message else "BackoffLimitExceeded"
     assert job_of(manifest)["backoffLimit"] == 0  # so that one failed pod is enough
     assert job_of(manifest)["template"]["spec"]["restartPolicy"] == "Never"
     policy = manifest["spec"]["failurePolicy"]
     actions = [
-        r["action"] for r in policy["rules"] if reason in r["onJobFailureReasons"]
+        rule["action"]
+        for rule in policy["rules"]
+        if reason in rule["onJobFailureReasons"]
+        and any(
+            re.search(pattern, message)
+            for pattern in rule.get("onJobFailureMessagePatterns", [""])
+        )
     ]
-    assert actions == (["FailJobSet"] if then == "ends" else [])
+    # Where no rule fits, a JobSet is started again, and that counts.
+    assert [*actions, "RestartJobSet"][0] == then
     assert policy["maxRestarts"] == 20
 
 

@@ -274,6 +274,11 @@ def test_what_holds_no_verifier_is_an_error(run, tmp_path):
         scoring.Verifier.load(tmp_path)
     with pytest.raises(UserError, match="prover_k=0"):
         scoring.Verifier.load(run, prover_k=0)
+    # A stage, but of something else: nothing there is damaged, or to be deleted.
+    for stage in ("sft", "data"):
+        words = rf"{stage} holds no verifier: it is of stage {stage}; give the workdir"
+        with pytest.raises(UserError, match=words):
+            scoring.Verifier.load(run / stage)
     # Data made anew, as by another config, while the verifier is the old one.
     other = tmp_path / "run"
     limits = CONFIG.copy_and_resolve_references().unlock()

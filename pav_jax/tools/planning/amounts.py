@@ -31,7 +31,8 @@ def problems(config: ConfigDict, split: str) -> int:
             " cannot be known without the data; give a number"
         )
     training, test = _PUBLISHED[config.task.name]
-    held_out = int(training * config.task.validation_fraction)
+    task = make_task(config.task)  # knows the fraction that a config leaves out
+    held_out = int(training * task.validation_fraction)
     return {"test": test, "validation": held_out}.get(split, training - held_out)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError
@@ -188,6 +189,9 @@ def test_problems_of_published_tasks():
     splits = ("sft", "labels", "validation", "test")
     found = [amounts.problems(config, split) for split in splits]
     assert found == [11_520, 11_520, 480, 500]
+    for name, held_out in (("math", 480), ("gsm8k", 373)):
+        config.task = ConfigDict(dict(name=name))  # with the task's own fraction
+        assert amounts.problems(config, "validation") == held_out
     config.task.name = "jsonl"
     with pytest.raises(UserError, match=r"config\.problems\.test is None"):
         amounts.problems(config, "test")
