@@ -104,6 +104,55 @@ def failure_power(labels: StepLabels, power: int) -> np.ndarray:
     return np.append(inner, wrong[-1] / count[-1])
 
 
+def aligned_progress(
+    labels: StepLabels, *, k: int, prover_labels: StepLabels | None = None
+) -> np.ndarray:
+    """Unbiased `A^μ A^π` of each step of one response of π, float64 `[H]`.
+
+    Its mean over the steps that π takes is the alignment: the terms' `E_s E_{a~π}` is
+    that of a step, and progress is a difference along one response, so that no second
+    response has to pass through a state.
+
+    Args:
+      labels: counts of π's continuations of each prefix; at least K + 1 without
+        `prover_labels`, else 1.
+      k: the prover's K.
+      prover_labels: counts of μ's continuations of the same prefixes, at least K, if μ
+        is not BoK(π).
+
+    Raises:
+      UserError: a prefix has fewer continuations.
+    """
+    own = 1.0 - failure_power(labels, 1)
+    theirs = 1.0 - failure_power(labels if prover_labels is None else prover_labels, k)
+    if prover_labels is None:
+        # Both come from the same continuations, so their product would be biased.
+        both = own + theirs - 1.0 + failure_power(labels, k + 1)
+    else:
+        both = own * theirs
+    # Neighbouring prefixes have continuations of their own.
+    return both[1:] + both[:-1] - own[1:] * theirs[:-1] - own[:-1] * theirs[1:]
+
+
+def squared_progress(labels: StepLabels, *, k: int) -> np.ndarray:
+    """Unbiased `(A^μ)^2` of each step of one response, float64 `[H]`.
+
+    Its mean over the steps that π takes is distinguishability and the mean of
+    `(E_{a~π}[A^μ])^2` over states, so a bound of distinguishability from above. For
+    μ = π, whose progress has mean zero in every state, it is distinguishability.
+
+    Args:
+      labels: counts of μ's continuations of each prefix, at least 2K, or of π's if the
+        prover is BoK(π).
+      k: the prover's K.
+
+    Raises:
+      UserError: a prefix has fewer continuations.
+    """
+    fail, square = (failure_power(labels, power) for power in (k, 2 * k))
+    return square[1:] + square[:-1] - 2 * fail[1:] * fail[:-1]
+
+
 def prover_terms(
     responses: Sequence[Response],
     labels: Sequence[StepLabels],

@@ -213,6 +213,70 @@ def test_terms_of_another_policy_are_unbiased():
     assert aligned == pytest.approx(exact.alignment, rel=1e-9)
 
 
+def _of_one_response(estimate, n):
+    """Mean over a response of the tree, and all its counts, of the mean over steps."""
+    first, total = _value(POLICY), 0.0
+    for a, b in itertools.product(range(2), repeat=2):
+        for at_root, after in itertools.product(range(n + 1), repeat=2):
+            p = POLICY[0, a] * POLICY[1 + a, b]
+            p *= _binomial(n, first)[at_root] * _binomial(n, Q[0, a])[after]
+            labels = _labels([at_root, after, int(LEAF[a, b])], [n, n, 1])
+            total += p * np.mean(estimate(labels))
+    return total
+
+
+@pytest.mark.parametrize(("k", "n"), [(1, 2), (2, 3), (4, 5)])
+def test_one_response_tells_alignment(k, n):
+    """K + 1 continuations, and no other response to the problem."""
+    exact = exact_terms(VISITS, POLICY, 1 - (1 - Q) ** k, Q)
+    ours = _of_one_response(lambda x: theory.aligned_progress(x, k=k), n)
+    assert ours == pytest.approx(exact.alignment, rel=1e-9)
+    with pytest.raises(UserError, match=f"fewer than {k + 1}"):
+        theory.aligned_progress(_labels([0, 0, 1], [k, k, 1]), k=k)
+
+
+def test_one_response_tells_alignment_of_another_policy():
+    """μ's counts are apart from π's, and one continuation of each is enough."""
+    mu = np.stack([[0.2, 0.8], *LEAF])  # of its first step; a leaf is what it is
+    before, exact = 0.35, exact_terms(VISITS, POLICY, mu, Q)
+    total = 0.0
+    for at_root, after_0, after_1 in itertools.product(range(2), repeat=3):
+        p = np.prod(
+            [
+                _binomial(1, x)[c]
+                for x, c in zip(
+                    (before, *mu[0]), (at_root, after_0, after_1), strict=True
+                )
+            ]
+        )
+        for a, b in itertools.product(range(2), repeat=2):
+            after, leaf = (after_0, after_1)[a], int(LEAF[a, b])
+            for own_root, own_after in itertools.product(range(2), repeat=2):
+                chance = p * POLICY[0, a] * POLICY[1 + a, b]
+                chance *= _binomial(1, _value(POLICY))[own_root]
+                chance *= _binomial(1, Q[0, a])[own_after]
+                steps = theory.aligned_progress(
+                    _labels([own_root, own_after, leaf], [1, 1, 1]),
+                    k=1,
+                    prover_labels=_labels([at_root, after, leaf], [1, 1, 1]),
+                )
+                total += chance * np.mean(steps)
+    assert total == pytest.approx(exact.alignment, rel=1e-9)
+
+
+@pytest.mark.parametrize(("k", "n"), [(1, 2), (2, 4)])
+def test_squared_progress_bounds_distinguishability(k, n):
+    """It has the mean of `A^μ` in a state on top, which of π itself is zero."""
+    mu = 1 - (1 - Q) ** k
+    exact = exact_terms(VISITS, POLICY, mu, Q).distinguishability
+    values = np.array([_value(POLICY), *Q[0]])  # of π, at each state
+    drift = np.sum(POLICY * mu, axis=1) - (1 - (1 - values) ** k)
+    extra = VISITS @ drift**2 / VISITS.sum()
+    ours = _of_one_response(lambda x: theory.squared_progress(x, k=k), n)
+    assert ours == pytest.approx(exact + extra, rel=1e-9)
+    assert (extra < 1e-12) == (k == 1)
+
+
 def test_too_few_of_either():
     response = Response(0, (2,), (5, 9), (0.0, 0.0), False)
     labels = _labels([1, 2, 0], [4, 4, 1])

@@ -18,7 +18,7 @@ from pav_jax.core.progress_bar import progress_bar
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Grade, Params, Response, StepLabels
 from pav_jax.distributed import sharding
-from pav_jax.pipeline import first_pit, imported, on_search
+from pav_jax.pipeline import by_problem, first_pit, imported, on_search
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
 from pav_jax.pipeline.training import HeldOut, run_training, together
@@ -236,7 +236,8 @@ def run_evaluation(context: StageContext) -> None:
         )
         for name in ("prm", "orm")
     )
-    results = _told_apart(problems, responses, q, outcome)
+    verdicts = problems.check_steps(responses)
+    results = _told_apart(problems, responses, q, outcome, verdicts)
     results["prediction"] = _predictions(responses, q, config.verifier.prover_k)
     chosen = _first_responses(responses, config.evaluation)
     exact = _near_exact(
@@ -248,6 +249,16 @@ def run_evaluation(context: StageContext) -> None:
         _viewed(problems, responses[i], q[i], near, k=config.verifier.prover_k)
         for i, near in zip(chosen, exact, strict=True)
     ]
+    sums = {
+        "last": by_problem.outcome_pairs(responses, q),
+        "orm_last": by_problem.outcome_pairs(responses, outcome),
+        "squared_errors": by_problem.squared_errors(
+            [responses[i] for i in chosen], [q[i] for i in chosen], exact
+        ),
+    }
+    if verdicts is not None:
+        sums["error_so_far_same_step"] = by_problem.error_pairs(responses, q, verdicts)
+    artifacts.write_json(context.directory / "by_problem.json", sums)
     artifacts.write_json(context.directory / "viewer.json", viewer)
     artifacts.write_json(context.directory / "evaluation.json", results)
     write_ledger(context.directory, ledger)
@@ -258,10 +269,10 @@ def _told_apart(
     responses: Sequence[Response],
     q: Sequence[np.ndarray],
     outcome: Sequence[np.ndarray],
+    verdicts: Sequence[Sequence[str]] | None,
 ) -> dict:
     """AUC of the PRM's `q` and the ORM's `outcome`, failures and grades."""
     auc = metrics.outcome_auc(responses, q)
-    verdicts = problems.check_steps(responses)
     if verdicts is not None:
         pooled, same_step = metrics.error_auc(responses, q, verdicts)
         auc |= {"error_so_far": pooled, "error_so_far_same_step": same_step}

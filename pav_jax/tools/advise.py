@@ -12,17 +12,20 @@ from typing import Any
 from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
 from pav_jax.storage import artifacts, buckets
-from pav_jax.tools.advice import budget, lines, noise, sparsity
+from pav_jax.tools.advice import budget, budget_lines, lines, noise, sparsity
 from pav_jax.tools.advice.labelled import Labelled
-from pav_jax.tools.advice.lines import Line
+from pav_jax.tools.advice.line import WIDTH, Line
+from pav_jax.tools.advice.verifier import Evaluated
 
 _RESULTS = "report/results.json"
 TITLES = {
-    "provers": "Which prover (Theorem 3.1)",
-    "noise": "Noise of the labels",
+    "provers": "Which prover: terms of Theorem 3.1 (D is distinguishability)",
+    "noise": "Noise of the labels; by n_mc, at equal tokens: reliability, and worth in"
+    " these labels",
     "sparsity": "Whether the labels teach",
-    "verifier": "Whether the verifier tells steps apart, which search and RL follow",
-    "budget": "Beams, or selection among samples: best-of-N and votes",
+    "verifier": "Whether the verifier orders steps as near-exact values do, which"
+    " search and RL follow",
+    "budget": "Beams less selection among samples (best-of-N, votes), at equal tokens",
 }
 
 
@@ -47,16 +50,19 @@ class Advice:
         return self.head | sections
 
     def text(self) -> str:
-        """All of it for a screen."""
+        """All of it for a screen: a line each, but for long reasons."""
         head = self.head
+        place, note = head["labels"], " (95% intervals over problems)"
+        if (excess := len(place) + len(note) - WIDTH) > 0:
+            place = f"...{place[excess + 3 :]}"
         rows = [
-            f"{head['labels']}: {counted(head['problems'], 'problem')},"
+            place + note,
+            f"{counted(head['problems'], 'problem')},"
             f" {counted(head['n_cov'], 'labelled response')} each,"
-            f" {counted(head['n_mc'], 'continuation')} of a step prefix. Intervals are"
-            " 95%, over problems."
+            f" {counted(head['n_mc'], 'continuation')} of a step prefix",
         ]
         for name, found in self.sections.items():
-            rows += [TITLES[name], *(line.text() for line in found)]
+            rows += [TITLES[name], *(line.text() for line in found if line.screen)]
         return "\n".join(rows)
 
 
@@ -117,8 +123,8 @@ def _fetched(place: str) -> Iterator[Path]:
 
 
 def _verifier(place: str) -> list[Line]:
-    """What a run found of its verifier: evaluation.json and viewer.json."""
-    with buckets.to_read(place, parts=("evaluation",)) as workdir:
+    """What a run found of its verifier, and what its samples say of it."""
+    with buckets.to_read(place, parts=("evaluation", "samples")) as workdir:
         folder = workdir / "evaluation"
         if not folder.is_dir():
             raise UserError(
@@ -126,10 +132,8 @@ def _verifier(place: str) -> list[Line]:
                 " workdir of a run that has, or its folder prm; pav run"
                 " --until=evaluation makes both"
             )
-        evaluation = artifacts.read_json(folder / "evaluation.json")
-        viewer = artifacts.read_json(folder / "viewer.json")
-    with artifacts.as_written(f"{place}/evaluation", "pav run --until=evaluation"):
-        return list(lines.verifier_lines(evaluation, viewer))
+        with artifacts.as_written(f"{place}/evaluation", "pav run --until=evaluation"):
+            return list(lines.verifier_lines(Evaluated.read(workdir)))
 
 
 def _results(workdir: Path) -> dict[str, Any] | None:
@@ -150,7 +154,7 @@ def _budget(
         why = "the run has no beams"
         with artifacts.as_written(f"{place}/{_RESULTS}", "pav run"):
             if found := budget.versus(results, tokens):
-                return list(lines.versus_lines(found))
+                return list(budget_lines.versus_lines(found))
             if found := budget.apart(results):
-                return list(lines.apart_lines(found))
-    return list(lines.bound_lines(budget.pass_bound(labelled, tokens), why))
+                return list(budget_lines.apart_lines(found))
+    return list(budget_lines.bound_lines(budget.pass_bound(labelled, tokens), why))

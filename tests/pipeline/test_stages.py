@@ -120,6 +120,19 @@ def test_results(finished):
     assert "<svg" in page
 
 
+def test_sums_by_problem_are_those_of_the_evaluation(finished):
+    folder = finished / "evaluation"
+    kept = json.loads((folder / "evaluation.json").read_text())
+    sums = json.loads((folder / "by_problem.json").read_text())
+    auc = kept["auc_within_problem"] | {"orm_last": kept["orm"]["auc_last"]}
+    for name in ("last", "orm_last", "error_so_far_same_step"):
+        assert len(sums[name]) == kept["problems"]
+        right, pairs = np.sum(sums[name], axis=0)
+        assert auc[name] == (pytest.approx(right / pairs) if pairs else None)
+    total, count = np.sum(sums["squared_errors"], axis=0)
+    assert kept["q_rmse"] == pytest.approx(np.sqrt(max(total, 0) / count))
+
+
 def test_pav_judge_draws_the_samples_again(finished):
     run = sources.Run.open(finished, "test")
     judged, _ = sources.with_outcomes(run, Verifier.load(finished))

@@ -1,19 +1,16 @@
 """`pav advise`: its numbers against closed forms and known truth, and what it says."""
 
-import itertools
 import math
 
 import numpy as np
 import pytest
 from labelled_tree import POLICY, VALUES, counts_of, near, tree
 
-from pav_jax.core.types import Response
+from pav_jax.core.types import Response, StepLabels
 from pav_jax.metrics import seed_interval
-from pav_jax.prover import prover_terms
-from pav_jax.tools.advice import estimates, lines, siblings
+from pav_jax.tools.advice import estimates, lines
 from pav_jax.tools.advice.labelled import Labelled
 from pav_jax.tools.advice.noise import noise
-from pav_jax.tools.advice.provers import Candidate, candidates, preference
 from pav_jax.tools.advice.sparsity import sparsity
 
 
@@ -25,23 +22,6 @@ def _flat(q, n_mc, seed=0):
     responses = [Response(p, (1,), (9,), (0.0,), bool(x)) for p, x in enumerate(right)]
     found = [counts_of([k, x], [n_mc, 1]) for k, x in zip(counts, right, strict=True)]
     return Labelled(responses, found, responses, {})
-
-
-def _exact(prover, n_cov):
-    """The mean of both terms over problems, by all draws of the first steps.
-
-    States after a step that two responses took are visited twice too. They have one
-    action each, so that they add nothing but their visits.
-    """
-    apart = aligned = 0.0
-    for actions in itertools.product(range(3), repeat=n_cov):
-        chance = np.prod(POLICY[list(actions)])
-        again = sum(actions.count(a) for a in range(3) if actions.count(a) > 1)
-        chance *= n_cov / (n_cov + again) / (n_cov * (n_cov - 1))
-        for a, b in itertools.combinations(actions, 2):
-            apart += chance * (prover[a] - prover[b]) ** 2
-            aligned += chance * (prover[a] - prover[b]) * (VALUES[a] - VALUES[b])
-    return apart, aligned
 
 
 # Estimates.
@@ -85,6 +65,31 @@ def test_a_mean_is_students_and_one_problem_has_no_interval():
     assert inverse.tells
 
 
+def test_a_mean_of_all_weighs_numbers_alike():
+    """As its bootstrap is wide; and as `mean_of`, if problems have equally many."""
+    rng = np.random.default_rng(3)
+    counts = rng.integers(1, 9, 400)
+    numbers = [rng.normal(rng.normal(2.0, n), 1.0, n) for n in counts]
+    sums = np.array([[x.sum(), len(x)] for x in numbers])
+    found = estimates.mean_of_all(sums)
+    assert found.value == pytest.approx(np.concatenate(numbers).mean())
+    drawn = estimates.ratio_of(sums, lambda t: t[0] / t[1])
+    assert np.ptp(found.interval) == pytest.approx(np.ptp(drawn.interval), rel=0.1)
+    alike = estimates.mean_of_all(np.stack([sums[:, 0], np.full(400, 4)], axis=1))
+    means = estimates.mean_of(sums[:, 0] / 4)
+    assert alike.value == pytest.approx(means.value)
+    assert alike.interval == pytest.approx(means.interval)
+    other = sums + np.array([1.0, 0.0]) * rng.normal(0.5, 0.1, (400, 1)) * sums[:, 1:]
+    gap = estimates.difference_of_all(other, sums)
+    drawn = estimates.ratio_of(
+        np.hstack([other, sums]), lambda t: t[0] / t[1] - t[2] / t[3]
+    )
+    assert gap.value == pytest.approx(drawn.value)
+    assert np.ptp(gap.interval) == pytest.approx(np.ptp(drawn.interval), rel=0.1)
+    assert np.ptp(gap.interval) < np.ptp(found.interval) / 5  # of the same problems
+    assert estimates.mean_of_all(sums[:1]).interval is None
+
+
 def test_a_verdict_takes_ten_problems():
     values = np.linspace(0.4, 0.6, 10)
     for made in (estimates.mean_of, estimates.share_of):
@@ -93,118 +98,79 @@ def test_a_verdict_takes_ten_problems():
     assert not estimates.Estimate(0.5, (0.4, 0.6)).tells  # over who knows how many
 
 
-# Provers.
-
-
-def test_terms_are_those_of_the_tree():
-    mu = np.array([0.9, 0.2, 0.5])
-    labelled = tree(500, 3, 8, other=mu, n_other=2)
-    found = {c.name: c for c in candidates(labelled)}
-    assert list(found) == ["π", "Bo2", "Bo4", "mu"]
-    for name, k in {"π": 1, "Bo2": 2, "Bo4": 4, "mu": 1}.items():
-        prover, ours = mu if name == "mu" else 1 - (1 - VALUES) ** k, found[name]
-        apart, aligned = _exact(prover, 3)
-        assert near(ours.distinguishability, apart)
-        assert near(ours.alignment, aligned)
-        theirs = labelled.others["mu"] if name == "mu" else labelled.labels
-        parts = [slice(i, i + 3) for i in range(0, 1500, 3)]
-        terms = [
-            prover_terms(
-                labelled.responses[x], labelled.labels[x], k=k, prover_labels=theirs[x]
-            )
-            for x in parts
-        ]
-        mean = np.mean([t.distinguishability for t in terms])
-        assert ours.distinguishability.value == pytest.approx(mean, rel=1e-12)
-
-
-def test_with_two_responses_the_terms_are_those_of_the_state():
-    """A closed form: two that are alike say nothing, whatever their visits weigh."""
-    prover = 1 - (1 - VALUES) ** 4
-    apart, aligned = _exact(prover, 2)
-    mean = POLICY @ prover
-    assert apart == pytest.approx(POLICY @ (prover - mean) ** 2)
-    assert aligned == pytest.approx(POLICY @ ((prover - mean) * VALUES))
-
-
-def test_the_sum_prefers_what_is_clearly_best():
-    found = candidates(tree(400, 3, 8))
-    choice = preference(found)
-    sums = {c.name: np.mean(list(c.total.values())) for c in found}
-    assert choice.best == max(sums, key=sums.get) == "Bo4"
-    assert choice.margin.above_zero
-    assert choice.margin.value == pytest.approx(sums["Bo4"] - sums[choice.second])
-    same = candidates(tree(60, 2, 8, values=np.full(3, 0.3)))
-    assert not preference(same).margin.above_zero
-    assert preference(found[:1]) is None
-
-
-def test_the_closest_of_the_others_decides():
-    def made(name, *totals):
-        nothing = estimates.Estimate(0.0, None)
-        return Candidate(name, nothing, nothing, dict(enumerate(totals)))
-
-    ours = made("a", *[3.0, 4.0, 5.0] * 4)
-    # The second is further behind, but not clearly.
-    others = [made("b", *[2.0, 3.1, 3.9] * 4), made("c", *[9.0, -9.0, 0.0] * 4)]
-    choice = preference([others[0], ours, others[1]])
-    assert (choice.best, choice.second) == ("a", "c")
-    assert not choice.margin.above_zero
-    assert preference([ours, others[0]]).margin.above_zero
-    # Nor is it the best of all, if one of them has too few problems to tell.
-    few = preference([ours, others[0], made("d", 1.0, 2.0, 3.0)])
-    assert few.second == "d" and not few.margin.above_zero
-
-
-def test_without_pairs_there_are_no_terms():
-    labelled = tree(20, 1, 2)
-    assert candidates(labelled) == []
-    first, second = lines.prover_lines(labelled)
-    assert "config.rollouts.n_cov=1" in first.reason and "raise it to 2" in first.reason
-    assert second.name == "Bo2 to Bo32"
-    assert "4 for Bo2; it is 2" in second.reason
-
-
-def test_a_prover_is_held_against_the_others_where_it_has_labels():
-    labelled = tree(40, 2, 2, other=np.array([0.9, 0.1, 0.1]), n_other=4)
-    known = labelled.others["mu"]
-    few = Labelled(
-        labelled.responses,
-        labelled.labels,
-        labelled.rollouts,
-        {"mu": [x if i < 20 else None for i, x in enumerate(known)]},
-    )
-    found = {c.name: c for c in candidates(few)}
-    assert set(found["mu"].total) == set(range(10))
-    assert set(found["π"].total) == set(range(40))
-    choice, (mu, own) = preference(list(found.values())), (found["mu"], found["π"])
-    gaps = [mu.total[p] - own.total[p] for p in range(10)]
-    assert abs(choice.margin.value) == pytest.approx(abs(np.mean(gaps)))
-
-
 # Noise.
 
 
-@pytest.mark.parametrize("n_mc", [2, 5])
-def test_noise_and_other_splits(n_mc):
+@pytest.mark.parametrize(("n_mc", "ns"), [(2, [1, 2, 4, 8]), (5, [1, 2, 4, 5, 8, 16])])
+def test_noise_and_other_splits(n_mc, ns):
     q = np.tile([0.05, 0.3, 0.9], 1500)
     found = noise(_flat(q, n_mc))
     true, spread = np.var(q), np.mean(q * (1 - q))
     assert near(found.values, spread / n_mc / (true + spread / n_mc))
     # The step goes from the prompt to the outcome: E (Rex - Q)^2 is the spread itself.
     assert near(found.progress, 1 / (n_mc + 1))
-    assert [split.n_mc for split in found.splits] == [n_mc, n_mc // 2, 2 * n_mc]
+    assert [split.n_mc for split in found.splits] == ns
+    reliability = {n: true / (true + spread / n) for n in ns}
     for split in found.splits:
-        assert near(split.reliability, true / (true + spread / split.n_mc))
-        assert split.responses == n_mc / split.n_mc
-        # One token a response, and one each of its continuations.
-        cost = split.responses * (1 + split.n_mc) / (1 + n_mc)
-        assert split.tokens == pytest.approx(cost)
+        n = split.n_mc
+        assert near(split.reliability, reliability[n])
+        # A response of one token and its prompt, which is read once more to continue
+        # it; and one token of each continuation.
+        assert split.responses == pytest.approx((3 + n_mc) / (3 + n))
+        gain = reliability[n] / reliability[n_mc]
+        assert split.worth.value == pytest.approx(gain * split.responses, rel=0.02)
+        if n > n_mc:
+            assert split.alike is None  # of one response each there are fewer problems
+            assert near(split.worth, gain * split.responses)
+        elif n < n_mc:
+            assert near(split.alike, gain)
+        else:
+            assert split.worth.interval == split.alike.interval == (1.0, 1.0)
     # The reliability is what labels of that n_mc, drawn anew, have in common with Q.
-    drawn = np.random.default_rng(7).binomial(2 * n_mc, q) / (2 * n_mc)
+    drawn = np.random.default_rng(7).binomial(ns[-1], q) / ns[-1]
     expected = np.corrcoef(drawn, q)[0, 1] ** 2
-    assert found.splits[2].reliability.value == pytest.approx(expected, abs=0.03)
-    assert found.values.value == pytest.approx(1 - found.splits[0].reliability.value)
+    assert found.splits[-1].reliability.value == pytest.approx(expected, abs=0.03)
+    now = found.splits[ns.index(n_mc)].reliability.value
+    assert found.values.value == pytest.approx(1 - now)
+
+
+def test_another_split_costs_the_same_tokens():
+    """Counted token by token; what two responses begin with is paid once."""
+    prompt, ends = (1, 2, 3), (0, 2, 5)  # and the whole response, which is graded
+    one = Response(0, prompt, (4, 5, 6, 6, 6, 9), (0.0,) * 6, True)
+    two = Response(0, prompt, (4, 5, 7, 7, 7, 9), (0.0,) * 6, False)
+    labels = [
+        StepLabels(
+            np.array([*ends, 6]), np.array([2, 3, 4 * k, k]), np.array([4, 4, 4, 1])
+        )
+        for k in (1, 0)
+    ]
+    labelled = Labelled([one, two], labels, [one, two], {})
+
+    def cost(n):
+        drawn = len(prompt) + len(one.tokens) + len(two.tokens)
+        read = 2 * len(prompt) + ends[-1] + ends[-1]  # up to the last prefix
+        # Of the prompt 6 tokens, of the shared first step 4, of each own prefix 1.
+        return drawn + read + n * (6 + 4 + 1 + 1)
+
+    for split in noise(labelled).splits:
+        assert split.responses * cost(split.n_mc) == pytest.approx(cost(4))
+        assert (split.alike is None) == (2 * split.responses < 1)
+    said = list(lines.noise_lines(labelled, noise(labelled)))
+    shown = [line.name for line in said if line.screen]
+    assert shown == ["noise of Q", *(f"n_mc={n}" for n in (1, 2, 4, 8, 16))]
+    (double,) = (line for line in said if line.name == "n_mc=8")
+    assert double.reason.startswith(f"{2 * cost(4) / cost(8):.0f} response")
+
+
+def test_labels_without_anything_reliable():
+    """Every problem is alike, and by its counts no less than by chance."""
+    found = noise(_flat(np.full(40, 0.5), 2, seed=5))
+    assert found.splits[1].reliability.value == 0.0
+    assert found.splits[0].worth is None and found.splits[0].alike is None
+    labelled = _flat(np.full(40, 0.5), 2, seed=5)
+    said = [line.reason for line in lines.noise_lines(labelled, found)]
+    assert any("nothing is reliable" in reason for reason in said)
 
 
 def test_noise_of_labels_that_say_nothing():
@@ -296,9 +262,10 @@ def test_few_problems_have_numbers_and_no_verdict(problems):
     *_, own = lines.sparsity_lines(labelled, found)
     assert own.name == "mean square of A, π" and "too few problems" in own.reason
     assert lines._more(found.problems, found.problems_by_chance) == ""
-    told = [line.reason for line in lines.prover_lines(labelled)]
-    assert not any(reason.startswith("take ") for reason in told)
-    assert any("too few problems" in reason for reason in told)
+    told = {line.name: line.reason for line in lines.prover_lines(labelled)}
+    (aligned,) = (told[name] for name in told if name.startswith("alignment: "))
+    (total,) = (told[name] for name in told if name.startswith("sum: "))
+    assert "too few problems" in aligned and "too few problems" in total
 
 
 def test_the_other_policy_that_would_teach():
@@ -308,65 +275,3 @@ def test_the_other_policy_that_would_teach():
     *_, own, last = lines.sparsity_lines(labelled, sparsity(labelled))
     assert "teach nothing" in own.reason and own.estimate.value == 0
     assert last.name == "mean square of A, mu" and last.estimate.above_zero
-
-
-# Siblings.
-
-
-def _viewed(prompt, *steps):
-    rows = [{"text": text, "q": q, "q_mc": exact} for text, q, exact in steps]
-    return {"prompt": prompt, "steps": rows}
-
-
-def test_siblings_by_hand():
-    viewer = [
-        _viewed("p", ("a", 0.9, 0.5), ("x", 0.4, 1.0)),
-        _viewed("p", ("b", 0.1, 0.2), ("y", 0.6, 0.0)),  # first right, second wrong
-        _viewed("p", ("a", 0.9, 0.5), ("y", 0.4, 0.5)),  # tied with x, above b
-        _viewed("q", ("a", 0.1, 0.5), ("x", 0.1, 0.3)),
-    ]
-    order, pairs = siblings.told_apart(viewer, siblings=True)
-    # (a, b) right; after a: (x, y), of equal Q, half.
-    assert pairs == 2 and order.value == 0.75
-    order, pairs = siblings.told_apart(viewer, siblings=False)
-    # First steps: a-b twice, right. Second: x-y(b) wrong, x-y half, y-y(b) wrong.
-    assert pairs == 5 and order.value == pytest.approx(2.5 / 5)
-    assert order.interval is None  # all of one problem
-    assert siblings.told_apart(viewer[3:], siblings=True) == (None, 0)
-    assert siblings.told_apart([], siblings=False) == (None, 0)
-
-
-def test_siblings_by_brute_force():
-    rng = np.random.default_rng(3)
-    viewer = [
-        _viewed(str(p), *((str(rng.integers(2)), *rng.random(2)) for _ in range(3)))
-        for p in range(30)
-        for _ in range(3)
-    ]
-    right = total = 0
-    for one, two in itertools.combinations(viewer, 2):
-        if one["prompt"] == two["prompt"]:
-            for a, b in zip(one["steps"], two["steps"], strict=True):
-                total += 1
-                right += (a["q"] - b["q"]) * (a["q_mc"] - b["q_mc"]) > 0
-    order, pairs = siblings.told_apart(viewer, siblings=False)
-    assert pairs == total == 30 * 3 * 3
-    assert order.value == pytest.approx(right / total)
-    assert order.interval[0] < 0.5 < order.interval[1]
-    said = lines._verdict(order)
-    assert said.startswith("not shown to be told apart") and "would follow" not in said
-
-
-def test_a_verifier_that_is_always_right_is_not_certain():
-    steps = [("a", 0.0, 0.0), ("b", 1.0, 1.0)]
-    viewer = [_viewed(str(p), step) for p in range(10) for step in steps]
-    order, pairs = siblings.told_apart(viewer, siblings=True)
-    assert (order.value, pairs) == (1.0, 10)
-    assert order.interval == pytest.approx((10 / (10 + 1.959964**2), 1.0))  # Wilson
-    assert lines._verdict(order).startswith("told apart")
-    order, pairs = siblings.told_apart(viewer[:4], siblings=True)
-    assert (order.value, pairs) == (1.0, 2)
-    assert lines._verdict(order).startswith("too few problems to tell")
-    mixed = [*viewer[:4], _viewed("q", ("a", 0.0, 1.0)), _viewed("q", ("b", 1.0, 0.0))]
-    order, _ = siblings.told_apart(mixed, siblings=True)
-    assert order.value == pytest.approx(2 / 3) and order.interval is None

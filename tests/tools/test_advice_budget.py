@@ -7,7 +7,8 @@ import pytest
 from labelled_tree import RESULTS, near
 
 from pav_jax.core.types import Response
-from pav_jax.tools.advice import budget, estimates, lines
+from pav_jax.tools.advice import budget, estimates
+from pav_jax.tools.advice import budget_lines as lines
 from pav_jax.tools.advice.labelled import Labelled
 
 
@@ -29,9 +30,9 @@ def test_between_what_was_measured():
     (said,) = lines.versus_lines([found])
     assert said.name == "points, 200 tokens"
     assert said.reason == (
-        "beam_pav less the strongest selection (vote by ORM or best-of-N by ORM): beams"
-        " are the better buy (50.0% to 30.0%)"
+        "beams are the better buy (vote by ORM or best-of-N by ORM: 30.0%)"
     )
+    assert said.detail.startswith("beam_pav 50.0% less the strongest selection")
     at = budget.versus(RESULTS, None)
     assert [point.tokens for point in at] == [100, 400]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -73,25 +74,57 @@ def test_json_is_what_the_text_says(workdir, capsys):
     text = capsys.readouterr().out
     assert (found["problems"], found["n_cov"], found["n_mc"]) == (40, 2, 4)
     assert "40 problems, 2 labelled responses each, 4 continuations" in text
-    words = " ".join(text.split())
+    assert "(95% intervals over problems)" in text
+    words, extra = " ".join(text.split()), []
     assert list(found)[4:] == ["provers", "noise", "sparsity", "verifier", "budget"]
     for section in list(found)[4:]:
         for line in found[section]:
-            assert f"  {line['name']} " in text
-            assert line["reason"] and line["reason"] in words
+            assert line["reason"]
             if line["interval"]:
                 low, high = line["interval"]
                 assert low <= line["value"] <= high
+            if f"  {line['name']} " not in text:  # its number is in another line
+                extra.append(line["name"])
+                continue
+            assert line["reason"] in words
+            if line["interval"]:
                 digits = f"{line['value']:.3g}", f"{line['value']:.1%}"
                 assert any(f"{shown} [" in text for shown in digits)
-    assert max(map(len, text.splitlines()[1:])) <= 118
+    assert {"noise of progress", "worth of n_mc=8", "π distinguishability"} <= set(
+        extra
+    )
     names = [line["name"] for line in found["provers"]]
     assert "mu alignment" in names and "Bo2 distinguishability" in names
-    assert any(name.startswith("sum: ") for name in names)
+    for name in ("π", "Bo2", "mu"):
+        (d,) = (
+            x for x in found["provers"] if x["name"] == f"{name} distinguishability"
+        )
+        assert re.search(rf"  {name} alignment .* D {d['value']:.3g} \[", text)
+    for start in ("sum: ", "alignment: ", "with Adam"):
+        assert any(name.startswith(start) for name in names)
+    assert "take " not in text
     order = found["verifier"][1]
     assert (order["name"], order["value"]) == ("order, siblings", 0.75)
     assert "told apart" in order["reason"]
     assert "a bound, since the run has no report yet" in found["budget"][0]["reason"]
+
+
+@pytest.mark.parametrize(("n_cov", "n_mc"), [(1, 2), (2, 4), (2, 32)])
+def test_all_of_it_is_one_screen(tmp_path, capsys, n_cov, n_mc):
+    """Of labels of four provers, a verifier, and beams; its name is long."""
+    labelled = tree(40, n_cov, n_mc, other=np.array([0.9, 0.2, 0.5]), n_other=2)
+    mu = labelled.others["mu"]
+    three = {"small": mu, "middle": mu, "large": mu}
+    workdir = tmp_path / ("long" * 30)
+    _evaluate(_write(workdir, dataclasses.replace(labelled, others=three), n_cov))
+    artifacts.write_json(workdir / "report/results.json", RESULTS)
+    assert main(["advise", f"--labels={workdir}", f"--verifier={workdir}"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert max(map(len, rows)) <= 100
+    assert len(rows) <= 40 + 5 * (n_mc == 32)  # five provers more
+    assert rows[0].startswith("...") and "longlong (95%" in rows[0]
+    for title in advise.TITLES.values():
+        assert title in rows
 
 
 def test_responses_without_labels_count_for_the_base_rate(tmp_path, capsys):
@@ -151,8 +184,9 @@ def test_a_search_without_a_comparison_is_not_called_none(workdir, capsys):
             ("beam_pav, 4,000 tokens", 0.6),
             ("selection, 800 tokens", 0.5),
         ]
-        more = "more than any selection was measured at (50 to 800): no comparison"
+        more = "more than any selection had: no comparison"
         assert found[0]["reason"] == found[1]["reason"] == more
+        assert found[0]["detail"] == "selection was measured at 50 to 800 tokens"
         assert (
             found[2]["reason"] == "the strongest (best-of-N by ORM) at the most tokens"
         )

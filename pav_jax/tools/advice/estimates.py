@@ -13,6 +13,7 @@ from scipy.special import ndtr, stdtrit
 from pav_jax.metrics import mean_interval, seed_interval
 
 FEWEST = 10  # problems that a verdict takes
+TOO_FEW = f"too few problems to tell (it takes {FEWEST})"
 _RESAMPLES = 1000
 
 Interval = tuple[float, float]
@@ -55,6 +56,40 @@ class Estimate:
 def mean_of(values: np.ndarray) -> Estimate:
     """The mean of one number a problem, `[P]`."""
     return Estimate(*seed_interval(values), len(values))
+
+
+def mean_of_all(sums: np.ndarray) -> Estimate:
+    """The mean of numbers of which problems have several, each of which weighs alike.
+
+    By Student's t of each problem's influence on the mean (the delta method); with
+    equally many numbers a problem it is `mean_of` their means.
+
+    Args:
+      sums: float `[P, 2]`: the sum of a problem's numbers, and how many.
+    """
+    mean, influence = _influence(sums)
+    return _around(mean, influence)
+
+
+def difference_of_all(ours: np.ndarray, theirs: np.ndarray) -> Estimate:
+    """The first mean less the second, over the same problems; each as `mean_of_all`."""
+    (one, of_one), (other, of_other) = _influence(ours), _influence(theirs)
+    return _around(one - other, of_one - of_other)
+
+
+def _influence(sums: np.ndarray) -> tuple[float, np.ndarray]:
+    """A mean, and by how much each problem moves it, times P; its mean is zero."""
+    total, count = np.sum(sums, axis=0)
+    mean = total / count
+    return float(mean), (sums[:, 0] - mean * sums[:, 1]) * len(sums) / count
+
+
+def _around(value: float, influence: np.ndarray) -> Estimate:
+    _, interval = seed_interval(influence)
+    if interval is not None:
+        half = (interval[1] - interval[0]) / 2
+        interval = value - half, value + half
+    return Estimate(value, interval, len(influence))
 
 
 def share_of(values: np.ndarray) -> Estimate:

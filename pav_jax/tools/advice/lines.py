@@ -1,111 +1,148 @@
-"""What each number advises: the lines of `pav advise`, as text and as JSON."""
+"""What the numbers of labels and of a verifier advise: the lines of `pav advise`."""
 
-import dataclasses
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from pav_jax.core.counts import counted
 from pav_jax.tools.advice import provers, siblings
-from pav_jax.tools.advice.budget import Apart, Bound, Versus
-from pav_jax.tools.advice.estimates import FEWEST, Estimate
+from pav_jax.tools.advice.estimates import TOO_FEW, Estimate
 from pav_jax.tools.advice.labelled import KS, Labelled, bok
-from pav_jax.tools.advice.noise import Noise
+from pav_jax.tools.advice.line import Line, shown, written
+from pav_jax.tools.advice.noise import Noise, Split
+from pav_jax.tools.advice.provers import Candidate, Preference
 from pav_jax.tools.advice.sparsity import Sparsity
+from pav_jax.tools.advice.verifier import Evaluated
 
-_NAME, _NUMBER, _WIDTH = 27, 28, 118
-_TOO_FEW = f"too few problems to tell (it takes {FEWEST})"
-
-
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One line of advice.
-
-    Attributes:
-      name: of the number.
-      estimate: it, and its interval; None where only the reason is known.
-      reason: what it is, and what follows from it.
-      percent: whether text shows it in percent.
-    """
-
-    name: str
-    estimate: Estimate | None
-    reason: str
-    percent: bool = False
-
-    def as_json(self) -> dict[str, Any]:
-        """The same as values that JSON has."""
-        found = self.estimate
-        return {
-            "name": self.name,
-            "value": None if found is None else found.value,
-            "interval": None if found is None else found.interval,
-            "reason": self.reason,
-        }
-
-    def text(self) -> str:
-        """The same for a screen."""
-        number = "-" if self.estimate is None else _shown(self.estimate, self.percent)
-        head = f"  {self.name:<{_NAME}} {number:<{_NUMBER}} "
-        return textwrap.fill(
-            self.reason,
-            _WIDTH,
-            initial_indent=head,
-            subsequent_indent=" " * (_NAME + _NUMBER + 4),
-        )
-
-
-def _shown(found: Estimate, percent: bool) -> str:
-    """A number and its interval, for a screen."""
-
-    def written(value):
-        return f"{value:.1%}" if percent else f"{value:.3g}"
-
-    if found.interval is None:
-        return f"{written(found.value)} (no interval)"
-    low, high = map(written, found.interval)
-    return f"{written(found.value)} [{low}, {high}]"
+_NO_SUMS = "; no sums by problem kept"
+# Where a measure of a verifier is from, by its source.
+_FROM = {
+    "": "of stage evaluation, whose by_problem.json has the sums of each problem",
+    "samples": "of stage samples, on test problems: stage evaluation has no"
+    " by_problem.json",
+    "viewer": "of the inner steps in viewer.json: stage evaluation has no"
+    " by_problem.json",
+    "no sums": "of stage evaluation, which has no by_problem.json, so that there is no"
+    " interval; made again by this version (its folder removed) it has",
+}
+FEW_PAIRS = 100  # of steps, below which a line says that they are few
+_EXACT = "where values are exact (docs/paper.md, theorem31_exact)"
 
 
 def prover_lines(labelled: Labelled) -> Iterator[Line]:
-    """Terms of Theorem 3.1, and which K their sum prefers."""
+    """Terms of Theorem 3.1, and which prover each of them prefers, for which step."""
     found = provers.candidates(labelled)
     for candidate in found:
-        name = candidate.name
-        yield Line(
-            f"{name} distinguishability",
-            candidate.distinguishability,
-            "how much its progress differs between steps of a state",
-        )
-        yield Line(
-            f"{name} alignment",
-            candidate.alignment,
-            "how it agrees with A of π itself: what a small natural step gains by it",
-        )
-    if choice := provers.preference(found):
-        name = f"sum: {choice.best} less {choice.second}"
-        if choice.margin.above_zero:
-            reason = f"take {choice.best}: its sum is above that of every other"
-        elif choice.margin.tells:
-            reason = "no preference: these two are not shown to differ"
-        else:
-            reason = f"no preference: {_TOO_FEW}"
-        yield Line(name, choice.margin, reason)
-    if labelled.n_cov < 2:
-        yield Line(
-            "no terms",
-            None,
-            f"config.rollouts.n_cov={labelled.n_cov}: how steps of one state differ"
-            " takes two responses of a problem or more; raise it to 2",
-        )
-    missing = [k for k in KS if 2 * k > labelled.n_mc]
+        yield from _candidate_lines(candidate)
+    if not found:
+        reason = "config.labels.n_mc=1 does not tell progress from noise; 2 does"
+        yield Line("no terms", None, reason)
+    missing = [k for k in KS if k >= labelled.n_mc]
     if missing:
         yield Line(
             " to ".join(dict.fromkeys((bok(missing[0]), bok(missing[-1])))),
             None,
             f"BoK takes config.labels.n_mc=2K: {2 * missing[0]} for {bok(missing[0])};"
             f" it is {labelled.n_mc}",
+            detail="its alignment alone takes K + 1",
         )
+    if len(found) < 2:
+        return
+    if choice := provers.by_alignment(found):
+        yield Line(
+            f"alignment: {choice.best} less {choice.second}",
+            choice.margin,
+            "for a small natural step, whose gain alignment ranks (correlation 1.00):"
+            f" {_best(choice)}",
+            detail="to first order such a step gains by alignment alone; its rank"
+            f" correlation with the gain is 0.998 [0.997, 1.000] {_EXACT}",
+        )
+    yield _sum_line(labelled, found)
+    yield Line(
+        "with Adam",
+        None,
+        "no term ranks provers by their gain",
+        detail="rank correlations with the gain in ten steps: of the sum -0.17 [-0.41,"
+        " 0.07], of alignment 0.14 [-0.07, 0.35], of distinguishability -0.23 [-0.47,"
+        f" 0.01], {_EXACT}",
+    )
+
+
+def _candidate_lines(found: Candidate) -> Iterator[Line]:
+    """The terms of a prover: one line for the screen, and each term for JSON."""
+    name, known = f"{found.name} distinguishability", found.distinguishability
+    terms = []
+    if known is not None:
+        where = "every step"
+        if found.total:
+            where = "the states that two responses share, mostly early ones"
+        terms.append((name, known, f"E_s Var[A] over steps from a state, at {where}"))
+    for end, bound in (("least", found.at_least), ("most", found.at_most)):
+        if bound is not None:
+            terms.append((f"{name}, at {end}", bound, "a bound, over every step"))
+    yield Line(
+        f"{found.name} alignment",
+        found.alignment,
+        _distinguishability(found),
+        detail="E_s E[A^μ A^π], over every step: what a small natural step gains by"
+        " this prover, to first order",
+    )
+    for name, estimate, reason in terms:
+        yield Line(name, estimate, reason, screen=False)
+
+
+def _distinguishability(found: Candidate) -> str:
+    known, low, high = found.distinguishability, found.at_least, found.at_most
+    if known is not None:
+        at = " at shared states" if found.total else ""
+        own = "; μ = π changes nothing" if found.name == bok(1) else ""
+        return f"D {shown(known)}{at}{own}"
+    if low is not None and high is not None:
+        ends = sorted((low.value, high.value))  # they may cross by chance
+        text = f"D {written(ends[0])} to {written(ends[1])}"
+        if low.interval and high.interval:
+            least, most = zip(low.interval, high.interval, strict=True)
+            text += f" [{written(min(least))}, {written(max(most))}]"
+        return f"{text}, bounds"
+    if high is not None:
+        return f"D at most {shown(high)}"
+    return "D is not known" if low is None else f"D at least {shown(low)}"
+
+
+def _best(choice: Preference) -> str:
+    if choice.margin.above_zero:
+        return f"{choice.best} is best"
+    return "none shown best" if choice.margin.tells else TOO_FEW
+
+
+def _sum_line(labelled: Labelled, found: Sequence[Candidate]) -> Line:
+    """Which prover the sum prefers, or why it does not say."""
+    detail = (
+        "a large natural step is ranked by the sum, rank correlation 0.94 [0.91, 0.98],"
+        f" and by distinguishability, 0.93, {_EXACT}; a small one worse than by"
+        " alignment, 0.88 [0.81, 0.95]"
+    )
+    what = "for a large natural step, whose gain the sum ranks (correlation 0.94)"
+    if choice := provers.preference(found):
+        reason = f"{what}: {_best(choice)}"
+        if not all(candidate.total for candidate in found):
+            reason += " of those with D"
+        detail += "; both terms are at the states that two responses share"
+        name = f"sum: {choice.best} less {choice.second}"
+        return Line(name, choice.margin, reason, detail=detail)
+    takes = "for a large natural step config.rollouts.n_cov=2 tells it"
+    detail += (
+        "; of a prover that is another policy distinguishability takes from_policy=2 in"
+        " config.provers as well"
+    )
+    if choice := provers.by_bounds(found):
+        reason = f"{what}: {_best(choice)}"
+        if choice.margin.tells and not choice.margin.above_zero:
+            reason = f"at least, with D between its bounds; {takes}"
+        detail += "; the number is the least that it can be, by the bounds"
+        name = f"sum: {choice.best} less {choice.second}"
+        return Line(name, choice.margin, reason, detail=detail)
+    if labelled.n_mc < 2:
+        takes = takes.replace("tells it", "and config.labels.n_mc=2 tell it")
+    return Line("sum", None, f"D is not known; {takes}", detail=detail)
 
 
 def noise_lines(labelled: Labelled, found: Noise | None) -> Iterator[Line]:
@@ -114,24 +151,49 @@ def noise_lines(labelled: Labelled, found: Noise | None) -> Iterator[Line]:
         if labelled.n_mc < 2:
             reason = "one outcome does not say what is noise; config.labels.n_mc=2 does"
         else:
-            reason = "all labels are equal: there is nothing to tell apart"
+            reason = "all labels are equal: nothing to tell apart"
         yield Line("noise of Q", None, reason)
         return
-    reason = "of the variance of Q_mc over prefixes is binomial noise"
-    yield Line("noise of Q", found.values, reason, True)
+    reason = "of the variance of Q_mc"
+    if found.progress is not None:
+        reason += f"; of A: {shown(found.progress, percent=True)}"
+    detail = "binomial noise, as a share of the variance over prefixes"
+    yield Line("noise of Q", found.values, reason, True, detail)
     reason = "of the mean square of what a step changes Q_mc by"
-    yield Line("noise of progress", found.progress, reason, True)
-    now, *others = found.splits
-    for split in others:
-        gain = split.reliability.value / max(now.reliability.value, 1e-12)
-        reason = (
-            f"reliability then ({now.reliability.value:.1%} now), of"
-            f" {split.responses:g} times the responses for {split.tokens:.2f} times the"
-            f" tokens: worth {gain * split.responses:.2f} times these labels"
-        )
-        if split.responses * labelled.n_cov >= 1:  # else it has fewer problems
-            reason += f", or {gain:.2f} if responses to a problem are all alike"
-        yield Line(f"with n_mc={split.n_mc}", split.reliability, reason, True)
+    yield Line("noise of progress", found.progress, reason, True, screen=False)
+    best = max(found.splits, key=lambda s: s.worth.value if s.worth else 0.0)
+    for split in found.splits:
+        near = split.n_mc >= labelled.n_mc / 4
+        yield from _split_lines(labelled, split, screen=near or split is best)
+
+
+def _split_lines(labelled: Labelled, split: Split, *, screen: bool) -> Iterator[Line]:
+    """A split of the same tokens: one line for the screen, and each number for JSON."""
+    name = f"n_mc={split.n_mc}"
+    count = counted(split.responses * len(labelled.responses), "response")
+    if split.n_mc == labelled.n_mc:
+        yield Line(name, split.reliability, f"{count}: as it is", True, screen=screen)
+        return
+    if split.worth is None:
+        reason = f"{count}: nothing is reliable, whatever n_mc"
+    elif split.alike is None:
+        reason = f"{count}: worth {shown(split.worth)}"
+    else:
+        alike, worth = split.alike.value, split.worth.value
+        reason = f"{count}: worth {worth:.2f}, or {alike:.2f} if all alike"
+    detail = (
+        f"{split.responses:.3f} times the labelled responses for the same tokens, which"
+        " are that many times the problems, or, of the same problems,"
+        f" config.rollouts.n_cov={split.responses * labelled.n_cov:.2f}"
+    )
+    yield Line(name, split.reliability, reason, True, detail, screen)
+    for estimate, what in (
+        (split.worth, "if no two prefixes are alike"),
+        (split.alike, "if further responses to a problem say nothing new"),
+    ):
+        if estimate is not None:
+            reason = f"times these labels, {what}"
+            yield Line(f"worth of {name}", estimate, reason, screen=False)
 
 
 def sparsity_lines(labelled: Labelled, found: Sparsity) -> Iterator[Line]:
@@ -141,9 +203,11 @@ def sparsity_lines(labelled: Labelled, found: Sparsity) -> Iterator[Line]:
         ("problems", found.problems, found.problems_by_chance),
         ("prefixes", found.prefixes, found.prefixes_by_chance),
     ):
-        reason = f"no correct continuation; {_shown(chance, True)} by chance if all"
-        reason += f" {name} were alike{_more(seen, chance)}"
-        yield Line(f"{name} without success", seen, reason, True)
+        reason = f"{shown(chance, percent=True)} by chance{_more(seen, chance)}"
+        detail = (
+            "without a correct continuation, and what that would be if all were alike"
+        )
+        yield Line(f"{name} never solved", seen, reason, True, detail)
     own = found.progress.get("π")
     if own is None:
         reason = "config.labels.n_mc=1 does not tell progress from noise; 2 does"
@@ -151,16 +215,16 @@ def sparsity_lines(labelled: Labelled, found: Sparsity) -> Iterator[Line]:
         return
     few = found.problems.tells and found.problems.interval[0] > 0.5
     if not own.tells:
-        reason = f"whether these labels teach: {_TOO_FEW}"
+        reason = f"whether these labels teach: {TOO_FEW}"
     elif own.interval == (0.0, 0.0):
         reason = "these labels teach nothing: no step changes Q_mc"
     elif not own.above_zero:
-        reason = "not shown to teach: whether steps change Q is left open"
+        reason = "not shown to teach: whether steps change Q is open"
     elif few:
         part = 1 - found.problems.value
-        reason = f"these labels teach, but on {part:.0%} of the problems only"
+        reason = f"these labels teach, but on {part:.0%} of problems only"
     else:
-        reason = "these labels teach: steps change the chance of success"
+        reason = "these labels teach: steps change success"
     yield Line("mean square of A, π", own, reason)
     if own.tells and (few or not own.above_zero):
         yield _teacher(labelled, found)
@@ -170,7 +234,7 @@ def _more(seen: Estimate, chance: Estimate) -> str:
     """What a share above that by chance says."""
     if not (seen.tells and chance.tells):
         return ""
-    return "; some have next to none" if seen.interval[0] > chance.interval[1] else ""
+    return "; some next to none" if seen.interval[0] > chance.interval[1] else ""
 
 
 def _teacher(labelled: Labelled, found: Sparsity) -> Line:
@@ -207,114 +271,49 @@ def _teacher(labelled: Labelled, found: Sparsity) -> Line:
     return Line(f"mean square of A, {bok(ks[-1])}", taught[bok(ks[-1])], reason)
 
 
-def verifier_lines(
-    evaluation: Mapping[str, Any], viewer: Sequence[Mapping]
-) -> Iterator[Line]:
-    """Whether a verifier tells steps of one place apart."""
+def verifier_lines(found: Evaluated) -> Iterator[Line]:
+    """Whether a verifier tells steps of one place apart, and whole responses."""
     for name, is_sibling in (("same step", False), ("siblings", True)):
-        order, pairs = siblings.told_apart(viewer, siblings=is_sibling)
-        where = "after the same steps" if is_sibling else "with as many steps before"
-        reason = f"of {counted(pairs, 'pair')} {where} are ordered by Q as by Monte"
-        yield Line(f"order, {name}", order, f"{reason} Carlo: {_verdict(order)}", True)
-    auc = evaluation["auc_within_problem"]
-    for key, reason in (
-        (
-            "error_so_far_same_step",
-            "AUC against no error so far, with as many steps; stage evaluation"
-            " writes no interval",
-        ),
-        ("last", "AUC of whole responses, which best-of-N follows; likewise"),
-    ):
-        if auc.get(key) is not None:
-            yield Line(key, Estimate(auc[key], None), reason)
-    reason = "error of Q (root mean square) against near-exact values; likewise"
-    yield Line("q_rmse", Estimate(evaluation["q_rmse"], None), reason)
+        order, pairs = siblings.told_apart(found.viewer, siblings=is_sibling)
+        where = "after the same steps" if is_sibling else "as many steps in"
+        few, detail = "", ""
+        if 0 < pairs < FEW_PAIRS:
+            few = " (few)"
+            detail = (
+                "config.evaluation.oracle_n and config.evaluation.oracle_problems give"
+                " more pairs"
+            )
+        reason = f"of {counted(pairs, 'pair')}{few} {where}: {_verdict(order)}"
+        if not pairs:
+            reason = f"no pair {where} differs in value"
+        yield Line(f"order, {name}", order, reason, True, detail)
+    same_step, source = found.auc("error_so_far_same_step")
+    if same_step is not None:
+        reason = "AUC of no error so far"
+        reason += _NO_SUMS if source == "no sums" else ", with as many steps"
+        yield Line("error_so_far_same_step", same_step, reason, detail=_FROM[source])
+    last, source = found.auc("last")
+    orm, _ = found.auc("orm_last")
+    if last is not None:
+        reason = f"AUC of responses{_NO_SUMS if source == 'no sums' else ''}"
+        if orm is not None:
+            reason += f"; of the ORM {shown(orm)}"
+        yield Line("last", last, reason, detail=_FROM[source])
+    if orm is not None:
+        reason = "AUC of responses by the ORM, which best-of-N follows"
+        yield Line("orm_last", orm, reason, detail=_FROM[source], screen=False)
+    error, source = found.q_error()
+    reason = "error of Q, root mean square"
+    reason += _NO_SUMS if source == "no sums" else ", near-exact values"
+    yield Line("q_rmse", error, reason, detail=_FROM[source])
 
 
 def _verdict(order: Estimate | None) -> str:
     if order is None or not order.tells:
-        return _TOO_FEW
+        return TOO_FEW
     low, high = order.interval
     if low > 0.5:
-        return "told apart, so search and RL can follow it"
+        return "told apart"
     if high < 0.5:
         return "the wrong way round; search and RL would follow errors"
-    return (
-        "not shown to be told apart (chance is 50%); more problems may show it, and if"
-        " they are not, search and RL follow noise"
-    )
-
-
-def versus_lines(found: Sequence[Versus]) -> Iterator[Line]:
-    """Beams against selection among samples, as the run measured them."""
-    for at in found:
-        tokens = f"{at.tokens:,.0f} tokens"
-        if at.points is None:
-            low, high = at.measured
-            place = "fewer" if at.tokens < low else "more"
-            yield Line(
-                f"{at.method}, {tokens}",
-                at.beam,
-                f"{place} than where both were measured ({low:,.0f} to {high:,.0f}): no"
-                " comparison",
-                True,
-            )
-        else:
-            reason = f"{at.method} less the strongest selection ({at.selection}):"
-            reason += f" {_buy(at.points)}"
-            if at.beam and at.reference:
-                found = f"{at.beam.value:.1%} to {at.reference.value:.1%}"
-                reason += f" ({found})"
-            yield Line(f"points, {tokens}", at.points, reason, True)
-        if at.points is None and at.reference:
-            reason = f"the strongest ({at.selection}), as measured"
-            yield Line(f"selection, {tokens}", at.reference, reason, True)
-
-
-def _buy(points: Estimate) -> str:
-    if not points.tells:
-        return _TOO_FEW
-    if points.above_zero:
-        return "beams are the better buy"
-    if points.interval[1] < 0:
-        return "selection is the better buy"
-    return "no difference shown; selection is simpler"
-
-
-def apart_lines(found: Apart) -> Iterator[Line]:
-    """Beams, and the nearest selection, where their tokens have nothing in common."""
-    least, most = found.measured
-    for tokens, accuracy in found.beams.items():
-        reason = (
-            f"{'fewer' if tokens < least else 'more'} than any selection was measured"
-            f" at ({least:,.0f} to {most:,.0f}): no comparison"
-        )
-        yield Line(f"{found.method}, {tokens:,.0f} tokens", accuracy, reason, True)
-    for tokens, (name, accuracy) in found.selections.items():
-        reason = (
-            f"the strongest ({name}) at the {'least' if tokens == least else 'most'}"
-        )
-        name = f"selection, {tokens:,.0f} tokens"
-        yield Line(name, accuracy, f"{reason} tokens", True)
-
-
-def bound_lines(bound: Bound, why: str) -> Iterator[Line]:
-    """What selection can reach at most, where no beams were measured.
-
-    Args:
-      bound: of Pass@N.
-      why: there is only this.
-    """
-    if not bound.n:
-        reason = "the budget is less than one response, read by a verifier"
-        yield Line("selection", None, reason)
-        return
-    cost = counted(bound.tokens, "token")
-    reason = (
-        f"a bound, since {why}: best of {bound.n} or a vote (about {cost}) is right at"
-        f" most as often as Pass@{bound.n}"
-    )
-    if bound.n > bound.samples:
-        reason += f", itself bounded from {counted(bound.samples, 'response')} each"
-    reason += "; whether beams are a better buy is not known"
-    yield Line(f"best of {bound.n}, at most", bound.accuracy, reason, True)
+    return "not shown to be told apart (chance is 50%)"

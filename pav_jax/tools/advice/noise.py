@@ -1,6 +1,8 @@
 """How much of what the labels say is chance, and would be with another `n_mc`."""
 
 import dataclasses
+import functools
+import operator
 
 import numpy as np
 
@@ -11,19 +13,24 @@ from pav_jax.tools.advice.labelled import Labelled
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Another way to spend the tokens of the labels.
+    """Another way to spend the tokens of the labels, and no more of them.
 
     Attributes:
       n_mc: continuations of a prefix.
-      responses: labelled responses, as a multiple of those there are.
-      tokens: that it costs, likewise.
+      responses: labelled responses that the tokens pay for, as a multiple of those
+        there are.
       reliability: the share of the variance of its `Q_mc` that is not noise.
+      worth: these labels, as a multiple of those there are, if no two prefixes are
+        alike: responses times reliability. None if nothing there is reliable.
+      alike: the same if further responses to a problem say nothing new: reliability
+        alone. None if there would be fewer problems, or nothing is reliable.
     """
 
     n_mc: int
     responses: float
-    tokens: float
     reliability: Estimate
+    worth: Estimate | None
+    alike: Estimate | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Noise:
       values: the share of the variance of `Q_mc` over prefixes that is binomial noise.
       progress: the same of the mean square of `Q_mc` after a step less before it; None
         if no step changes it.
-      splits: the present one first; then `n_mc` halved and doubled.
+      splits: by `n_mc`, the powers of two up to four times the present one, and it.
     """
 
     values: Estimate
@@ -70,18 +77,30 @@ def noise(labelled: Labelled) -> Noise | None:
     progress = ratio_of(sums, lambda t: _share(t[6], t[5]))
     if values is None:
         return None
-    splits = []
-    for n in (n_mc, n_mc // 2, 2 * n_mc):
-        if n:
+    tokens, found = _Tokens.of(labelled), []
+    ns = {2**i for i in range(64) if 2**i <= 4 * n_mc} | {n_mc}
+    for n in sorted(ns):
+        responses = tokens.of_response(n_mc) / tokens.of_response(n)
 
-            def reliability(t, n=n):
-                true = np.maximum(variance(t) - t[3] / t[0], 0.0)
-                return divide(true, true + t[4] / t[0] / n)
+        def reliability(t, n=n):
+            true = np.maximum(variance(t) - t[3] / t[0], 0.0)
+            return divide(true, true + t[4] / t[0] / n)
 
-            tokens = _response_tokens(labelled, n) / _response_tokens(labelled, n_mc)
-            found = ratio_of(sums, reliability)
-            splits.append(Split(n, n_mc / n, n_mc / n * tokens, found))
-    return Noise(values, progress, tuple(splits))
+        def against_now(t, n=n):
+            return divide(reliability(t, n), reliability(t, n_mc))
+
+        gain = ratio_of(sums, against_now)
+        times = functools.partial(operator.mul, responses)
+        found.append(
+            Split(
+                n,
+                responses,
+                ratio_of(sums, reliability),
+                None if gain is None else gain.through(times),
+                gain if responses * labelled.n_cov >= 1 else None,
+            )
+        )
+    return Noise(values, progress, tuple(found))
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -102,17 +121,38 @@ def _noise_sums(labels: StepLabels) -> np.ndarray:
     )
 
 
-def _response_tokens(labelled: Labelled, n_mc: int) -> float:
-    """Tokens decoded for one labelled response, itself included, in the mean.
+@dataclasses.dataclass(frozen=True)
+class _Tokens:
+    """What labels cost: tokens decoded and prefilled, of all of them.
 
-    The rest of a response is itself a continuation of each of its prefixes, so it is
-    as long as others are in the mean.
+    Attributes:
+      fixed: of the responses, and of reading them before they are continued.
+      of_continuations: with one continuation of each prefix. The rest of a response is
+        itself one, so it is as long as others are in the mean.
+      responses: how many.
     """
-    return float(
-        np.mean(
-            [
-                len(r.tokens) + n_mc * np.sum(len(r.tokens) - x.ends[:-1])
-                for r, x in zip(labelled.responses, labelled.labels, strict=True)
-            ]
-        )
-    )
+
+    fixed: float
+    of_continuations: float
+    responses: int
+
+    @classmethod
+    def of(cls, labelled: Labelled) -> "_Tokens":
+        """Of a run; what several responses begin with is read and continued once."""
+        fixed = rest = 0
+        for places in labelled.by_problem():
+            fixed += len(labelled.responses[places[0]].prompt)
+            seen = set()
+            for i in places:
+                response, ends = labelled.responses[i], labelled.labels[i].ends[:-1]
+                fixed += len(response.tokens)
+                new = [e for e in ends.tolist() if response.tokens[:e] not in seen]
+                seen.update(response.tokens[:end] for end in new)
+                rest += sum(len(response.tokens) - end for end in new)
+                if new:
+                    fixed += len(response.prompt) + new[-1]
+        return cls(fixed, rest, len(labelled.responses))
+
+    def of_response(self, n_mc: int) -> float:
+        """Of one labelled response in the mean."""
+        return (self.fixed + n_mc * self.of_continuations) / self.responses

@@ -38,12 +38,26 @@ def told_apart(
             for by_key in places.values()
         ]
     ).reshape(-1, 2)
+    return share_of_pairs(sums), int(sums[:, 1].sum())
+
+
+def share_of_pairs(sums: np.ndarray) -> Estimate | None:
+    """The share of pairs in the right order, over problems.
+
+    Args:
+      sums: of each problem pairs in the right order and all pairs, `[P, 2]`; an AUC
+        within problems is such a share.
+
+    Returns:
+      None if there is no pair.
+    """
     sums = sums[sums[:, 1] > 0]
-    pairs = int(sums[:, 1].sum())
+    if not len(sums):
+        return None
     shares = sums[:, 0] / sums[:, 1]
-    if pairs and np.all((shares == 0) | (shares == 1)) and len(np.unique(shares)) == 1:
-        return share_of(shares), pairs  # resampling equal shares has no width
-    return ratio_of(sums, lambda t: divide(t[0], t[1])), pairs
+    if np.all((shares == 0) | (shares == 1)) and len(np.unique(shares)) == 1:
+        return share_of(shares)  # resampling equal shares has no width
+    return ratio_of(sums, lambda t: divide(t[0], t[1]))
 
 
 def _ordered(steps: Sequence[tuple[float, float]]) -> tuple[float, float]:

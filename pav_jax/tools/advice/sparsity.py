@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pav_jax.core.types import StepLabels
-from pav_jax.prover import failure_power
-from pav_jax.tools.advice.estimates import Estimate, mean_of, share_of
+from pav_jax.prover import squared_progress
+from pav_jax.tools.advice.estimates import Estimate, mean_of_all, share_of
 from pav_jax.tools.advice.labelled import KS, Labelled, bok, fewest
+
+# Of each problem, by its number: a sum over steps of π, and how many steps.
+OverSteps = Mapping[int, tuple[float, int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +47,14 @@ def sparsity(labelled: Labelled) -> Sparsity:
     totals = np.array([sum(n for _, n in found) for found in counts])
     weight = np.array([1 / len(found) for found in counts for _ in found]) / len(counts)
     progress = {
-        bok(k): _progress(labelled, labelled.labels, k)
+        bok(k): per_step(squares(labelled, labelled.labels, k))
         for k in KS
         if 2 * k <= labelled.n_mc
     }
     for name, theirs in labelled.others.items():
         there = [x for x in theirs if x is not None]
         if there and fewest(there) >= 2:
-            progress[name] = _progress(labelled, theirs, 1)
+            progress[name] = per_step(squares(labelled, theirs, 1))
     return Sparsity(
         base,
         share_of(np.array([all(zero) for zero in prefixes], float)),
@@ -84,21 +87,21 @@ def _distinct(labelled: Labelled, places: Sequence[int]) -> list[tuple[int, int]
     return list(found.values())
 
 
-def _progress(
+def squares(
     labelled: Labelled, labels: Sequence[StepLabels | None], k: int
-) -> Estimate:
-    """`E (A^μ)^2` over steps, the mean of each problem, for `μ = BoK`.
-
-    Neighbouring prefixes have continuations of their own, so the product of their
-    values has no bias.
-    """
-    values = []
+) -> OverSteps:
+    """`(A^μ)^2` over steps of π, for `μ = BoK` of those whose labels they are."""
+    found = {}
     for places in labelled.by_problem():
-        squares = []
-        for i in places:
-            if labels[i] is not None:
-                fail, square = (failure_power(labels[i], power) for power in (k, 2 * k))
-                squares.append(square[1:] + square[:-1] - 2 * fail[1:] * fail[:-1])
-        if squares:
-            values.append(np.mean(np.concatenate(squares)))
-    return mean_of(np.array(values))
+        steps = [
+            squared_progress(labels[i], k=k) for i in places if labels[i] is not None
+        ]
+        if steps:
+            problem = labelled.responses[places[0]].problem
+            found[problem] = float(sum(map(np.sum, steps))), sum(map(len, steps))
+    return found
+
+
+def per_step(found: OverSteps) -> Estimate:
+    """The mean over steps, each of which weighs alike."""
+    return mean_of_all(np.array(list(found.values())))
