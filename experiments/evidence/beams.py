@@ -40,8 +40,8 @@ def sweep() -> list[dict]:
     return product({"seed": range(5)})
 
 
-def measures(results: dict) -> dict[str, float]:
-    """In points, but for the AUCs."""
+def measures(results: dict) -> dict[str, float | None]:
+    """In points, but for the AUCs and a ratio of tokens."""
     found = results["compute_efficiency"]
     rows = {(row["method"], row["n"]): row["accuracy"] for row in results["search"]}
     picks = {(r["method"], r["n"], r["pick"]): r["accuracy"] for r in results["picks"]}
@@ -72,4 +72,6 @@ def measures(results: dict) -> dict[str, float]:
     return out | {
         "AUC last, PRM": results["verifier"]["auc_within_problem"]["last"],
         "AUC last, ORM": results["verifier"]["orm"]["auc_last"],
+        # None: no beam is shown to reach it.
+        "times fewer tokens for the best of selection": found["beam_pav"],
     }

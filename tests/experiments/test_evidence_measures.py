@@ -15,7 +15,7 @@ def of_beams(**points):
     """Results of one width of beams, with these points at equal tokens."""
     row = dict(method="beam_pav", n=16)
     rules = ("prm", "orm", "sum", "vote_prm", "vote_orm", "any")
-    efficiency = dict(points_at_equal_tokens=points, by_point=[])
+    efficiency = dict(points_at_equal_tokens=points, by_point=[], beam_pav=None)
     return {
         "compute_efficiency": {**efficiency, "paper": efficiency},
         "search": [row | dict(accuracy=0.5), dict(method="beam_q", n=16, accuracy=0.4)],
@@ -34,6 +34,7 @@ def test_no_beam_within_the_range_of_selection(name):
     found = config_lib.call(file, "measures", of_beams())
     assert not [key for key in found if key.startswith(("H1", "H2"))]
     assert found["H5: beam_pav over beam_q, 16 beams"] == pytest.approx(10)
+    assert found["times fewer tokens for the best of selection"] is None
     one_pick = found["H5: the same, 16 beams, both picked by prm"]
     assert one_pick == pytest.approx(5)
     both = config_lib.call(file, "measures", of_beams(beam_pav=0.05))
