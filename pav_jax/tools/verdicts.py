@@ -31,6 +31,8 @@ class Claim:
       arm: the fields that its runs set, without the seed.
       lower_is_opposite: False if a lower measure is no effect the other way: it is a
         code, or the least of several numbers.
+      added_later: True if runs that are kept may lack the measure, since `measures()`
+        did not have it then: with these alone it is not run, and no mistake.
     """
 
     says: str
@@ -40,6 +42,7 @@ class Claim:
     nothing: float = 0.0
     arm: Point = dataclasses.field(default_factory=dict)
     lower_is_opposite: bool = True
+    added_later: bool = False
 
 
 def of(config: str) -> list[Claim]:
@@ -83,7 +86,8 @@ def claims_table(claims: Sequence[Claim], found: Sequence[Found]) -> str:
       found: by its runs. A number that none of an arm has, all None, is not run.
 
     Raises:
-      UserError: a claim is about a measure whose name the runs of its arm have not.
+      UserError: a claim is about a measure whose name the runs of its arm have not,
+        and is not said to be `added_later`.
     """
     measured = over_seeds(found)
     lines = ["| claim | the paper | here | no effect; it holds | seeds | verdict |"]
@@ -91,7 +95,7 @@ def claims_table(claims: Sequence[Claim], found: Sequence[Found]) -> str:
     for claim in claims:
         runs = [numbers for fields, numbers in found if arm_of(fields) == claim.arm]
         names = dict.fromkeys(name for numbers in runs for name in numbers)
-        if runs and claim.measure not in names:
+        if runs and claim.measure not in names and not claim.added_later:
             raise UserError(
                 f"a claim is about {claim.measure!r}, which measures() has not; it has"
                 f" {', '.join(names)}"
@@ -112,44 +116,80 @@ def claims_table(claims: Sequence[Claim], found: Sequence[Found]) -> str:
 def figure(measured: Sequence[Measured]) -> bytes | None:
     """The measures whose names are "LINE, AXIS = NUMBER" as lines, an SVG.
 
-    A band is the 95% interval over the seeds. None if no line has two points.
+    Each axis has a panel. A band is the 95% interval over the seeds. A number that not
+    all seeds of its line have is left out: it would be the mean of other seeds. None if
+    no line has two points.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
     if not measured:
         return None
-    lines: dict[str, list[tuple[float, Measured]]] = {}
-    axis, told_by = "", _telling_fields([row.arm for row in measured])
+    panels = _panels(measured)
+    if not panels:
+        return None
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    # Else the ids in the file differ from run to run.
+    with matplotlib.rc_context({"svg.hashsalt": "figure", "svg.fonttype": "none"}):
+        size = (9.0, 1.5 + 4.0 * len(panels))
+        drawn = Figure(figsize=size, layout="constrained")
+        legend: dict[str, Any] = {}
+        for axes, (axis, lines) in zip(
+            drawn.subplots(len(panels), squeeze=False)[:, 0],
+            panels.items(),
+            strict=True,
+        ):
+            for name, points in lines.items():
+                handle = _line(axes, points, names.index(name), name)
+                legend.setdefault(name, handle)
+            _scale(axes, axis, {x for points in lines.values() for x, _ in points})
+        drawn.legend(
+            legend.values(),
+            legend.keys(),
+            fontsize="small",
+            loc="outside lower center",
+            ncols=3,
+        )
+        file = io.BytesIO()
+        drawn.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+Points = list[tuple[float, Measured]]  # of one line
+
+
+def _panels(measured: Sequence[Measured]) -> dict[str, dict[str, Points]]:
+    """Lines of two points or more, by their axis and their name."""
+    panels: dict[str, dict[str, Points]] = {}
+    told_by = _telling_fields([row.arm for row in measured])
     for row in measured:
         if found := _NAMED_POINT.fullmatch(row.name):
             parts = [
                 f"{field.split('.')[-1]} = {row.arm.get(field)}" for field in told_by
             ]
-            axis = found[2]
             name = f"{found[1]} ({', '.join(parts)})" if parts else found[1]
+            lines = panels.setdefault(found[2], {})
             lines.setdefault(name, []).append((float(found[3]), row))
-    lines = {name: points for name, points in lines.items() if len(points) > 1}
-    if not lines:
-        return None
-    # Else the ids in the file differ from run to run.
-    with matplotlib.rc_context({"svg.hashsalt": "figure", "svg.fonttype": "none"}):
-        drawn = Figure(figsize=(9.0, 5.5), layout="constrained")
-        axes = drawn.subplots()
-        for place, (name, points) in enumerate(lines.items()):
-            points.sort(key=lambda point: point[0])
-            xs = [x for x, _ in points]
-            colour, means = f"C{place % 10}", [row.mean for _, row in points]
-            dashes = ("-", "--", ":")[place // 10 % 3]
-            axes.plot(xs, means, f"o{dashes}", color=colour, ms=3.5, label=name)
-            if all(row.interval for _, row in points):
-                bounds = zip(*(row.interval for _, row in points), strict=True)
-                axes.fill_between(xs, *bounds, color=colour, alpha=0.08)
-        _scale(axes, axis, {x for points in lines.values() for x, _ in points})
-        drawn.legend(fontsize="small", loc="outside lower center", ncols=3)
-        file = io.BytesIO()
-        drawn.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+    for lines in panels.values():
+        for name, points in list(lines.items()):
+            most = max(len(row.values) for _, row in points)
+            lines[name] = [point for point in points if len(point[1].values) == most]
+            if len(lines[name]) < 2:
+                del lines[name]
+    return {axis: lines for axis, lines in panels.items() if lines}
+
+
+def _line(axes: Any, points: Points, place: int, name: str) -> Any:
+    """Draws a line and its band; returns what the legend shows."""
+    points = sorted(points, key=lambda point: point[0])
+    xs = [x for x, _ in points]
+    colour, means = f"C{place % 10}", [row.mean for _, row in points]
+    dashes = ("-", "--", ":")[place // 10 % 3]
+    [drawn] = axes.plot(xs, means, f"o{dashes}", color=colour, ms=3.5, label=name)
+    if all(row.interval for _, row in points):
+        bounds = zip(*(row.interval for _, row in points), strict=True)
+        axes.fill_between(xs, *bounds, color=colour, alpha=0.08)
+    return drawn
 
 
 def _telling_fields(arms: Sequence[Point]) -> list[str]:
@@ -166,7 +206,7 @@ def _telling_fields(arms: Sequence[Point]) -> list[str]:
 def _scale(axes: Any, name: str, xs: set[float]) -> None:
     """Numbers of samples or beams by their logarithm, with a tick at each."""
     ticks = sorted(xs)
-    if name in ("N", "K"):
+    if name.split()[-1] in ("N", "K"):
         axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()

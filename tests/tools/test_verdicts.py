@@ -67,6 +67,17 @@ def test_a_claim_about_no_measure():
         verdicts.claims_table([CLAIM], _runs((1.0,), name="loss"))
 
 
+def test_a_claim_about_what_kept_runs_were_not_measured_for():
+    """Which is no mistake if it says so; with a run that has it, it is as any other."""
+    claim = dataclasses.replace(CLAIM, added_later=True)
+    old = _runs((1.0, 2.0), name="loss")
+    row = verdicts.claims_table([claim], old).splitlines()[2]
+    assert row == "| It is better | 8 points |  | 0; 8 |  | not run |"
+    new = [({"seed": 2}, {"gain": 9.0, "loss": 1.0})]
+    row = verdicts.claims_table([claim], [*old, *new]).splitlines()[2]
+    assert row.endswith("| 9 | 0; 8 | 1 | one seed |")
+
+
 def test_a_claim_about_a_number_that_no_run_has_yet():
     """As an AUC without any pair: `measures()` has it, and gives None."""
     table = verdicts.claims_table([CLAIM], _runs((None, None)))
@@ -95,6 +106,43 @@ def test_a_figure_has_a_line_for_each_name_and_arm():
     ]
     curves = [xs for xs in lines if len(xs) == 3]
     assert len(curves) == 2 + 2 and all(xs == sorted(xs) for xs in curves)
+
+
+def _xs(drawn):
+    """The places of the points of each line, from left to right as drawn."""
+    lines = re.findall(r'id="line2d_\d+">\s*<path d="([^"]*)"', drawn.decode())
+    found = [[float(x) for x in re.findall(r"[ML] (\S+) \S+", path)] for path in lines]
+    return [xs for xs in found if len(xs) > 2]
+
+
+def test_a_figure_has_a_panel_for_each_axis():
+    """With its own name, and one legend for all."""
+    rows = [
+        _measured((float(x), 2.0 * x), f"{line}, {axis} = {x}")
+        for axis in ("iteration", "Pass@N with N")
+        for line in ("one", "other")
+        for x in (1, 2, 8)
+    ]
+    # Another quantity of one point alone has no panel, and names no axis.
+    rows.append(_measured((1.0, 2.0), "ratio, a over b at c = 10"))
+    drawn = verdicts.figure(rows)
+    text = drawn.decode()
+    for words in (">iteration<", ">Pass@N with N<"):
+        assert text.count(words) == 1
+    assert text.count(">one<") == text.count(">other<") == 1
+    assert "a over b" not in text
+    # Of N the logarithm, so that 2 is a third of the way from 1 to 8.
+    places = {round((xs[1] - xs[0]) / (xs[2] - xs[0]), 2) for xs in _xs(drawn)}
+    assert places - {0.5} == {round(1 / 7, 2), round(1 / 3, 2)}  # less the legend's
+
+
+def test_a_figure_leaves_out_means_of_other_seeds():
+    """Of a point that one run has not the mean is of the others."""
+    rows = [_measured((1.0, 2.0), f"line, N = {n}") for n in (1, 2, 4)]
+    one = _measured((9.0,), "line, N = 8")
+    assert verdicts.figure([*rows, one]) == verdicts.figure(rows)
+    both = dataclasses.replace(one, values={0: 9.0, 1: 9.0})
+    assert verdicts.figure([*rows, both]) != verdicts.figure(rows)
 
 
 def test_no_figure_of_single_points():
