@@ -174,5 +174,5 @@ def _shrink(config: ConfigDict) -> None:
     rl.methods.pav_refreshed = dict(rl.methods.pav_rl) | dict(refresh_every=2)
     rl.refresh = _refresh() | dict(problems=8, steps=2, warmup_steps=1, batch_size=4)
     rl.provers = dict(problems=4, responses=2, n_mc=4, ks=(1, 2))
-    rl.final.update(dict(problems=8, samples=4, unsolved=8, ns=(1, 2, 4)))
+    rl.final.update(dict(problems=8, samples=4, unsolved=4, ns=(1, 2, 4)))
     rl.final.beams = (2,)

@@ -72,7 +72,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.name = "paper_fig07_08"
     config.rl.seeds = (0,)
     with config.unlocked():
-        exact = dict(config.rl.methods.pav_rl) | dict(n_mc=8 if smoke else 64)
+        exact = dict(config.rl.methods.pav_rl) | dict(n_mc=4 if smoke else 64)
         config.rl.methods.oracle = exact
     if not smoke:
         config.search.update(dict(samples=4, beams=(4,), ns=(1, 2, 4)))
