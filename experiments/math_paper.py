@@ -159,7 +159,13 @@ def _rl(sft: ConfigDict, *, steps: int, alpha: float) -> dict:
             # verifier predicts its Q, so K is 1. Bo4 is the prover of search.
             pav_rl=dict(reward="progress", baseline="value", alpha=alpha, prover_k=1),
         ),
-        final=dict(samples=256, unsolved=256, ns=(*SIZES, 256), reference="orm_rl"),
+        final=dict(
+            samples=256,
+            unsolved=256,
+            ns=(*SIZES, 256),
+            beams=(16, 32),
+            reference="orm_rl",
+        ),
     )
 
 

@@ -3,7 +3,8 @@
     pav run --config=experiments/rl_demo.py --workdir=runs/rl_demo --until=improvement
 
 The whole pipeline, with stages added: RFT on the base policy's correct rollouts, then
-RL by each method and seed (paper, Sec. 5 and App. E), then Pass@N of every policy.
+RL by each method and seed (paper, Sec. 5 and App. E), then Pass@N of every policy, and
+best-of-N and beams on the problems that the base policy never solves.
 Without --until search and the page follow, with a section on RL. docs/rl.md says what
 came of it. Hardware: 2 CPU cores.
 
@@ -80,6 +81,7 @@ def get_config(variant: str = "") -> ConfigDict:
             samples=128,  # responses to a problem
             unsolved=256,  # of the base policy, to say which it never solves
             ns=(1, 2, 4, 8, 16, 32, 64, 128),
+            beams=(16, 32),  # N of beams by Q^π, on the problems that it never solves
             reference="orm_rl",  # what methods are compared with
         ),
     )
@@ -172,4 +174,5 @@ def _shrink(config: ConfigDict) -> None:
     rl.methods.pav_refreshed = dict(rl.methods.pav_rl) | dict(refresh_every=2)
     rl.refresh = _refresh() | dict(problems=8, steps=2, warmup_steps=1, batch_size=4)
     rl.provers = dict(problems=4, responses=2, n_mc=4, ks=(1, 2))
-    rl.final.update(dict(problems=8, samples=4, unsolved=8, ns=(1, 2, 4)))
+    rl.final.update(dict(problems=8, samples=4, unsolved=4, ns=(1, 2, 4)))
+    rl.final.beams = (2,)

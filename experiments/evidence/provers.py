@@ -123,15 +123,15 @@ def measures(results: dict) -> dict[str, float | None]:
     return out
 
 
-def first_at(curve: dict, goal: float) -> float:
+def first_at(curve: dict, goal: float, by: str = "step") -> float:
     """The iteration at which the first seed's curve is at `goal`; the last if never.
 
     A curve that begins at the goal is there at its first iteration. Between a point
     below the goal and the next, at it or above, the curve is taken to be linear. Of one
     that is never there the last iteration is the least that it could be, so that a
-    ratio to it is a bound.
+    ratio to it is a bound. With `by="paid"` it is so many tokens, and no iteration.
     """
-    steps, values = curve["step"], curve["sampled"]["seeds"][0]
+    steps, values = curve[by], curve["sampled"]["seeds"][0]
     there = [place for place, value in enumerate(values) if value >= goal]
     if not there:
         return float(steps[-1])

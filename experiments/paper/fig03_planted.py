@@ -89,6 +89,7 @@ def claims() -> list[Claim]:
             "progress, γ = 10, iteration = 350",
             least=100.0,
             nothing=50.0,
+            added_later=True,
         ),
         Claim(
             "Pass@N grows faster in N with γ = 10, after 100 iterations (Fig. 3c)",
@@ -96,6 +97,7 @@ def claims() -> list[Claim]:
             FEWER_SAMPLES,
             least=5.0,
             nothing=1.0,
+            added_later=True,
         ),
         Claim(
             "weaker provers than [8, 15] do not help (Fig. 3b, 9)",

@@ -36,6 +36,7 @@ class Stream(enum.IntEnum):
     PROVER_LABELS = 115  # and its continuations of step prefixes
     FIRST_PIT = 116  # continuations of states of high value, and up to first pits
     RL_UNSOLVED = 117  # responses that say which problems the SFT policy never solves
+    RL_BEAMS = 118  # candidates of searches on those problems
     LABORATORY = 120  # all of one seed of a laboratory
 
 

@@ -178,6 +178,7 @@ _SECTIONS: dict[str, dict[str, rules.Rule]] = {
         "samples": rules.POSITIVE,
         "unsolved": rules.POSITIVE,
         "ns": rules.POSITIVES,
+        "beams": rules.POSITIVES.optional(),
         "reference": rules.TEXT,
     },
 }

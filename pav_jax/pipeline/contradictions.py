@@ -239,7 +239,6 @@ def _of_model(model: ConfigDict) -> Iterator[str]:
 
 
 def _of_rl(rl: ConfigDict) -> Iterator[str]:
-    final = rl.final
     if not rl.get("methods"):
         yield "config.rl.methods is empty; RL needs a method"
     for method in rl.methods:
@@ -249,22 +248,7 @@ def _of_rl(rl: ConfigDict) -> Iterator[str]:
                 " letters, digits and _, starts with no digit, and is none of"
                 f" {', '.join(_BEFORE_RL)}"
             )
-    if max(final.ns) > final.samples:
-        yield (
-            f"config.rl.final.ns={tuple(final.ns)} must be at most"
-            f" config.rl.final.samples={final.samples}, of which they are parts"
-        )
-    if max(final.ns) > final.unsolved:
-        yield (
-            f"config.rl.final.ns={tuple(final.ns)} must be at most"
-            f" config.rl.final.unsolved={final.unsolved}, the responses of the SFT"
-            " policy, of which they are parts"
-        )
-    if final.reference not in rl.methods:
-        yield (
-            f"config.rl.final.reference={final.reference!r} is none of"
-            f" config.rl.methods: {', '.join(rl.methods)}"
-        )
+    yield from _of_final(rl.final, rl.methods)
     if "provers" in rl and 2 * max(rl.provers.ks) > rl.provers.n_mc:
         yield (
             f"config.rl.provers.ks={tuple(rl.provers.ks)} must be at most half of"
@@ -284,6 +268,32 @@ def _of_rl(rl: ConfigDict) -> Iterator[str]:
                 " one response to a problem is its own mean, so its outcome teaches"
                 " nothing"
             )
+
+
+def _of_final(final: ConfigDict, methods: ConfigDict) -> Iterator[str]:
+    """How the policies of RL methods are measured at the end."""
+    if max(final.ns) > final.samples:
+        yield (
+            f"config.rl.final.ns={tuple(final.ns)} must be at most"
+            f" config.rl.final.samples={final.samples}, of which they are parts"
+        )
+    if max(final.ns) > final.unsolved:
+        yield (
+            f"config.rl.final.ns={tuple(final.ns)} must be at most"
+            f" config.rl.final.unsolved={final.unsolved}, the responses of the SFT"
+            " policy, of which they are parts"
+        )
+    if not set(final.get("beams", ())) <= set(final.ns):
+        yield (
+            f"config.rl.final.beams={tuple(final.beams)} must be among"
+            f" config.rl.final.ns={tuple(final.ns)}: a beam of N is compared with the"
+            " best of N samples"
+        )
+    if final.reference not in methods:
+        yield (
+            f"config.rl.final.reference={final.reference!r} is none of"
+            f" config.rl.methods: {', '.join(methods)}"
+        )
 
 
 def _of_rl_problems(rl: ConfigDict, labels: int | None) -> Iterator[str]:

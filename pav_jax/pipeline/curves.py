@@ -115,9 +115,9 @@ def _selections(
     seed: int,
 ) -> list[Point]:
     """Best-of-N and weighted votes by either verifier, at one N."""
-    correct, prompt = samples["correct"], samples["prompt_length"]
-    decoded = n * samples["length"].mean(axis=1)
-    cost = np.stack([decoded, prompt, prompt + decoded], axis=1)
+    correct = samples["correct"]
+    length, prompt = samples["length"].mean(axis=1), samples["prompt_length"]
+    cost = selection_tokens(length, prompt, n)
     points = []
     for name, verifier in (("orm", "orm"), ("pav", "prm")):
         weights = samples[verifier]
@@ -128,6 +128,18 @@ def _selections(
             Point(f"vote_{name}", n, vote, cost),
         ]
     return points
+
+
+def selection_tokens(length: np.ndarray, prompt: np.ndarray, n: int) -> np.ndarray:
+    """Tokens of N samples that a verifier chooses among, `[P, 3]` as in `Point`.
+
+    Args:
+      length: mean length of a problem's samples, `[P]`.
+      prompt: tokens of its prompt, `[P]`, which the verifier reads once as well.
+      n: samples.
+    """
+    decoded = n * length
+    return np.stack([decoded, prompt, prompt + decoded], axis=1)
 
 
 def beside_beams(

@@ -6,6 +6,7 @@ on problems whose answers are known give outcomes, and continuations from the st
 the best of them give step labels, for exactly such states.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,16 +18,14 @@ from pav_jax import labels
 from pav_jax.core.counts import counted
 from pav_jax.core.errors import UserError
 from pav_jax.core.seeds import Stream, derive
-from pav_jax.core.types import Params, Response, StepLabels
+from pav_jax.core.types import Response, StepLabels
+from pav_jax.pipeline import beams as beams_lib
 from pav_jax.pipeline.runner import StageContext
-from pav_jax.pipeline.search import beam_config
 from pav_jax.pipeline.shards import in_shards
 from pav_jax.policy import load_policy
-from pav_jax.search.beam import SearchResult, beam_search
-from pav_jax.search.verifier_scorer import VerifierScorer
+from pav_jax.search.beam import SearchResult
 from pav_jax.storage import records
 from pav_jax.tasks.problems import Problems
-from pav_jax.verifier import load_verifier
 
 
 def run_beams(context: StageContext, *, prm: str, number: int) -> None:
@@ -45,16 +44,20 @@ def run_beams(context: StageContext, *, prm: str, number: int) -> None:
             f"config.verifier.on_search.problems={settings.problems} must be at most"
             f" {most}: the others are held out by config.verifier.held_out"
         )
-    model = (problems.architecture, problems.dtype)
-    policy = load_policy(context.input("sft"), *model)
-    scorer = VerifierScorer(
-        load_verifier(context.input(prm), *model),
-        problems.architecture,
-        config.limits.max_tokens,
+    policy = load_policy(context.input("sft"), problems.architecture, problems.dtype)
+    scorer = beams_lib.read_scorer(context, problems, prm)
+    search = functools.partial(
+        beams_lib.search,
+        context,
+        problems,
+        policy=policy,
+        scorer=scorer,
+        beams=settings.beams,
+        seed=derive(config.seed, Stream.ON_SEARCH, number),
     )
 
     def work(part, path, ledger, advance):
-        found = _search(context, problems, part, policy, scorer, number)
+        found = list(search(part))
         for result in found:
             ledger += result.ledger
         responses = _responses(problems, part, found, config.limits.max_tokens)
@@ -76,37 +79,6 @@ def run_beams(context: StageContext, *, prm: str, number: int) -> None:
             advance()
 
     in_shards(context, range(settings.problems), config.labels.shard, "problem", work)
-
-
-def _search(
-    context: StageContext,
-    problems: Problems,
-    part: Sequence[int],
-    policy: Params,
-    scorer: VerifierScorer,
-    number: int,
-) -> list[SearchResult]:
-    """Beams by `Q^π` on some of the problems."""
-    config = context.config
-    beam = beam_config(
-        config,
-        config.verifier.on_search.beams,
-        end_ids=problems.tokenizer.end_ids,
-        step_end_ids=tuple(np.flatnonzero(problems.is_step_end).tolist()),
-    )
-    found = beam_search(
-        policy,
-        scorer,
-        [problems.prompts[i] for i in part],
-        [problems[i].id for i in part],
-        alpha=0.0,
-        prover_k=1,
-        seed=derive(config.seed, Stream.ON_SEARCH, number),
-        architecture=problems.architecture,
-        beam=beam,
-        profile=context.profile,
-    )
-    return list(found)
 
 
 def _responses(

@@ -7,9 +7,9 @@ and no interval.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from pav_jax.core.progress_bar import progress_bar
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Params, Response
 from pav_jax.metrics import best_of_n, pass_at_n, seed_interval
+from pav_jax.pipeline import unsolved
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.shards import write_ledger
 from pav_jax.policy import load_policy
@@ -30,7 +31,9 @@ from pav_jax.verifier import load_verifier
 
 _LEDGER = "ledger_"  # begins the names of counts among a policy's arrays
 _CHOICE = "unsolved"  # beside the names of policies: draws of SFT; see `_draw_choice`
+_PAID = ("decoded", "prefilled", "scored", "trained")  # by an iteration of RL
 Samples = dict[str, np.ndarray]  # of one policy: see `_draw`
+Found = TypeVar("Found")
 
 
 def run_improvement(context: StageContext) -> None:
@@ -45,6 +48,12 @@ def run_improvement(context: StageContext) -> None:
     measured = Problems.load(config, context.input("data"), config.rl.measured)
     problems = measured.first(config.rl.final.get("problems"))
     samples = _sample_all(context, problems, list(policies))
+    hard = unsolved.never_solved(samples[_CHOICE]["correct"])
+    beams = unsolved.search_all(context, problems, list(policies), hard)
+    total = unsolved.ledger_of(beams)
+    for arrays in samples.values():
+        total += _ledger_of(arrays)
+    write_ledger(context.directory, total)
     curves = {name: _curve(context.input(name)) for name in runs}
     methods: dict[str, list[str]] = {}
     for name, method in policies.items():
@@ -55,6 +64,13 @@ def run_improvement(context: StageContext) -> None:
         "samples": config.rl.final.samples,
         "seeds": list(config.rl.seeds),
         **_compared(samples, curves, methods, config.rl.final),
+        "unsolved": unsolved.compared(
+            samples[_CHOICE],
+            _by_method(samples, methods),
+            _by_method(beams, methods) if beams else {},
+            np.array([len(prompt) for prompt in problems.prompts]),
+            config.rl.final.ns,
+        ),
         "config": config.rl.to_dict(),
     }
     if "provers" in context.inputs:
@@ -66,10 +82,9 @@ def run_improvement(context: StageContext) -> None:
 def _sample_all(
     context: StageContext, problems: Problems, policies: Sequence[str]
 ) -> dict[str, Samples]:
-    """Responses of every policy, those of `_CHOICE`, and the ledger of all of them."""
+    """Responses of every policy, and those of `_CHOICE`."""
     prm = load_verifier(context.input("prm"), problems.architecture, problems.dtype)
     samples: dict[str, Samples] = {}
-    total = Ledger()
     names = [_CHOICE, *policies]
     for name in progress_bar(iterable=names, unit="policy", desc=context.stage):
         path = context.directory / f"{name}.npz"
@@ -80,14 +95,6 @@ def _sample_all(
                 arrays = _draw(context, problems, prm, name)
             artifacts.write_arrays(path, arrays)
         samples[name] = artifacts.read_arrays(path)
-        total += Ledger(
-            **{
-                key.removeprefix(_LEDGER): int(count)
-                for key, count in samples[name].items()
-                if key.startswith(_LEDGER)
-            }
-        )
-    write_ledger(context.directory, total)
     return samples
 
 
@@ -159,6 +166,26 @@ def _counts(ledger: Ledger) -> Samples:
     return {f"{_LEDGER}{key}": np.array(value) for key, value in vars(ledger).items()}
 
 
+def _ledger_of(arrays: Samples) -> Ledger:
+    """What `_counts` put among arrays."""
+    return Ledger(
+        **{
+            key.removeprefix(_LEDGER): int(count)
+            for key, count in arrays.items()
+            if key.startswith(_LEDGER)
+        }
+    )
+
+
+def _by_method(
+    found: Mapping[str, Found], methods: dict[str, list[str]]
+) -> dict[str, list[Found]]:
+    """What policies have: of each method, a list entry a seed."""
+    return {
+        method: [found[name] for name in names] for method, names in methods.items()
+    }
+
+
 def _compared(
     samples: dict[str, Samples],
     curves: dict[str, dict],
@@ -166,9 +193,6 @@ def _compared(
     final: Any,
 ) -> dict[str, Any]:
     """Methods side by side, each the mean of its seeds' policies."""
-    of_methods = {
-        method: [samples[name] for name in names] for method, names in methods.items()
-    }
     mean_curves = {
         method: _mean_curve([curves[name] for name in names])
         for method, names in methods.items()
@@ -176,23 +200,29 @@ def _compared(
     }
     return {
         "policies": {
-            method: _summary(found, final.ns) for method, found in of_methods.items()
+            method: _summary(found, final.ns)
+            for method, found in _by_method(samples, methods).items()
         },
         "curves": mean_curves,
-        "unsolved": _unsolved(samples[_CHOICE], of_methods, final.ns),
         "against": _against(final.reference, mean_curves, samples, methods),
     }
 
 
 def _curve(folder: Path) -> dict[str, list[float]]:
-    """Accuracy of one run against iterations and tokens sampled for training."""
-    decoded = np.cumsum(
-        [0] + [x["decoded"] for x in artifacts.read_jsonl(folder / "metrics.jsonl")]
-    )
+    """Accuracy of one run against iterations and tokens.
+
+    `tokens` are those sampled for training. `paid` are all that iterations pay: these,
+    those of prompts, those that a verifier reads, and those that are trained on.
+    """
+    spent = artifacts.read_jsonl(folder / "metrics.jsonl")
     rows = artifacts.read_jsonl(folder / "accuracy.jsonl")
+    tokens = {
+        key: np.cumsum([0, *(sum(row[kind] for kind in kinds) for row in spent)])
+        for key, kinds in (("tokens", _PAID[:1]), ("paid", _PAID))
+    }
     return {
         "step": [row["step"] for row in rows],
-        "tokens": [int(decoded[row["step"]]) for row in rows],
+        **{key: [int(x[row["step"]]) for row in rows] for key, x in tokens.items()},
         "greedy": [row["greedy"] for row in rows],
         "sampled": [row["sampled"] for row in rows],
     }
@@ -202,7 +232,10 @@ def _mean_curve(curves: list[dict[str, list[float]]]) -> dict[str, Any]:
     """Means over seeds, and each seed's own accuracies."""
     return {
         "step": curves[0]["step"],
-        "tokens": np.mean([c["tokens"] for c in curves], axis=0).tolist(),
+        **{
+            key: np.mean([c[key] for c in curves], axis=0).tolist()
+            for key in ("tokens", "paid")
+        },
         **{
             key: {
                 "mean": np.mean([c[key] for c in curves], axis=0).tolist(),
@@ -234,33 +267,6 @@ def _summary(samples: list[dict[str, np.ndarray]], ns: tuple[int, ...]) -> dict:
             for n in ns
         },
         "length": float(np.mean([s["length"].mean() for s in samples])),
-    }
-
-
-def _unsolved(choice, methods: dict[str, list], ns: tuple[int, ...]) -> dict:
-    """The problems that no response of `_draw_choice` solves, and who solves them."""
-    hard = ~choice["correct"].any(axis=1)
-    if not hard.any():
-        return {"problems": 0}
-    cut = {
-        method: [
-            {k: a[hard] for k, a in s.items() if k in ("correct", "prm")}
-            for s in samples
-        ]
-        for method, samples in methods.items()
-    }
-    return {
-        "problems": int(hard.sum()),
-        "samples": choice["correct"].shape[1],
-        "best_of": {
-            method: {
-                str(n): float(
-                    np.mean([best_of_n(s["prm"], s["correct"], n) for s in samples])
-                )
-                for n in ns
-            }
-            for method, samples in cut.items()
-        },
     }
 
 

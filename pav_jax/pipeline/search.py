@@ -4,20 +4,19 @@ import dataclasses
 import functools
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from pav_jax import labels
 from pav_jax.core.ledger import Ledger
 from pav_jax.core.progress_bar import progress_bar
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Params, Response
+from pav_jax.pipeline import beams as beams_lib
 from pav_jax.pipeline.runner import StageContext
 from pav_jax.pipeline.search_files import Searched
 from pav_jax.pipeline.shards import in_shards, once
 from pav_jax.policy import load_policy
 from pav_jax.scores import score_outcomes, score_responses
-from pav_jax.search.beam import Scorer, SearchResult, beam_search
-from pav_jax.search.beam_step import BeamConfig
+from pav_jax.search.beam import Scorer, SearchResult
 from pav_jax.search.oracle_scorer import Oracle, OracleScorer
 from pav_jax.search.pick import PICKS, aggregated
 from pav_jax.search.verifier_scorer import VerifierScorer
@@ -238,12 +237,12 @@ class _Searcher:
             context,
             test,
             load_policy(context.input("sft"), *model),
-            _read_verifier(context, test, "prm"),
+            beams_lib.read_scorer(context, test, "prm"),
         )
 
     def read_verifier(self, stage: str) -> VerifierScorer:
         """The verifier that a stage trained."""
-        return _read_verifier(self.context, self.test, stage)
+        return beams_lib.read_scorer(self.context, self.test, stage)
 
     def run(
         self,
@@ -270,108 +269,48 @@ class _Searcher:
           subtrees: parts of the beam, each of which keeps its own best.
         """
         config = self.context.config
-        beam = beam_config(
-            config,
-            beams or config.search.alpha_beams,
-            end_ids=problems.tokenizer.end_ids,
-            step_end_ids=tuple(np.flatnonzero(problems.is_step_end).tolist()),
-        )
-        beam = dataclasses.replace(beam, subtrees=subtrees)
 
-        def search() -> list[dict]:
-            found = beam_search(
+        def make() -> list[dict]:
+            found = beams_lib.search(
+                self.context,
+                problems,
+                range(len(problems)),
                 self.policy,
                 scorer or self.scorer,
-                problems.prompts,
-                [problem.id for problem in problems],
+                beams=beams or config.search.alpha_beams,
+                seed=derive(config.seed, Stream.BEAMS),
                 alpha=alpha,
                 prover_k=prover_k,
-                seed=derive(config.seed, Stream.BEAMS),
-                architecture=problems.architecture,
-                beam=beam,
                 prover_scorer=prover_scorer,
-                profile=self.context.profile,
+                subtrees=subtrees,
             )
             bar = progress_bar(
                 iterable=found, total=len(problems), unit="problem", desc=name
             )
             return self._rows(problems, list(bar))
 
-        return Searched(once(self.context.directory / f"{name}.json", search))
+        return Searched(once(self.context.directory / f"{name}.json", make))
 
     def _rows(self, problems: Problems, found: list[SearchResult]) -> list[dict]:
         """The rows of `Searched`.
 
         The ORM is read for them alone: the memory is the search's until here.
         """
-        responses = [
-            Response(i, problems.prompts[i], tuple(tokens), (), False)
-            for i, result in enumerate(found)
-            for tokens in result.responses
-        ]
-        correct = problems.are_correct([(r.problem, r.tokens) for r in responses])
-        answers = problems.answers(responses)
+        everything = range(len(problems))
         orm = self.context.input("orm")
         values = score_outcomes(
             load_verifier(orm, problems.architecture, problems.dtype),
-            responses,
+            beams_lib.responses_of(problems, everything, found),
             architecture=problems.architecture,
             ledger=Ledger(),  # a search pays for it if its pick uses it
         ).tolist()
-        rows, first = [], 0
-        for i, result in enumerate(found):
-            by_steps = aggregated(result.step_values)
-            mine = slice(first, first := first + len(result.responses))
-            distinct = {tuple(tokens) for tokens in result.responses}
-            paid = result.ledger
-            rows.append(
-                {
-                    "responses": result.responses,
-                    "answers": answers[mine],
-                    "correct": correct[mine],
-                    "ended": result.ended,
-                    "prm": result.values,
-                    "orm": values[mine],
-                    **{rule: scores.tolist() for rule, scores in by_steps.items()},
-                    "tokens": [paid.decoded, paid.prefilled, paid.scored],
-                    "orm_tokens": len(problems.prompts[i]) + sum(map(len, distinct)),
-                }
-            )
+        rows, first = beams_lib.rows(problems, everything, found), 0
+        for row, prompt in zip(rows, problems.prompts, strict=True):
+            mine = slice(first, first := first + len(row["responses"]))
+            distinct = set(map(tuple, row["responses"]))
+            row["orm"] = values[mine]
+            row["orm_tokens"] = len(prompt) + sum(map(len, distinct))
         return rows
-
-
-def _read_verifier(
-    context: StageContext, problems: Problems, stage: str
-) -> VerifierScorer:
-    params = load_verifier(context.input(stage), problems.architecture, problems.dtype)
-    most = context.config.limits.max_tokens
-    return VerifierScorer(params, problems.architecture, most)
-
-
-def beam_config(
-    config: ConfigDict,
-    beams: int,
-    *,
-    end_ids: tuple[int, ...],
-    step_end_ids: tuple[int, ...],
-) -> BeamConfig:
-    """How an experiment searches.
-
-    Args:
-      config: has `search` and `limits`.
-      beams: one of `config.search.beams`, or `config.search.alpha_beams`.
-      end_ids: tokens that end a response.
-      step_end_ids: tokens that end a step.
-    """
-    return BeamConfig(
-        beams=beams,
-        candidates=config.search.candidates,
-        max_tokens=config.limits.max_tokens,
-        max_steps=config.limits.max_steps,
-        end_ids=end_ids,
-        step_end_ids=step_end_ids,
-        temperature=config.search.temperature,
-    )
 
 
 def _fit_oracle(context: StageContext, problems: Problems) -> Oracle | None:

@@ -384,6 +384,8 @@ def _rl_stages(config: ConfigDict) -> list[Stage]:
     if "provers" in config.rl:
         before.append(_terms_stage(config))
     names = tuple(stage.name for stage in [*before, *runs])
+    # Not without these, so that such results are the same as before there were any.
+    beams = ("search.candidates", "search.temperature") * ("beams" in config.rl.final)
     return [
         *before,
         *runs,
@@ -391,7 +393,7 @@ def _rl_stages(config: ConfigDict) -> list[Stage]:
             "improvement",
             run_improvement,
             ("data", "sft", "prm", *names),
-            (*_SAMPLED, "rl.final", "rl.measured", "rl.seeds", "rl.methods"),
+            (*_SAMPLED, "rl.final", "rl.measured", "rl.seeds", "rl.methods") + beams,
             revision=1,
         ),
     ]

@@ -139,26 +139,64 @@ def _table(improvement: Results, policies: Results) -> str:
 
 
 def _unsolved(unsolved: Results) -> str:
-    """Best-of-N by PAV of each policy on the problems that are hard for SFT."""
-    best = unsolved.get("best_of") or {}
+    """Best-of-N and beams by each policy on the problems that are hard for SFT."""
+    best, beam = unsolved.get("best_of") or {}, unsolved.get("beam") or {}
     if not best:
         return ""
-    ns = list(next(iter(best.values())))
+    ns, sizes = list(next(iter(best.values()))), list(next(iter(beam.values()), {}))
+    head = [
+        "Policy",
+        *(f"Best of {text.escape(n)} by PAV" for n in ns),
+        *(f"Beam of {text.escape(n)} by {text.markup('Q^π')}" for n in sizes),
+    ]
+    rows = [
+        (
+            text.markup(method.label),
+            *(text.percent(best[method.key].get(n)) for n in ns),
+            *(text.percent((beam.get(method.key) or {}).get(n)) for n in sizes),
+        )
+        for method in methods.ordered(best)
+    ]
     return parts.details(
         f"{counted(unsolved.get('problems') or 0, 'problem')} without a correct sample "
         "of the SFT policy",
-        parts.table(
-            ["Policy", *(f"Best of {text.escape(n)} by PAV" for n in ns)],
-            [
-                (
-                    text.markup(method.label),
-                    *(text.percent(best[method.key].get(n)) for n in ns),
-                )
-                for method in methods.ordered(best)
-            ],
-            _choice(unsolved.get("samples")),
-        ),
+        parts.table(head, rows, _choice(unsolved.get("samples"))),
+        _tokens(unsolved, sizes),
     )
+
+
+def _tokens(unsolved: Results, sizes: list[str]) -> str:
+    """What best-of-N and beams cost; nothing without beams to compare with.
+
+    Args:
+      unsolved: as of `_unsolved`.
+      sizes: N of the beams.
+    """
+    both = [unsolved.get(f"{key}_tokens") or {} for key in ("best_of", "beam")]
+    names = [f"{way} of {text.escape(n)}" for n in sizes for way in ("Best", "Beam")]
+    rows = [
+        (
+            text.markup(method.label),
+            *(
+                text.count(_sum((of.get(method.key) or {}).get(n)))
+                for n in sizes
+                for of in both
+            ),
+        )
+        for method in methods.ordered(both[1] if sizes else ())
+    ]
+    return parts.table(
+        ["Policy", *names],
+        rows,
+        "Tokens that a problem costs: decoded, prefilled, and read by the verifier. "
+        "Candidates that a beam drops are among them.",
+    )
+
+
+def _sum(tokens: Results | None) -> float | None:
+    """All tokens of a problem; None if they are not known."""
+    counts = list((tokens or {}).values())
+    return None if None in counts or not counts else sum(counts)
 
 
 def _choice(samples: int | None) -> str:

@@ -35,6 +35,8 @@ class Claim:
       arm: the fields that its runs set, without the seed.
       lower_is_opposite: False if a lower measure is no effect the other way: it is a
         code, or the least of several numbers.
+      added_later: True if runs that are kept may lack the measure, since `measures()`
+        did not have it then: with these alone it is not run, and no mistake.
       less: if given, the fields of another arm; the measure is then a difference, of
         the run of `arm` less that of the same seed here.
     """
@@ -46,6 +48,7 @@ class Claim:
     nothing: float = 0.0
     arm: Point = dataclasses.field(default_factory=dict)
     lower_is_opposite: bool = True
+    added_later: bool = False
     less: Point | None = None
 
 
@@ -83,11 +86,12 @@ def of_claim(claim: Claim, found: Sequence[Found]) -> Measured | None:
     """What runs found of the measure of a claim; None if none has the number.
 
     Raises:
-      UserError: the runs of an arm have no measure of that name.
+      UserError: the runs of an arm have no measure of that name, and the claim is not
+        said to be `added_later`.
     """
-    ours = _by_seed(claim.measure, claim.arm, found)
+    ours = _by_seed(claim, claim.arm, found)
     if claim.less is not None:
-        theirs = _by_seed(claim.measure, claim.less, found)
+        theirs = _by_seed(claim, claim.less, found)
         ours = {seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs}
     if not ours:
         return None
@@ -95,11 +99,12 @@ def of_claim(claim: Claim, found: Sequence[Found]) -> Measured | None:
     return Measured(claim.arm, claim.measure, ours, mean, interval)
 
 
-def _by_seed(name: str, arm: Point, found: Sequence[Found]) -> dict[int, float]:
-    """A number of the runs of an arm, by seed, of those that have it."""
+def _by_seed(claim: Claim, arm: Point, found: Sequence[Found]) -> dict[int, float]:
+    """What a claim is about in the runs of an arm, by seed, of those that have it."""
+    name = claim.measure
     runs = {f["seed"]: numbers for f, numbers in found if arm_of(f) == arm}
     names = dict.fromkeys(name for numbers in runs.values() for name in numbers)
-    if runs and name not in names:
+    if runs and name not in names and not claim.added_later:
         raise UserError(
             f"a claim is about {name!r}, which measures() has not; it has"
             f" {', '.join(names)}"
@@ -139,8 +144,9 @@ def claims_table(claims: Sequence[Claim], found: Sequence[Found]) -> str:
 def figure(measured: Sequence[Measured]) -> bytes | None:
     """The measures whose names are "LINE, AXIS = NUMBER" as lines, an SVG.
 
-    There is a panel for each axis and arm. A band is the 95% interval over the seeds.
-    None if no line has two points.
+    There is a panel for each axis and arm. A band is the 95% interval over the seeds. A
+    number that not all seeds of its line have is left out: it would be the mean of
+    other seeds. None if no line has two points.
     """
     panels = _panels(measured)
     if not panels:
@@ -169,15 +175,14 @@ def _panels(measured: Sequence[Measured]) -> dict[tuple[str, str], dict[str, lis
             arm = ", ".join(f"{f.split('.')[-1]} = {row.arm.get(f)}" for f in told_by)
             lines = found.setdefault((named[2], arm), {})
             lines.setdefault(named[1], []).append((float(named[3]), row))
-    panels = {
-        panel: {name: sorted(x, key=_x) for name, x in lines.items() if len(x) > 1}
-        for panel, lines in found.items()
-    }
-    return {panel: lines for panel, lines in panels.items() if lines}
-
-
-def _x(point: tuple[float, Measured]) -> float:
-    return point[0]
+    for lines in found.values():
+        for name, points in list(lines.items()):
+            seeds = max(len(row.values) for _, row in points)
+            whole = [(x, row) for x, row in points if len(row.values) == seeds]
+            lines[name] = sorted(whole, key=lambda point: point[0])
+            if len(whole) < 2:
+                del lines[name]
+    return {panel: lines for panel, lines in found.items() if lines}
 
 
 @contextlib.contextmanager
@@ -258,7 +263,7 @@ def _telling_fields(arms: Sequence[Point]) -> list[str]:
 def _scale(axes: Any, name: str, xs: set[float]) -> None:
     """A tick at each number, if they are few; those that lie far apart by logarithm."""
     ticks = sorted(xs)
-    if name in ("N", "K"):
+    if name.split()[-1] in ("N", "K"):
         axes.set_xscale("log", base=2)
     elif ticks[0] > 0 and ticks[-1] > 50 * ticks[0]:
         axes.set_xscale("log")

@@ -70,6 +70,12 @@ def test_the_iteration_at_which_a_curve_is_at_a_goal(values, at):
     assert provers("first_at")(curve, 0.8) == pytest.approx(at)
 
 
+def test_the_tokens_at_which_a_curve_is_at_a_goal():
+    curve = {"step": [0, 10, 20], "paid": [0, 40, 100]}
+    curve["sampled"] = {"seeds": [[0.6, 0.7, 0.9]]}
+    assert provers("first_at")(curve, 0.8, "paid") == pytest.approx(70)
+
+
 def test_ratios_of_iterations_where_a_curve_begins_at_the_goal():
     fewer = provers("times_fewer")
     assert fewer(30.0, 20.0) == 1.5

@@ -295,6 +295,26 @@ def test_a_number_that_no_run_has_is_no_mistake(evidence, tmp_path):
     assert "it has accuracy, N = 1, accuracy, N = 2" in said.err
 
 
+def test_a_measure_that_kept_runs_have_not_is_not_run(evidence, tmp_path):
+    """It came later, and the claim says so; the kept file stays as it is."""
+    paper = tmp_path / "paper"
+    paper.mkdir()
+    (paper / "fig1.py").write_text(FIGURE)
+    arguments = ("--configs=paper", "--page=mine.md")
+    assert evidence(*arguments)[0] == 0
+    shutil.rmtree(tmp_path / "runs")
+    kept = (tmp_path / "mine" / "fig1.json").read_bytes()
+    later = 'Claim("Also", "1", "depth", least=1.0, added_later=True)]'
+    (paper / "fig1.py").write_text(
+        FIGURE.replace("least=0.3)]", f"least=0.3), {later}")
+    )
+    assert evidence(*arguments, "--collect")[0] == 0
+    page = (tmp_path / "mine.md").read_text()
+    assert "| Also | 1 |  | 0; 1 |  | not run |" in page
+    assert "| It rises | 0.5 | 0.312 [-0.482, 1.11] | 0; 0.3 | 2 | not shown |" in page
+    assert (tmp_path / "mine" / "fig1.json").read_bytes() == kept
+
+
 def test_every_figure_of_the_paper_has_a_place_on_the_page(capsys):
     main = runpy.run_path(str(LAUNCH / "evidence.py"))["main"]
     folder = LAUNCH.parent / "experiments" / "paper"

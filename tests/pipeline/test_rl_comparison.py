@@ -1,4 +1,4 @@
-"""What is made of the RL runs: RFT's rows, curves, gains, and the unsolved problems."""
+"""What is made of the RL runs: RFT's rows, curves, gains, and what policies hold."""
 
 import dataclasses
 import json
@@ -18,14 +18,18 @@ from pav_jax.core.profile import Profile
 from pav_jax.core.seeds import Stream, derive
 from pav_jax.core.types import Response
 from pav_jax.metrics import pass_at_n
-from pav_jax.pipeline import rl, rl_comparison, stages
+from pav_jax.pipeline import rl, rl_comparison, stages, unsolved
 from pav_jax.storage import artifacts, records
+from pav_jax.tasks.problems import Problems
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def _write_run(folder, accuracies):
-    rows = [{"decoded": 10 * step} for step in range(1, 5)]
+    rows = [
+        dict(decoded=10 * step, prefilled=1, scored=100 * step, trained=1_000)
+        for step in range(1, 5)
+    ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     rows = [
         {"step": 2 * i, "greedy": x, "sampled": x / 2} for i, x in enumerate(accuracies)
@@ -38,9 +42,11 @@ def test_curves(tmp_path):
     one = rl_comparison._curve(tmp_path)
     assert one["step"] == [0, 2, 4]
     assert one["tokens"] == [0, 10 + 20, 10 + 20 + 30 + 40]
+    assert one["paid"] == [0, 2_332, 5_104]  # of two and four iterations, all kinds
     _write_run(tmp_path, [0.25, 0.0, 0.5])
     both = rl_comparison._mean_curve([one, rl_comparison._curve(tmp_path)])
     assert both["greedy"]["mean"] == [0.125, 0.25, 0.75]
+    assert (both["tokens"], both["paid"]) == ([0, 30, 100], [0, 2_332, 5_104])
     assert both["sampled"]["seeds"] == [[0.0, 0.25, 0.5], [0.125, 0.0, 0.25]]
 
 
@@ -66,17 +72,6 @@ def test_a_summary_averages_seeds():
     assert alone["sampled"]["seed_interval"] is None
     # Scores that are all alike choose no better than chance.
     assert found["best_of"]["2"]["accuracy"] == pytest.approx(0.5)
-
-
-def test_unsolved_problems():
-    sft = _samples([[0, 1], [0, 0], [0, 0]])
-    methods = {"rl": [_samples([[0, 0], [1, 1], [0, 1]]), _samples([[0, 0]] * 3)]}
-    found = rl_comparison._unsolved(sft, methods, (1, 2))
-    assert found["problems"] == 2
-    # Of the last two problems: seeds 0 and 1 have means of 3/4 and 0.
-    assert found["best_of"]["rl"] == pytest.approx({"1": 3 / 8, "2": 3 / 8})
-    assert found["samples"] == 2
-    assert rl_comparison._unsolved(_samples([[1]]), methods, (1,)) == {"problems": 0}
 
 
 # What is drawn for them. A policy here is right on a sample in ten, which ones is a
@@ -126,9 +121,9 @@ def test_no_policy_is_measured_on_what_chose_the_problems(context):
     did not solve by chance as it solves of all."""
     problems = _Problems(range(PROBLEMS))
     samples = rl_comparison._sample_all(context, problems, ["sft", "rl"])
-    found = rl_comparison._unsolved(
-        samples["unsolved"], {name: [samples[name]] for name in ("sft", "rl")}, (1,)
-    )
+    methods = {name: [samples[name]] for name in ("sft", "rl")}
+    prompts = np.ones(PROBLEMS, int)
+    found = unsolved.compared(samples["unsolved"], methods, {}, prompts, (1,))
     assert found["problems"] == pytest.approx(PROBLEMS * 0.9**DRAWN, rel=0.2)
     error = math.sqrt(RIGHT * (1 - RIGHT) / found["problems"] / DRAWN)
     assert found["best_of"]["rl"]["1"] == pytest.approx(RIGHT, abs=4 * error)
@@ -137,16 +132,15 @@ def test_no_policy_is_measured_on_what_chose_the_problems(context):
     kept = _drawn(derive(3, Stream.RL_FINAL), DRAWN, 0)
     for name in ("sft", "rl"):
         np.testing.assert_array_equal(samples[name]["correct"], kept)
-    assert artifacts.read_json(context.directory / "ledger.json")["decoded"] == (
-        PROBLEMS * (3 * DRAWN + 2)
-    )
+    paid = [rl_comparison._ledger_of(arrays).decoded for arrays in samples.values()]
+    assert sum(paid) == PROBLEMS * (3 * DRAWN + 2)
 
 
 def test_a_stage_that_an_earlier_version_began(context):
     """It had no draws to choose by; those of policies are as good as before."""
     problems = _Problems(range(PROBLEMS))
     whole = rl_comparison._sample_all(context, problems, ["sft", "rl"])
-    for name in ("unsolved.npz", "rl.npz", "ledger.json"):
+    for name in ("unsolved.npz", "rl.npz"):
         (context.directory / name).unlink()
     again = rl_comparison._sample_all(context, problems, ["sft", "rl"])
     assert again.keys() == whole.keys() == {"unsolved", "sft", "rl"}
@@ -251,6 +245,21 @@ def test_every_variant_names_stages_that_can_run(variant):
     assert made.rl.final.reference in made.rl.methods
 
 
+def test_beams_at_the_end_depend_on_how_a_search_is_done():
+    """Which is no part of what is made without them."""
+    made = config.call(str(ROOT / "experiments" / "rl_demo.py"), "get_config", "")
+    of_search = {"search.candidates", "search.temperature"}
+
+    def fields():
+        found = {stage.name: stage.fields for stage in stages.stages(made)}
+        return set(found["improvement"])
+
+    with_beams = fields()
+    with made.unlocked():
+        del made.rl.final.beams
+    assert with_beams - fields() == of_search and fields() < with_beams
+
+
 def test_controls_and_provers_are_what_they_are_called():
     made = config.call(
         str(ROOT / "experiments" / "rl_demo.py"),
@@ -301,6 +310,8 @@ def test_every_stage_at_the_smallest_size(tmp_path):
         assert passed[0] == pytest.approx(policy["sampled"]["accuracy"])
     for curve in results["curves"].values():
         assert curve["step"] == [0, 2, 4] and curve["tokens"][0] == 0
+        assert all(np.greater(curve["paid"][1:], curve["tokens"][1:]))
+    _check_the_unsolved(tmp_path / "run", results)
     assert [row["prover_k"] for row in results["provers"]] == [1, 2, 1, 1]
     assert [x["prover"] for x in results["provers"][2:]] == ["both", "mu"]
     # All start from the same policy.
@@ -308,6 +319,36 @@ def test_every_stage_at_the_smallest_size(tmp_path):
     assert len(starts) == 1
     _check_the_prover(tmp_path / "run")
     _check_the_figures(tmp_path / "run")
+
+
+def _check_the_unsolved(workdir, results):
+    """Who solves them, and that all beams are paid. In this run there may be none, so
+    by the policies that it has some problems are searched as if they were."""
+    found, folder = results["unsolved"], workdir / "improvement"
+    correct = artifacts.read_arrays(folder / "unsolved.npz")["correct"]
+    assert found["problems"] == (~correct.any(axis=1)).sum()
+    beams = [json.loads(path.read_text()) for path in folder.glob("*-beams-2.json")]
+    assert len(beams) == len(results["policies"]) * (found["problems"] > 0)
+    assert all(len(rows) == found["problems"] for rows in beams)
+    paid = sum(row["tokens"][0] for rows in beams for row in rows)
+    for path in folder.glob("*.npz"):
+        paid += int(artifacts.read_arrays(path)["ledger_decoded"])
+    assert json.loads((folder / "ledger.json").read_text())["decoded"] == paid
+    made = config.load([f"--config={ROOT / 'experiments/evidence/provers.py:smoke'}"])
+    context = SimpleNamespace(
+        config=made,
+        directory=workdir,
+        profile=Profile(),
+        input=lambda name: workdir / name,
+    )
+    problems = Problems.load(made, workdir / "data", "test")
+    beams = unsolved.search_all(context, problems, ["sft", "rl-pav_rl-0"], [1, 4])
+    for name, by_size in beams.items():
+        assert list(by_size) == [2] and len(by_size[2].rows) == 2, name
+        for row, problem in zip(by_size[2].rows, (1, 4), strict=True):
+            pairs = [(problem, tokens) for tokens in row["responses"]]
+            assert row["correct"] == problems.are_correct(pairs)
+            assert len(row["responses"]) == 2 and all(row["responses"])
 
 
 def _check_the_figures(workdir):
@@ -321,10 +362,6 @@ def _check_the_figures(workdir):
             claims = {claim.measure for claim in config.call(file, "claims")}
             assert claims - found.keys() <= {
                 "times fewer iterations to 80% than value_to_go, pav_rl",
-                # There are 4 samples here.
-                "Pass@128 of pav_rl over orm_rl",
-                "Pass@128 of sft over orm_rl",
-                "of these, best-of-16 of pav_rl over orm_rl",
             }
 
 

@@ -153,6 +153,7 @@ def test_missing(field):
             "search.subtree",
             "model.",
             "rl.final.problems",
+            "rl.final.beams",
             "tokenizer.",
         )
         assert field.startswith(optional)
@@ -174,6 +175,10 @@ def test_missing(field):
         ({"tokenizer.path": "a.model"}, "config.tokenizer needs either .* not both"),
         ({"rl.final.ns": (1, 999)}, "rl.final.ns=.* config.rl.final.samples=4"),
         ({"rl.final.unsolved": 1}, "rl.final.ns=.* config.rl.final.unsolved=1,"),
+        (
+            {"rl.final.beams": (2, 3)},
+            r"rl.final.beams=\(2, 3\) .* config.rl.final.ns=\(1, 2, 4",
+        ),
         ({"rl.final.reference": "ppo"}, "reference='ppo' is none of .* orm_rl"),
         ({"rl.training.samples": 1}, 'grpo.baseline="group" .*samples=1 .* 2 or more'),
         ({"rl.provers.ks": (1, 64)}, "rl.provers.ks=.* half of config.rl.provers.n_mc"),

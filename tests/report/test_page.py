@@ -67,6 +67,10 @@ def _learning(first, *rest):
     }
 
 
+def _tokens(decoded, prefilled, scored):
+    return dict(decoded=decoded, prefilled=prefilled, scored=scored)
+
+
 IMPROVEMENT = {
     "problems": 192,
     "curve_problems": 320,
@@ -114,6 +118,15 @@ IMPROVEMENT = {
         "problems": 37,
         "samples": 12,
         "best_of": {"sft": {"1": 0.0, "8": 0.0}, "pav_rl": {"1": 0.067, "8": 0.243}},
+        "best_of_tokens": {
+            method: {"1": _tokens(60, 50, 110), "8": _tokens(480, 50, 530)}
+            for method in ("sft", "pav_rl")
+        },
+        "beam": {"sft": {"8": 0.081}, "pav_rl": {"8": 0.378}},
+        "beam_tokens": {
+            "sft": {"8": _tokens(1312, 50, 1362)},
+            "pav_rl": {"8": _tokens(1204, 50, 1254)},
+        },
     },
 }
 
@@ -403,6 +416,8 @@ def test_hostile_text_is_only_text(results, responses):
     improvement["policies"][_HOSTILE] = improvement["policies"].pop("restating")
     improvement["curves"][_HOSTILE] = improvement["curves"].pop("restating")
     improvement["unsolved"]["best_of"][_HOSTILE] = {"1": 0.0, _HOSTILE: 0.0}
+    improvement["unsolved"]["beam"]["sft"] = {_HOSTILE: 0.0}
+    improvement["unsolved"]["beam_tokens"][_HOSTILE] = {_HOSTILE: _tokens(1, 2, 3)}
     results["base"]["failures"][_HOSTILE] = 0.01
     results["base"]["grades"][_HOSTILE] = 1
     markup = _page(results, responses)
@@ -582,6 +597,29 @@ def test_what_chose_the_unsolved_problems_is_said(results, markup):
     del results["improvement"]["unsolved"]["samples"]  # of an earlier version
     words = _words(_page(results, []))
     assert "37 problems without" in words and "Chosen by" not in words
+
+
+def _cells(markup, row):
+    """The cells of the rows of that name in all tables, each a list."""
+    rows = re.findall(rf'<tr><th scope="row">{row}</th>(.*?)</tr>', markup)
+    return [re.findall(r"<td>(.*?)</td>", found) for found in rows]
+
+
+def test_beams_on_the_unsolved_problems(results, markup):
+    """Beside best-of-N; then the tokens of both, for the N of the beams."""
+    assert "Beam of 8 by Q<sup>π</sup>" in markup
+    found = _cells(markup, "PAV-RL")
+    assert ["6.7%", "24.3%", "37.8%"] in found
+    assert ["1,060", "2,508"] in found  # 480 + 50 + 530, and 1,204 + 50 + 1,254
+    assert ["0.0%", "0.0%", "8.1%"] in _cells(markup, "SFT")
+    unsolved = results["improvement"]["unsolved"]
+    del unsolved["beam"]["sft"]
+    assert ["0.0%", "0.0%", "–"] in _cells(_page(results, []), "SFT")
+    for key in ("beam", "beam_tokens", "best_of_tokens"):  # of a run without beams
+        del unsolved[key]
+    words = _words(_page(results, []))
+    assert "37 problems without" in words
+    assert "Beam of" not in words and "that a beam drops" not in words
 
 
 def test_the_problems_of_rl_are_named(results):

@@ -67,6 +67,17 @@ def test_a_claim_about_no_measure():
         verdicts.claims_table([CLAIM], _runs((1.0,), name="loss"))
 
 
+def test_a_claim_about_what_kept_runs_were_not_measured_for():
+    """Which is no mistake if it says so; with a run that has it, it is as any other."""
+    claim = dataclasses.replace(CLAIM, added_later=True)
+    old = _runs((1.0, 2.0), name="loss")
+    row = verdicts.claims_table([claim], old).splitlines()[2]
+    assert row == "| It is better | 8 points |  | 0; 8 |  | not run |"
+    new = [({"seed": 2}, {"gain": 9.0, "loss": 1.0})]
+    row = verdicts.claims_table([claim], [*old, *new]).splitlines()[2]
+    assert row.endswith("| 9 | 0; 8 | 1 | one seed |")
+
+
 def test_a_claim_about_a_number_that_no_run_has_yet():
     """As an AUC without any pair: `measures()` has it, and gives None."""
     table = verdicts.claims_table([CLAIM], _runs((None, None)))
@@ -134,6 +145,15 @@ def test_a_figure_has_a_panel_for_each_axis():
     # From 2 to 1,000 by logarithm, so 5 is not where 2 is.
     (line,) = (xs for xs in _xs(text.encode()) if len(xs) == 3 and xs[-1] > xs[0] + 40)
     assert line[1] - line[0] > 0.1 * (line[2] - line[0])
+
+
+def test_a_figure_leaves_out_means_of_other_seeds():
+    """Of a point that one run has not the mean is of the others."""
+    rows = [_measured((1.0, 2.0), f"line, N = {n}") for n in (1, 2, 4)]
+    one = _measured((9.0,), "line, N = 8")
+    assert verdicts.figure([*rows, one]) == verdicts.figure(rows)
+    both = dataclasses.replace(one, values={0: 9.0, 1: 9.0})
+    assert verdicts.figure([*rows, both]) != verdicts.figure(rows)
 
 
 def test_no_figure_of_single_points():

@@ -106,11 +106,24 @@ def refreshes(methods: Sequence[ConfigDict], steps: int) -> int:
     return sum((steps - 1) // n for n in every if n)
 
 
+def _finally(config: ConfigDict) -> int:
+    """Problems on which the policies of RL are measured at the end."""
+    count = problems(config, config.rl.measured)
+    return min(count, config.rl.final.get("problems") or count)
+
+
+def searched_unsolved(config: ConfigDict) -> int:
+    """Candidate beams of stage `improvement`, by SFT, RFT and each run, if SFT never
+    solves any problem."""
+    policies = 2 + len(config.rl.methods) * len(config.rl.seeds)
+    widths = sum(config.rl.final.get("beams", ()))
+    return _finally(config) * policies * widths * config.search.candidates
+
+
 def improved(config: ConfigDict) -> int:
     """Responses of stage `improvement`: of every policy, and those of SFT that choose
     the problems that it never solves."""
-    final, count = config.rl.final, problems(config, config.rl.measured)
-    count = min(count, final.get("problems") or count)
+    final, count = config.rl.final, _finally(config)
     runs = len(config.rl.methods) * len(config.rl.seeds)
     # SFT is measured on as many as choose; RFT, and each run, on `samples`.
     sampled = 2 * final.unsolved + (1 + runs) * final.samples

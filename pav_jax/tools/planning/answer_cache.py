@@ -30,7 +30,7 @@ _SOURCES = (
     "verifier.py",
     "search",
     "rl",
-    "pipeline/search.py",
+    "pipeline/beams.py",
     "tools/planning",
 )
 # Settings of the compiler. The folder of compiled programs changes none of them.

@@ -102,13 +102,18 @@ class _Work:
         self.trains(name, "sft", sft.steps, sft.batch_size)
 
     def samples(
-        self, name: str, what: str, tokens: float, step: str = "decode"
+        self,
+        name: str,
+        what: str,
+        tokens: float,
+        step: str = "decode",
+        least: float = _SHORTEST,
     ) -> None:
-        """A stage that samples at most so many tokens."""
+        """A stage that samples at most so many tokens, and a fraction at least."""
         # Rows are refilled, so that nearly all of them are always at work.
         most = tokens / self._answers[step]["tokens"]
         work = f"{what}, at most {tokens / 1e6:,.1f} M tokens"
-        self._add(name, work, _SHORTEST * most, most, step)
+        self._add(name, work, least * most, most, step)
 
     def responds(self, name: str, count: int) -> None:
         """A stage that samples so many responses."""
@@ -133,10 +138,10 @@ class _Work:
         tokens = (responses + prefixes * n_mc * rest) * limits.max_tokens
         self.samples(name, what, tokens)
 
-    def searches(self, name: str, candidates: int) -> None:
+    def searches(self, name: str, candidates: int, least: float = _SHORTEST) -> None:
         """A stage that searches with so many candidate beams."""
         tokens = candidates * self.config.limits.max_tokens
-        self.samples(name, f"{candidates:,} candidate beams", tokens, "search")
+        self.samples(name, f"{candidates:,} candidate beams", tokens, "search", least)
 
     def _add(self, name: str, work: str, low: float, high: float, step: str) -> None:
         seconds = self._seconds[step]
@@ -266,3 +271,6 @@ def _improve(work: _Work) -> None:
         count = times * fresh.steps
         work.trains("rl: refreshed", "verifier", count, fresh.batch_size)
     work.responds("improvement", amounts.improved(config))
+    if candidates := amounts.searched_unsolved(config):
+        # Of all problems at most; how many SFT never solves is not known.
+        work.searches("improvement: unsolved", candidates, least=0.0)

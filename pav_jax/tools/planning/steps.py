@@ -22,7 +22,7 @@ from pav_jax.gemma import decode_loop as grid_lib
 from pav_jax.gemma import forward, sizes
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.sampling import SamplingConfig
-from pav_jax.pipeline.search import beam_config
+from pav_jax.pipeline.beams import beam_config
 from pav_jax.rl import update as rl
 from pav_jax.rl.rewards import Objective
 from pav_jax.search import beam_step as search_step

@@ -117,6 +117,10 @@ def test_rl_of_the_paper():
     # SFT 256 that choose and 256 that are measured, RFT and two runs 256 each; and a
     # greedy one of each of the four policies.
     assert found["improvement"].work.startswith(f"{500 * (5 * 256 + 4):,} responses")
+    # 16 and 32 beams by each of the four, if nothing is ever solved; else fewer.
+    beams = found["improvement: unsolved"]
+    assert beams.work.startswith(f"{500 * 4 * (16 + 32) * 3:,} candidate beams")
+    assert beams.hours[0] == 0 < beams.hours[1]
     assert found["rl: sampling"].work.startswith("640,000 responses")
     # 21 times in a run: a sample and a greedy one, and a sample of 480 for validation.
     assert found["rl: measuring"].work.startswith(f"{2 * 21 * 1_480:,} responses")
