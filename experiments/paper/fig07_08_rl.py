@@ -62,7 +62,7 @@ from pav_jax.tools.sweeps import product
 from pav_jax.tools.verdicts import Claim
 
 ALL = ("decoded", "prefilled", "scored", "trained")  # kinds of tokens
-EVERY = 25  # thousand tokens, of which Fig. 7 has a point
+EVERY, MOST = 25, 300  # thousand tokens, of which Fig. 7 has a point; more by `oracle`
 SMALL = (16, 32)  # N of Fig. 8b
 
 
@@ -137,7 +137,7 @@ def _against_tokens(curves: dict, before: float | None) -> dict[str, float | Non
         if "paid" in curve:
             paid, accuracies = curve["paid"], _sampled(curve)
             out[f"tokens that RL pays, thousands, {name}"] = paid[-1] / 1000
-            for k in range(0, int(paid[-1] // 1000) + 1, EVERY):
+            for k in range(0, min(MOST, int(paid[-1] // 1000)) + 1, EVERY):
                 accuracy = float(np.interp(1000 * k, paid, accuracies))
                 out[f"{name}, thousand tokens = {k}"] = accuracy
         if name == "orm_rl":
