@@ -113,6 +113,9 @@ def test_accuracy_at_tokens():
     expected = {0: 20, 25: 45, 50: 70, 75: 83.75, 100: 90}
     assert points == pytest.approx(expected)
     assert found["tokens that RL pays, thousands, pav_rl"] == 120
+    # The arm by continuations pays ten times as many: its line ends where others may.
+    assert found["oracle, thousand tokens = 300"] == pytest.approx(25)
+    assert "oracle, thousand tokens = 325" not in found
     assert found["pav_rl, iteration = 10"] == pytest.approx(80)
 
 
