@@ -55,7 +55,8 @@ class Evidence:
     Attributes:
       name: of its file.
       config: FILE or FILE:VARIANT.
-      folder: of its results.
+      own_folder: where its results go.
+      folder: where they are, which may be that of another config that is the same.
       is_sweep: whether it defines `sweep()`; else it is of a laboratory.
       claim: the first line of its docstring.
       paper: what it says of the paper; may be empty.
@@ -64,19 +65,19 @@ class Evidence:
 
     name: str
     config: str
+    own_folder: str
     folder: str
     is_sweep: bool
     claim: str
     paper: str
     hardware: str
 
-    @property
-    def command(self) -> list[str]:
-        """As a user gives it."""
+    def command(self, folder: str) -> list[str]:
+        """As a user gives it, for results in a folder."""
         tool, place = ["pav", "lab"], "--workdir"
         if self.is_sweep:
             tool, place = ["launch/sweep.py"], "--root"
-        return [*tool, f"--config={self.config}", f"{place}={self.folder}"]
+        return [*tool, f"--config={self.config}", f"{place}={folder}"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -156,7 +157,8 @@ def _run_all(arguments: argparse.Namespace) -> int:
     for one in chosen:
         if arguments.collect:
             continue
-        said = f"{one.name}: {one.claim}\n  {one.hardware}\n  {shlex.join(one.command)}"
+        command = shlex.join(one.command(one.folder))
+        said = f"{one.name}: {one.claim}\n  {one.hardware}\n  {command}"
         print(said, file=sys.stdout if arguments.list else sys.stderr)
         if not arguments.list:
             codes.append(_run(one, [*there, *done]))
@@ -187,13 +189,15 @@ def _where_it_is_done(one: Evidence, others: Sequence[Evidence]) -> Evidence:
 def _read(path: Path, variant: str, root: str) -> Evidence:
     """A config file, by its docstring and what it defines."""
     file = os.path.relpath(path)
+    folder = f"{root.rstrip('/')}/{path.stem}"
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
     sentences = re.split(r"\n\n|(?<=[.?!])\s+", text)
     times = (one for one in sentences if re.search(r"\b(hour|minute)s?\b", one))
     return Evidence(
         name=path.stem,
         config=f"{file}{variant}",
-        folder=f"{root.rstrip('/')}/{path.stem}",
+        own_folder=folder,
+        folder=folder,
         is_sweep=config_lib.has(file, "sweep"),
         claim=text.partition("\n")[0],
         paper=" ".join(re.findall(r"^(The paper: .*?)(?:\n\n|\Z)", text, re.M | re.S)),
@@ -211,7 +215,7 @@ def _run(one: Evidence, there: Sequence[Evidence]) -> int:
     tool = [os.environ.get("PAV") or (str(pav) if pav.exists() else "pav")]
     if one.is_sweep:
         tool = [sys.executable, str(HERE / "sweep.py")]
-    arguments = one.command[1:]
+    arguments = one.command(one.folder)[1:]
     if one.is_sweep:
         others = [x.folder for x in there if x.is_sweep and x is not one]
         arguments += [f"--reuse={x}" for x in others if Path(x).is_dir()]
@@ -250,7 +254,8 @@ def _write_page(
 
 def _section(one: Evidence, page: Path, tables: Path) -> str:
     """What is on the page of one config."""
-    parts = [f"## {one.name}: {one.claim}", f"    {shlex.join(one.command)}", one.paper]
+    command = shlex.join(one.command(one.own_folder))
+    parts = [f"## {one.name}: {one.claim}", f"    {command}", one.paper]
     parts += (_of_sweep if one.is_sweep else _of_laboratory)(one, page, tables)
     return "\n\n".join(part.strip("\n") for part in parts if part)
 

@@ -232,6 +232,7 @@ def claims_figure(claims: Sequence[Claim], found: Sequence[Found]) -> bytes | No
     if not rows:
         return None
     with _drawing(1) as (drawn, (axes,)):
+        drawn.set_size_inches(9.0, 1.2 + 0.7 * len(rows))
         for place, (claim, ours) in enumerate(rows):
             mean, *bounds = (
                 (value - claim.nothing) / (claim.least - claim.nothing)
