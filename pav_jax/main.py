@@ -143,10 +143,12 @@ def _with_way_out(error: Exception) -> str:
 _SMALLER = {
     "run": "config.sampling.trunks and config.sampling.rows (of a stage that samples;"
     " rollouts and the others that sample are then made again, with what follows),"
-    " batch_size (of one that trains), or config.search.beams, alpha_beams and"
-    " candidates (of search, which has about 256 rows at a time: only beams x"
-    " candidates above that count)",
-    "lab": "problems (tree), or base.batch_size and base.measured (planted), of config",
+    " batch_size (of one that trains), or config.search.candidates and the beams of"
+    " what searches (search.beams, search.alpha_beams, verifier.on_search.beams,"
+    " rl.final.beams; it has about 256 rows at a time: only beams x candidates above"
+    " that count)",
+    "lab": "problems (tree, quality), or base.batch_size and base.measured (planted),"
+    " of config",
 }
 
 

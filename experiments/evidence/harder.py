@@ -42,6 +42,6 @@ def sweep() -> list[dict]:
     return product({"seed": range(1, 6)})
 
 
-def measures(results: dict) -> dict[str, float | None]:
+def measures(results: dict) -> dict[str, float]:
     """Those of `beams.py`."""
     return beams.measures(results)

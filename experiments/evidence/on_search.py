@@ -55,7 +55,7 @@ def get_config(variant: str = "") -> ConfigDict:
 sweep = beams.sweep
 
 
-def measures(results: dict) -> dict[str, float | None]:
+def measures(results: dict) -> dict[str, float]:
     """As of the control, and the tokens of the round."""
 
     def paid(*stages: str) -> int:

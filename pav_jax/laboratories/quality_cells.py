@@ -27,6 +27,7 @@ QUALITIES = {
 _HALVES = ("auc_middle", "siblings")
 _COVERAGE = 0.99  # of the intervals of cells, of which there are a hundred
 
+_EXACT = "exact"  # the error of the cell that has none
 ENTRIES = "errors"  # the section whose entries a user names
 _INSIDE = rules.inside(0, 1, ": the value of a prompt")
 _FIELDS = {
@@ -61,6 +62,8 @@ def contradictions(config: ConfigDict) -> Iterator[str]:
             f"config.lowest={config.lowest:g} must be below"
             f" config.highest={config.highest:g}"
         )
+    if _EXACT in config.errors:
+        yield f"config.errors.{_EXACT} is the name of exact values; give it another"
     for name, error in config.errors.items():
         where, sizes = f"config.errors.{name}", tuple(error.sizes)
         if sizes != tuple(sorted(sizes)):
@@ -79,7 +82,7 @@ def cells(config: ConfigDict) -> list[Cell]:
     names = ("steps", "candidates", "problems", "lowest", "highest")
     shared = {name: config[name] for name in names}
     shared |= {name: list(config[name]) for name in ("seeds", "beams", "compared")}
-    exact = {"error": "exact", "kind": "none", "size": 0.0, "level": 0.0}
+    exact = {"error": _EXACT, "kind": "none", "size": 0.0, "level": 0.0}
     return [exact | shared] + [
         {"error": name, "kind": one.kind, "size": size, "level": one.level, **shared}
         for name, one in config.errors.items()
@@ -274,7 +277,7 @@ def _threshold_table(thresholds: list[dict[str, Any]], cells: list[Cell]) -> str
         if size is None:
             return "–"
         of = {(cell["error"], cell["size"]): cell for cell in cells}
-        cell = of[error if size else "exact", size]
+        cell = of[error if size else _EXACT, size]
         return f"{np.mean(cell['auc_middle']):.3f} ({_label(cell)})"
 
     rows = []
@@ -302,7 +305,7 @@ def figure(results: dict[str, Any]) -> str:
         for (row, column), panel in np.ndenumerate(axes):
             name, title = list(QUALITIES.items())[row]
             for error in errors:
-                curve = [(c, g) for c, g in pairs if c["error"] in ("exact", error)]
+                curve = [(c, g) for c, g in pairs if c["error"] in (_EXACT, error)]
                 at = [np.mean(cell[name]) for cell, _ in curve]
                 gains = 100 * np.asarray([gains[column] for _, gains in curve])
                 mean, low, high = gains.T

@@ -54,6 +54,16 @@ def beam_config(
     )
 
 
+def widest(config: ConfigDict) -> int:
+    """The beams of the widest search of an experiment, in whichever stage."""
+    widths = [*config.search.beams, config.search.alpha_beams]
+    if "on_search" in config.verifier:
+        widths.append(config.verifier.on_search.beams)
+    if "rl" in config:
+        widths += config.rl.final.get("beams", ())
+    return max(widths)
+
+
 def search(
     context: StageContext,
     problems: Problems,

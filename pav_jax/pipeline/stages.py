@@ -337,7 +337,7 @@ def _comparison_stages(config: ConfigDict, improved: list[Stage]) -> list[Stage]
             + tuple(stage.name for stage in improved[-1:]),
             tuple(config.keys()),  # it prints them all
             computes=False,
-            revision=2,
+            revision=3,
         ),
     ]
 

@@ -201,7 +201,8 @@ def check_pairs(
     if sizes != [int(each.ends[-1]) for each in labels]:
         raise UserError(
             f"labels of stage {of_labels.name} are not of the responses of stage"
-            f" {directory.name}; remove the folder {of_labels}, and run again"
+            f" {directory.name}; remove the folder {of_labels.name} of the run, and run"
+            " again"
         )
 
 

@@ -17,6 +17,7 @@ from pav_jax.core.errors import UserError
 from pav_jax.metrics import seed_interval
 from pav_jax.tools.sweeps import Found, Measured, Point, arm_of
 
+_SEEDS = 3  # with less there is no verdict
 _TICKS = 12  # of an axis, at most; else as matplotlib sets them
 _NAMED_POINT = re.compile(r"(.+), ([^,=]+) = (-?[\d.]+)")
 
@@ -68,12 +69,13 @@ def verdict(claim: Claim, found: Measured | None) -> str:
     "holds": an effect is shown, and its mean is `least` or more; "in part": an effect
     is shown, of less; "the opposite": an effect the other way is shown; "does not
     hold": none is shown, and `least` is outside of the interval; "not shown": none is
-    shown, and the interval leaves `least` open. Intervals are of 95%, over seeds.
+    shown, and the interval leaves `least` open; "few seeds": there are less than three,
+    of which two may agree by chance. Intervals are of 95%, over seeds.
     """
     if found is None:
         return "not run"
-    if found.interval is None:
-        return "one seed"
+    if found.interval is None or len(found.values) < _SEEDS:
+        return "few seeds"
     low, high = found.interval
     if low > claim.nothing:
         return "holds" if found.mean >= claim.least else "in part"

@@ -157,6 +157,13 @@ def test_out_of_range(laboratory, field):
         ("quality", {"errors.rare.sizes": (0.3, 2.0)}, "of kind='rare' they are at"),
         ("quality", {"errors.rare.kind": "persistent"}, "rare has level=0.9, which"),
         (
+            "quality",
+            {
+                "errors.exact": dict(kind="persistent", sizes=(1.0,), level=0.0),
+            },
+            "config.errors.exact is the name of exact values",
+        ),
+        (
             "update",
             {"best_of": (1,), "near": (0.5,), "far": ()},
             "config.far is (); it must be",

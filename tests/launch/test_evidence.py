@@ -254,7 +254,7 @@ def test_figures_of_a_paper(evidence, tmp_path):
     code, ran, _ = evidence(*arguments)
     assert code == 0 and ran == ["run seed=0", "run seed=1"]
     table = (
-        "| It rises | 0.5 | 0.312 [-0.482, 1.11] | 0; 0.3 | 2 | not shown |\n\n"
+        "| It rises | 0.5 | 0.312 [-0.482, 1.11] | 0; 0.3 | 2 | few seeds |\n\n"
         "![Is a sweep better?](mine/fig1.svg)\n\n"
         "Every measure: [fig1.md](mine/fig1.md).\n\nWhy.\n"
     )
@@ -312,7 +312,7 @@ def test_a_measure_that_kept_runs_have_not_is_not_run(evidence, tmp_path):
     assert evidence(*arguments, "--collect")[0] == 0
     page = (tmp_path / "mine.md").read_text()
     assert "| Also | 1 |  | 0; 1 |  | not run |" in page
-    assert "| It rises | 0.5 | 0.312 [-0.482, 1.11] | 0; 0.3 | 2 | not shown |" in page
+    assert "| It rises | 0.5 | 0.312 [-0.482, 1.11] | 0; 0.3 | 2 | few seeds |" in page
     assert (tmp_path / "mine" / "fig1.json").read_bytes() == kept
 
 

@@ -16,7 +16,7 @@ import pytest
 from pav_jax.core import config as config_lib
 from pav_jax.core.errors import UserError, exhausted
 from pav_jax.main import main
-from pav_jax.pipeline.search import beam_config
+from pav_jax.pipeline.beams import beam_config
 from pav_jax.pipeline.stages import stages
 from pav_jax.search.beam import groups_per_batch
 from pav_jax.storage import artifacts, checkpoints
@@ -94,7 +94,8 @@ def test_what_it_says_to_make_smaller_is_so(monkeypatch, capsys):
     assert main(["run", "--config=x.py", "--workdir=out"]) == 2
     err = capsys.readouterr().err
     assert "rollouts and the others that sample are then made again" in err
-    assert "config.search.beams, alpha_beams and candidates (of search, " in err
+    for field in ("search.candidates", "search.beams", "rl.final.beams"):
+        assert field in err
     assert f"about {search(1).rows} rows at a time" in err
 
 

@@ -27,7 +27,8 @@ def _measured(values, name="gain", **arm):
         ((-1.0, 0.0, 1.0), "does not hold"),
         ((-9.0, -8.0, -7.0), "the opposite"),
         ((-6.0, 2.0, 10.0), "not shown"),
-        ((12.0,), "one seed"),
+        ((12.0,), "few seeds"),
+        ((12.0, 12.0), "few seeds"),  # two that agree leave an interval without width
     ],
 )
 def test_verdicts(values, said):
@@ -75,7 +76,7 @@ def test_a_claim_about_what_kept_runs_were_not_measured_for():
     assert row == "| It is better | 8 points |  | 0; 8 |  | not run |"
     new = [({"seed": 2}, {"gain": 9.0, "loss": 1.0})]
     row = verdicts.claims_table([claim], [*old, *new]).splitlines()[2]
-    assert row.endswith("| 9 | 0; 8 | 1 | one seed |")
+    assert row.endswith("| 9 | 0; 8 | 1 | few seeds |")
 
 
 def test_a_claim_about_a_number_that_no_run_has_yet():
@@ -83,7 +84,7 @@ def test_a_claim_about_a_number_that_no_run_has_yet():
     table = verdicts.claims_table([CLAIM], _runs((None, None)))
     assert table.splitlines()[2] == "| It is better | 8 points |  | 0; 8 |  | not run |"
     table = verdicts.claims_table([CLAIM], _runs((None, 9.0)))
-    assert table.splitlines()[2].endswith("| 9 | 0; 8 | 1 | one seed |")
+    assert table.splitlines()[2].endswith("| 9 | 0; 8 | 1 | few seeds |")
 
 
 def test_a_claim_about_the_difference_of_two_arms():
@@ -97,7 +98,7 @@ def test_a_claim_about_the_difference_of_two_arms():
     ours = verdicts.of_claim(claim, found)
     assert ours.values == {0: 10.0, 1: 8.0} and ours.mean == 9.0
     (row,) = verdicts.claims_table([claim], found).splitlines()[2:]
-    assert row == "| It is better | 8 points | 9 [-3.71, 21.7] | 0; 8 | 2 | not shown |"
+    assert row == "| It is better | 8 points | 9 [-3.71, 21.7] | 0; 8 | 2 | few seeds |"
     alone = dataclasses.replace(claim, less={"n": 4})
     assert verdicts.of_claim(alone, found) is None
     found[-1][1]["loss"] = found[-1][1].pop("gain")

@@ -22,7 +22,7 @@ from pav_jax.gemma import decode_loop as grid_lib
 from pav_jax.gemma import forward, sizes
 from pav_jax.gemma.architecture import TransformerConfig
 from pav_jax.gemma.sampling import SamplingConfig
-from pav_jax.pipeline.beams import beam_config
+from pav_jax.pipeline.beams import beam_config, widest
 from pav_jax.rl import update as rl
 from pav_jax.rl.rewards import Objective
 from pav_jax.search import beam_step as search_step
@@ -288,9 +288,7 @@ def _search_step(params, prm, beams, state, alpha, *, architecture, beam):
 def _search(params, config, model, mesh) -> Step:
     """A step of the widest beams, the policy and the verifier side by side."""
     # No tokenizer is loaded here; which tokens end a step does not change the program.
-    beam = beam_config(
-        config, max(config.search.beams), end_ids=(1,), step_end_ids=(2,)
-    )
+    beam = beam_config(config, widest(config), end_ids=(1,), step_end_ids=(2,))
     prm = _placed(_verifier(params, model, config), DECODE, mesh)
     params = _placed(params, DECODE, mesh)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
