@@ -41,6 +41,7 @@ _READ = {
     "decode": ("sampling", "rollouts.temperature", "labels.n_mc"),
     "search": (
         "search.beams",
+        "search.alpha_beams",
         "search.candidates",
         "search.temperature",
         "verifier",
@@ -84,6 +85,8 @@ def read_by(name: str, config: ConfigDict) -> ConfigDict:
     fields = ["limits", *_READ[name], *model]
     if "name" not in config.model:
         fields.append("tokenizer.vocab_size")
+    if name == "search" and "rl" in config and "beams" in config.rl.final:
+        fields.append("rl.final.beams")
     return config_lib.select(config, fields)
 
 
