@@ -246,8 +246,8 @@ def test_stages_whose_results_of_before_are_not_taken():
             config.verifier.update(verifier)
         return {x.name: x.revision for x in stages(config) if x.revision}
 
-    assert found("demo.py") == {"report": 2}
-    assert found("rl_demo.py") == {"provers": 1, "improvement": 1, "report": 2}
+    assert found("demo.py") == {"report": 3}
+    assert found("rl_demo.py") == {"provers": 1, "improvement": 1, "report": 3}
     assert found("sparse_rl.py") == found("rl_demo.py") | {"pretraining": 1}
     search = dict(rounds=2, problems=20, beams=2, labelled=1, n_mc=1, steps=2)
     ones = ("prm-0", "orm-0", "beams-1", "beams-2")
