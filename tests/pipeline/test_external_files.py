@@ -251,8 +251,8 @@ def test_stages_whose_results_of_before_are_not_taken():
     assert found("sparse_rl.py") == found("rl_demo.py") | {"pretraining": 1}
     search = dict(rounds=2, problems=20, beams=2, labelled=1, n_mc=1, steps=2)
     ones = ("prm-0", "orm-0", "beams-1", "beams-2")
-    later = ("prm-1", "prm", "orm-1", "orm", "report")
-    wanted = dict.fromkeys(ones, 1) | dict.fromkeys(later, 2)
+    later = ("prm-1", "prm", "orm-1", "orm")
+    wanted = dict.fromkeys(ones, 1) | dict.fromkeys(later, 2) | {"report": 3}
     assert found("demo.py", on_search=search) == wanted
 
 
