@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from pav_jax import metrics
 from pav_jax.core import rules, seeds
-from pav_jax.laboratories import summaries, tree
+from pav_jax.laboratories import summaries, tree, tree_cells
 
 Cell = dict[str, Any]
 QUALITIES = {
@@ -57,11 +57,7 @@ def fields(config: ConfigDict) -> dict[str, rules.Rule]:
 
 def contradictions(config: ConfigDict) -> Iterator[str]:
     """What is wrong with a field in view of another, a sentence each."""
-    if config.lowest >= config.highest:
-        yield (
-            f"config.lowest={config.lowest:g} must be below"
-            f" config.highest={config.highest:g}"
-        )
+    yield from tree_cells.contradictions_of_roots(config)
     if _EXACT in config.errors:
         yield f"config.errors.{_EXACT} is the name of exact values; give it another"
     for name, error in config.errors.items():
@@ -70,11 +66,7 @@ def contradictions(config: ConfigDict) -> Iterator[str]:
             yield f"{where} has sizes={sizes}, which must rise"
         if error.kind == "rare" and max(sizes) > 1:
             yield f"{where} has sizes={sizes}; of kind='rare' they are at most 1"
-        if error.kind != "rare" and error.level:
-            yield (
-                f"{where} has level={error.level:g}, which only kind='rare' has; set it"
-                " to 0"
-            )
+        yield from tree_cells.contradictions_of_level(where, error)
 
 
 def cells(config: ConfigDict) -> list[Cell]:

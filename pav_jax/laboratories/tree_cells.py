@@ -45,13 +45,27 @@ def fields(config: ConfigDict) -> dict[str, rules.Rule]:
     }
 
 
-def contradictions(config: ConfigDict) -> Iterator[str]:
-    """What is wrong with a field in view of another, a sentence each."""
+def contradictions_of_roots(config: ConfigDict) -> Iterator[str]:
+    """What is wrong with the values of the prompts, a sentence."""
     if config.lowest >= config.highest:
         yield (
             f"config.lowest={config.lowest:g} must be below"
             f" config.highest={config.highest:g}"
         )
+
+
+def contradictions_of_level(where: str, error: ConfigDict) -> Iterator[str]:
+    """What is wrong with the level of an error, whose section is `where`."""
+    if error.kind != "rare" and error.level:
+        yield (
+            f"{where} has level={error.level:g}, which only kind='rare' has; set it"
+            " to 0"
+        )
+
+
+def contradictions(config: ConfigDict) -> Iterator[str]:
+    """What is wrong with a field in view of another, a sentence each."""
+    yield from contradictions_of_roots(config)
     alphas = tuple(config.alphas)
     if 0 not in alphas or len(alphas) < 2:
         yield (
@@ -70,11 +84,7 @@ def contradictions(config: ConfigDict) -> Iterator[str]:
             yield f"{where} has kind='none' and size={error.size:g}; set it to 0"
         if error.kind == "rare" and error.size > 1:
             yield f"{where} has size={error.size:g}; of kind='rare' it is at most 1"
-        if error.kind != "rare" and error.level:
-            yield (
-                f"{where} has level={error.level:g}, which only kind='rare' has; set it"
-                " to 0"
-            )
+        yield from contradictions_of_level(where, error)
         if (other := labels.setdefault(_label(error), name)) != name:
             yield f"{where} is the same as config.errors.{other}; leave one out"
 
