@@ -25,7 +25,7 @@ responses and continuations are by arithmetic, from its ledger. 16 beams are new
 - H1. `mu` is not above `own`, with 4 beams or 16.
 - H2. `both` is above `own_wide` with 4 beams: π's labels know little of what follows a
   right step, since it seldom takes one. By 0.5 to 1.5 points.
-- H3. `own_wide` is above `Q^π` with a ninth of its tokens by 0.5 to 1.5 points, 4 beams.
+- H3. `own_wide` is above `Q^π`, a ninth of its tokens, with 4 beams: 0.5 to 1.5 points.
 - H4. `own_wide` is above `own_deep`: problems teach more than continuations do. By less
   than a point, so not shown.
 - H5. With 16 beams H2 and H3 have the same sign, and the oracle is further ahead.
