@@ -50,29 +50,39 @@ def measures(results: dict) -> dict[str, float]:
     found = results["improvement"]
     terms = {row["prover_k"]: row for row in found["provers"] if "prover" not in row}
     methods = {1: "sft_prover", 4: "pav_rl"}
-    base = _while_learning(found["curves"]["orm_rl"])
+    base = while_learning(found["curves"]["orm_rl"])
     gains = {}
     for k in terms:
         method = methods.get(k, f"prover_{k}")
         if method in found["curves"]:
-            gains[k] = _while_learning(found["curves"][method]) - base
+            gains[f"K = {k}"] = while_learning(found["curves"][method]) - base
+    return of_provers({f"K = {k}": row for k, row in terms.items()}, gains)
+
+
+def of_provers(terms: dict, gains: dict[str, float]) -> dict[str, float]:
+    """The measures of some provers.
+
+    Args:
+      terms: a row of the table of terms for each prover, by its name.
+      gains: points over ORM-RL, for the provers that RL was run with.
+    """
     out = {}
-    for k, gain in gains.items():
-        out[f"gain over ORM-RL, K = {k}"] = gain
+    for name, gain in gains.items():
+        out[f"gain over ORM-RL, {name}"] = gain
         for term in TERMS:
-            out[f"{term} x 1000, K = {k}"] = 1000 * terms[k][term]
-    for name, of in (
+            out[f"{term} x 1000, {name}"] = 1000 * terms[name][term]
+    for words, of in (
         *((term, lambda row, term=term: row[term]) for term in TERMS),
         ("their sum", lambda row: sum(row[term] for term in TERMS)),
     ):
         if len(gains) > 2:  # not in :smoke
-            values = [of(terms[k]) for k in gains]
+            values = [of(terms[name]) for name in gains]
             rank = spearmanr(values, list(gains.values())).statistic
-            out[f"rank correlation of {name} and gain"] = float(rank)
+            out[f"rank correlation of {words} and gain"] = float(rank)
     return out
 
 
-def _while_learning(curve: dict) -> float:
+def while_learning(curve: dict) -> float:
     """Accuracy in percent, the mean of iterations 20 to 50."""
     pairs = zip(curve["step"], curve["sampled"]["seeds"][0], strict=True)
     values = [value for step, value in pairs if 20 <= step <= 50]

@@ -111,6 +111,43 @@ def test_planted():
     assert config_lib.call(config, "measures", {"cells": few})
 
 
+@pytest.mark.parametrize("name", ["theorem31_terms", "theorem31_policies"])
+def test_terms_of_provers_and_what_rl_gains_with_them(name):
+    """Gains are means of iterations 20 and 50; the first and the last do not count."""
+    k = {"K = 1": 1, "K = 4": 4, "K = 16": 16}
+    rows = [dict(prover_k=x, distinguishability=x / 1000) for x in k.values()]
+    rows += [
+        dict(prover=other, prover_k=1, distinguishability=x / 1000)
+        for other, x in (("mid", 40), ("mu", 30))
+    ]
+    for row in rows:
+        row["alignment"] = -row["distinguishability"] / 2
+    ends = dict(orm_rl=0.1, sft_prover=0.2, pav_rl=0.3, prover_16=0.4)
+    ends |= dict(pav_mid=0.5, pav_mu=0.6)
+    curves = {
+        method: dict(
+            step=[0, 20, 50, 60], sampled=dict(seeds=[[0.0, end - 0.1, end + 0.1, 1]])
+        )
+        for method, end in ends.items()
+    }
+    results = {"improvement": dict(provers=rows, curves=curves)}
+    found = config_lib.call(str(FOLDER / f"{name}.py"), "measures", results)
+    gains = {"K = 1": 10, "K = 4": 20, "K = 16": 30}
+    ranks = 1.0
+    if name == "theorem31_policies":
+        gains |= {"mid": 40, "mu": 50}
+        ranks = 0.9  # of two the order is another
+        assert found["mu over K = 16, points"] == pytest.approx(20)
+    for prover, gain in gains.items():
+        assert found[f"gain over ORM-RL, {prover}"] == pytest.approx(gain)
+    assert found["distinguishability x 1000, K = 4"] == pytest.approx(4)
+    assert found["rank correlation of distinguishability and gain"] == pytest.approx(
+        ranks
+    )
+    assert found["rank correlation of alignment and gain"] == pytest.approx(-ranks)
+    assert found["rank correlation of their sum and gain"] == pytest.approx(ranks)
+
+
 def test_theorem_where_values_are_exact(tmp_path):
     config = f"{FOLDER / 'theorem31_exact.py'}"
     made = config_lib.load([f"--config={config}:smoke"])
