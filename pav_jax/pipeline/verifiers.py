@@ -238,15 +238,19 @@ def run_evaluation(context: StageContext) -> None:
     )
     verdicts = problems.check_steps(responses)
     results = _told_apart(problems, responses, q, outcome, verdicts)
-    results["prediction"] = _predictions(responses, q, config.verifier.prover_k)
+    k = config.verifier.prover_k
+    results["prediction"] = _predictions(responses, q, k)
     chosen = _first_responses(responses, config.evaluation)
     exact = _near_exact(
         context, policy, problems, [responses[i] for i in chosen], ledger
     )
     predicted = np.concatenate([q[i][:-1] for i in chosen])
     results |= metrics.calibration(predicted, exact)
+    results["prediction_where_exact"] = _predictions_where_exact(
+        [responses[i] for i in chosen], [q[i] for i in chosen], exact, k
+    )
     viewer = [
-        _viewed(problems, responses[i], q[i], near, k=config.verifier.prover_k)
+        _viewed(problems, responses[i], q[i], near, k=k)
         for i, near in zip(chosen, exact, strict=True)
     ]
     sums = {
@@ -318,6 +322,21 @@ def _predictions(
             {"alpha": alpha, "error": metrics.outcome_error(responses, rewards)}
         )
     return rows
+
+
+def _predictions_where_exact(
+    responses: Sequence[Response],
+    q: Sequence[np.ndarray],
+    exact: Sequence[StepLabels],
+    k: int,
+) -> list[dict]:
+    """Fig. 10 of responses with near-exact values: by the verifier, and by these."""
+    by_verifier = _predictions(responses, q, k)
+    near_exact = _predictions(responses, [values.q for values in exact], k)
+    return [
+        {"alpha": row["alpha"], "by_verifier": row["error"], "near_exact": by["error"]}
+        for row, by in zip(by_verifier, near_exact, strict=True)
+    ]
 
 
 def _first_responses(responses: Sequence[Response], settings: ConfigDict) -> list[int]:

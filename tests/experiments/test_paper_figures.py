@@ -111,6 +111,32 @@ def test_planted():
     assert config_lib.call(config, "measures", {"cells": few})
 
 
+def test_prediction():
+    """Of runs with near-exact values, and of those before there were any."""
+    alphas = {0.0: 0.2, 0.2: 0.3, 0.5: 0.25, 1.0: 0.1}
+    rows = [
+        dict(alpha=alpha, error=[error] * 3 + [None] * 7)
+        for alpha, error in alphas.items()
+    ]
+    file = str(FOLDER / "fig10_prediction.py")
+    first = config_lib.call(file, "measures", {"verifier": {"prediction": rows}})
+    assert first["error by Q + 0.5A, step = 3"] == pytest.approx(25)
+    assert first["less error by Q + 0.5A, mean of steps"] == pytest.approx(-5)
+    assert first["less error by Q + 1A, at step 2"] == pytest.approx(10)
+    exact = [
+        dict(alpha=r["alpha"], by_verifier=r["error"], near_exact=[0.5 * r["alpha"]])
+        for r in rows
+    ]
+    both = {"prediction": rows, "prediction_where_exact": exact}
+    found = config_lib.call(file, "measures", {"verifier": both})
+    assert found.items() >= first.items()
+    assert found["where exact, error by Q, step = 2"] == pytest.approx(20)
+    less = "near-exact, less error by Q + 0.5A, mean of steps"
+    assert found[less] == pytest.approx(-25)
+    less = "less error by near-exact Q than by the verifier's, mean of steps"
+    assert found[less] == pytest.approx(20)
+
+
 @pytest.mark.parametrize("name", ["theorem31_terms", "theorem31_policies"])
 def test_terms_of_provers_and_what_rl_gains_with_them(name):
     """Gains are means of iterations 20 and 50; the first and the last do not count."""

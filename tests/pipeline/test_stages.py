@@ -108,6 +108,9 @@ def test_results(finished):
     assert {"last", "middle"} <= results["verifier"]["auc_within_problem"].keys()
     for row in results["verifier"]["prediction"]:
         assert 0 <= row["error"][0] <= 1
+    for row in results["verifier"]["prediction_where_exact"]:
+        assert 0 <= row["by_verifier"][0] <= 1
+        assert 0 <= row["near_exact"][0] <= 1
     assert 0 <= results["verifier"]["brier"] <= 1
     assert results["stages"].keys() >= {"sft", "rollouts", "labels", "prm", "search"}
     assert all(seconds > 0 for seconds in results["stages"].values())
