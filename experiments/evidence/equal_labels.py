@@ -31,11 +31,12 @@ new.
 - H5. With 16 beams H2 and H3 have the same sign, and the oracle is further ahead.
 
 Responses and continuations were set by arithmetic at first (3, 6 x 2 and 17), from the
-ledger of `provers.py`. Seed 0 showed that to be wrong: prefixes that responses share are
-labelled once, so `own` had 192,000 tokens where `mu` had 342,000, `own_wide` 296,000 and
-`own_deep` 937,000 where `both` had 666,000. They were changed to what is above before any
-other seed, by tokens alone, but with the accuracies of seed 0 known (16 beams: `Q^π` 9.4,
-`mu` 5.3, `own` 13.1, `both` 14.7, `own_wide` 12.5, `own_deep` 10.0%). Seed 0 is run again.
+ledger of `provers.py`. Seed 0 showed that to be wrong: prefixes that responses share
+are labelled once, so `own` had 192,000 tokens where `mu` had 342,000, `own_wide`
+296,000 and `own_deep` 937,000 where `both` had 666,000. They were changed to what is
+above before any other seed, by tokens alone, but with the accuracies of seed 0 known
+(16 beams: `Q^π` 9.4, `mu` 5.3, `own` 13.1, `both` 14.7, `own_wide` 12.5, `own_deep`
+10.0%). Seed 0 is run again.
 
 Selection: the final pick of each scorer, on validation problems, and α of the beams by
 progress, which are not what this is about. Tokens are in the ledger: `labels` and
