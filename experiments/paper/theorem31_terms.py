@@ -75,7 +75,7 @@ def of_provers(terms: dict, gains: dict[str, float]) -> dict[str, float]:
         *((term, lambda row, term=term: row[term]) for term in TERMS),
         ("their sum", lambda row: sum(row[term] for term in TERMS)),
     ):
-        if len(gains) > 2:  # not in :smoke
+        if len(gains) > 2 and len(set(gains.values())) > 1:  # not in :smoke
             values = [of(terms[name]) for name in gains]
             rank = spearmanr(values, list(gains.values())).statistic
             out[f"rank correlation of {words} and gain"] = float(rank)
