@@ -57,7 +57,7 @@ def read(path: Path, config: Mapping[str, Any]) -> Kept:
             f"{path} does not hold what runs have measured; remove it, or take it from"
             " the repository again"
         ) from error
-    for name in old.keys() & config.keys():
+    for name in sorted(old.keys() & config.keys()):
         if old[name] != config[name]:
             return Kept([], f"{name} is {old[name]!r} there, and {config[name]!r} now")
     return Kept(found)
