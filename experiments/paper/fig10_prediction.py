@@ -60,14 +60,16 @@ def measures(results: dict) -> dict[str, float]:
         near = _of(exact, "near_exact", "near-exact, ")
         ours, exactly = (_by_step(exact, by) for by in ("by_verifier", "near_exact"))
         less = "less error by near-exact Q than by the verifier's, mean of steps"
-        out |= few | near | {less: mean(ours) - mean(exactly)}
+        gain = mean(ours.values()) - mean(exactly.values())
+        out |= few | near | {less: gain}
     return out
 
 
-def _by_step(rows: list[dict], by: str, alpha: float = 0.0) -> list[float]:
+def _by_step(rows: list[dict], by: str, alpha: float = 0.0) -> dict[int, float]:
     """Errors after steps 1 to 7, as few responses are longer; of those that have it."""
     (row,) = (row for row in rows if row["alpha"] == alpha)
-    return [100 * error for error in row[by][:7] if error is not None]
+    steps = enumerate(row[by][:7], 1)
+    return {step: 100 * error for step, error in steps if error is not None}
 
 
 def _of(rows: list[dict], by: str, words: str) -> dict[str, float]:
@@ -77,13 +79,13 @@ def _of(rows: list[dict], by: str, words: str) -> dict[str, float]:
     for row in rows:
         name = f"error by Q + {row['alpha']:g}A" if row["alpha"] else "error by Q"
         errors = _by_step(rows, by, row["alpha"])
-        for step, error in enumerate(errors, 1):
+        for step, error in errors.items():
             out[f"{words}{name}, step = {step}"] = error
         if row["alpha"]:
-            gains = [ours - theirs for ours, theirs in zip(q, errors, strict=True)]
+            gains = {step: q[step] - error for step, error in errors.items()}
             less = f"{words}less {name}"
-            out[f"{less}, mean of steps"] = mean(gains)
-            out |= {f"{less}, at step {i}": gain for i, gain in enumerate(gains, 1)}
+            out[f"{less}, mean of steps"] = mean(gains.values())
+            out |= {f"{less}, at step {step}": gain for step, gain in gains.items()}
     return out
 
 
