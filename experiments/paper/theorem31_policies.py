@@ -8,8 +8,8 @@ of BoK(π) for K = 1, 4 and 16 and of two other policies, from labels of 32 cont
 (`config.rl.provers`), and PAV-RL by each of them from the same policy. The others are
 fine-tuned on demonstrations that take a wrong turn at one fork in two (`mid`) and in
 four (`mu`), where those of π do at nearly nine in ten; their verifiers are trained on 4
-continuations of the step prefixes that π writes. Two CPU cores; about ten minutes for a
-seed with the stages of `evidence/equal_labels.py`.
+continuations of the step prefixes that π writes. Two CPU cores; a quarter of an hour of
+one for a seed with the stages of `evidence/equal_labels.py`.
 
 The paper: improvement is at least the sum of distinguishability and alignment, and a
 complementary prover can be better than any BoK(π).

@@ -43,6 +43,29 @@ def test_no_beam_within_the_range_of_selection(name):
     assert both.keys() - found.keys() == set(list(both)[:2])
 
 
+def test_equal_labels():
+    """Points of one scorer over another of the same width, and tokens of labels."""
+    points = dict(beam_q=0.1, beam_oracle=0.6, beam_q_mu=0.2, beam_q_own=0.25)
+    points |= dict(beam_q_both=0.5, beam_q_own_wide=0.4, beam_q_own_deep=0.3)
+    found = config_lib.call(
+        str(FOLDER / "equal_labels.py"),
+        "measures",
+        {
+            "search": [dict(method=m, n=4, accuracy=a) for m, a in points.items()],
+            "config": {"search.beams": [4]},
+            "ledger": {"labels-mu": {"decoded": 7}, "sft": {"decoded": 1}},
+        },
+    )
+    assert found["beam_q_both, N = 4"] == pytest.approx(50)
+    assert found["mu over own, N = 4"] == pytest.approx(-5)
+    assert found["both over own_wide, N = 4"] == pytest.approx(10)
+    assert found["both over own_deep, N = 4"] == pytest.approx(20)
+    assert found["own over Q^π, N = 4"] == pytest.approx(15)
+    assert found["oracle over Q^π, N = 4"] == pytest.approx(50)
+    tokens = {key: x for key, x in found.items() if key.startswith("tokens")}
+    assert tokens == {"tokens of labels-mu": 7}
+
+
 def provers(name):
     """A function of `provers.py`, which imports a config beside its folder."""
     sys.path.insert(0, str(FOLDER.parent))
